@@ -1,0 +1,91 @@
+# From softmax to attention: a course, a step at a time. `make` alone lists what can be done.
+#
+# What a reader may set:   CUDA=0        build for the CPU alone
+#                          ARCH=sm_90a   GPU architectures to build for, one or several (default: the one in this machine)
+#                          CC=clang      another C compiler          ARGS="--help"   options for a step's program
+
+# ---- the syllabus: one line a step
+
+STEPS := 00_ceilings 01_naive_softmax 02_safe_softmax 03_online_softmax 04_parallel_softmax 05_resident_softmax 06_split_softmax
+
+.DEFAULT_GOAL := help
+
+step-0: ## the ruler: copy, multiply-add, exp and matmul rates of this machine
+step-1: ## naive softmax: the definition, and where it overflows
+step-2: ## safe softmax: subtract the maximum; three passes
+step-3: ## online softmax: one pass finds the maximum and the sum
+step-4: ## parallel softmax: merge partial states on purpose
+step-5: ## resident softmax: keep the row on chip
+step-6: ## split softmax: a row too long for one core, or one block
+
+# ---- what is here: nvcc, OpenMP, a CBLAS, Check
+
+CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+ifeq ($(shell command -v $(CC)),)
+CC := cc
+endif
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc 2>/dev/null | head -n 1))
+NVCC := $(CUDA_HOME)/bin/nvcc
+CUDA ?= $(if $(wildcard $(NVCC)),1,0)
+accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null >/dev/null 2>&1 && echo $(1))
+has = $(shell printf '%s\nint main(void){return 0;}\n' '$(1)' | $(CC) -x c - $(2) -o /dev/null >/dev/null 2>&1 && echo $(2))
+
+B := build/$(if $(filter 1,$(CUDA)),cuda,cpu)
+CFLAGS ?= -O3 $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
+CFLAGS := $(CFLAGS)
+OPENMP := $(or $(call accepts,-fopenmp),$(call accepts,-fopenmp-simd))
+CBLAS := $(or $(call has,#include <cblas.h>,-lopenblas),$(call has,#include <cblas.h>,-lcblas))
+CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
+
+# Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
+C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) -Wall -Wextra -Wmissing-prototypes $(WERROR) \
+     -Icommon -Isteps $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
+
+ifeq ($(CUDA),1)
+# Without ARCH: the GPU in this machine (9.0 means sm_90a: Hopper's own instructions); without one, sm_75, to compile and no more.
+FOUND := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | tr -d . | sed 's/^90$$/90a/; s/^/sm_/')
+ARCH ?= $(or $(FOUND),sm_75)
+NVCCFLAGS := -O3 -std=c++17 -lineinfo $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
+             -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -Icommon -Isteps -DUSE_CUDA -MMD -MP
+LINK := $(NVCC) -Xcompiler "$(OPENMP)" -Wno-deprecated-gpu-targets
+else
+LINK := $(CC) $(CFLAGS) $(OPENMP)
+endif
+
+$(info found: $(CC); $(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
+$(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); $(if $(CHECK),Check,no Check: no tests). `make setup` adds what is missing)
+
+# ---- how programs are built: build/cpu and build/cuda are two trees, never mixed
+
+COMMON := $(filter-out $(if $(filter 1,$(CUDA)),common/gpu_none.c),$(wildcard common/*.c)) $(if $(filter 1,$(CUDA)),$(wildcard common/*.cu))
+COMMON_O := $(addsuffix .o,$(addprefix $B/,$(basename $(COMMON))))
+LANGUAGES := cpu $(if $(filter 1,$(CUDA)),gpu)
+PROGRAMS := $(STEPS:%=$B/%)
+STEP_O := $(foreach s,$(STEPS),$(LANGUAGES:%=$B/steps/$s/%.o))
+
+# Commands are shown in short; V=1 shows them whole. Other flags than last time: everything is built again.
+Q := $(if $(V),,@)
+FLAGS := $(C) $(NVCCFLAGS) $(LINK)
+$(shell mkdir -p $B; echo '$(FLAGS)' | cmp -s - $B/flags || echo '$(FLAGS)' >$B/flags)
+
+$B/%.o: %.c $B/flags
+	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<")
+	$Q$(C) -c $< -o $@
+
+$B/%.o: %.cu $B/flags
+	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<")
+	$Q$(NVCC) $(NVCCFLAGS) -MF $(@:.o=.d) -c $< -o $@
+
+$B/libcommon.a: $(COMMON_O)
+	@rm -f $@
+	$Qar rcs $@ $^
+
+# A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; and the copies of step 00, which all others are measured against.
+.SECONDEXPANSION:
+$(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings,$(LANGUAGES:%=$B/steps/$$s/%.o))) $B/libcommon.a
+	@$(if $(V),,echo "  link    $@")
+	$Q$(LINK) $^ -o $@ $(LIBS) -lm
+
+$B/00_ceilings: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+
+-include $(shell find $B -name '*.d' 2>/dev/null)

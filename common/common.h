@@ -1,0 +1,290 @@
+/*
+ * What every step shares: the command line, inputs, references, verdicts, clocks and reports. Grouped by the file that
+ * defines it. A step's main.c needs this header and steps.h; its cpu.c and gpu.cu need steps.h, merge.h and little else.
+ *
+ * Sizes are elements unless a name ends in `bytes`. Times are milliseconds. Tensors are row-major.
+ */
+#ifndef COMMON_H
+#define COMMON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "types.h"
+
+#ifdef __cplusplus
+#define _Noreturn [[noreturn]]
+extern "C" {
+#endif
+
+/* ---- error.c: one clear line, and the right exit status */
+
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+/* Print "program: message" on stderr and exit. Bad usage ends with status 2; whatever else goes wrong, with 1. */
+_Noreturn void usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+_Noreturn void fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- memory.c: guarded buffers */
+
+/*
+ * A buffer between two guard bands of GUARD_BYTES. Buffer and bands start as 0xFF bytes, which is NaN in every element
+ * type: an element that is never written shows, and so does a write outside. `gpu` says which memory it lies in.
+ */
+struct buffer {
+    void *data;
+    size_t bytes;
+    bool gpu;
+};
+
+enum { GUARD_BYTES = 4096 };
+
+struct buffer buffer_new(size_t bytes, bool gpu); /* fatal when there is too little memory: says how much, of how much */
+void buffer_free(struct buffer *b);
+void buffer_poison(struct buffer *b);             /* all NaN again, bands included */
+bool buffer_guards_intact(const struct buffer *b);
+size_t memory_available(bool gpu);                /* bytes that can still be had */
+
+/* ---- npy.c: NumPy's .npy, fp16, fp32 and fp64, C order */
+
+enum { NPY_MAX_DIMS = 8 };
+
+struct npy {
+    int dims;
+    int64_t shape[NPY_MAX_DIMS];
+    enum dtype dtype;  /* FP16, FP32 or FP64 */
+    void *data;        /* free() it */
+};
+
+/* 0 when read; otherwise -1 and one line in `why` (size bytes) that names the file and what is wrong with it. */
+int npy_read(const char *path, struct npy *out, char *why, size_t size);
+/* Write through a temporary file in the same folder, renamed when whole: no partial file is ever left. bf16 is written as fp32. */
+int npy_write(const char *path, const void *data, enum dtype dtype, int dims, const int64_t *shape, char *why, size_t size);
+
+/* ---- input.c: tensors to run on */
+
+size_t dtype_bytes(enum dtype dtype);
+const char *dtype_name(enum dtype dtype);
+void element_set(void *x, enum dtype dtype, int64_t at, float value); /* fp32, fp16 or bf16 */
+uint64_t random_bits(uint64_t seed, uint64_t index);                  /* 64 bits that depend on nothing else */
+
+/* Families of inputs, each a function of (seed, row, col) alone: the same on every machine and for any thread count. */
+extern const char *const input_families; /* "normal, uniform, rising, ...": for messages */
+bool input_is_family(const char *name);
+/* x: (rows, cols). `real` repeats the rows of tests/data/scores.npy, and refuses any other cols than those. */
+void input_fill(void *x, enum dtype dtype, int64_t rows, int64_t cols, const char *family, uint64_t seed);
+
+/* A .npy file seen as a matrix: the last axis is cols, all others are rows. Fatal when it cannot be read. */
+struct npy input_matrix(const char *path, int64_t *rows, int64_t *cols);
+int64_t input_real_cols(void);
+
+/* Shapes that real models run; a list that ends with a NULL name. */
+struct shape {
+    const char *name;
+    int64_t rows, cols;
+};
+extern const struct shape softmax_shapes[];
+
+/* ---- options.c: the command line */
+
+struct options {
+    int64_t rows, cols;
+    enum dtype dtype;
+    const char *input;              /* family, or "file" */
+    const char *x_path, *out_path;
+    int dims;                       /* of x_path's tensor, for out_path's; 0 without a file */
+    int64_t shape[NPY_MAX_DIMS];
+    bool cpu, gpu;                  /* devices asked for */
+    uint64_t seed;
+    int reps, threads;              /* 0: as many as fit the budget; 0: all */
+    double budget;                  /* seconds */
+    bool json, noise, sweep;
+};
+
+struct options options_parse(int argc, char **argv, const char *idea); /* usage_error when anything is wrong */
+struct buffer input_tensor(struct options *o);                        /* x, from a file or a family; sets the shape */
+void output_write(const struct options *o, const void *y);            /* y, in x's shape, to --out */
+
+/* ---- reference.c: fp64, independent of every step */
+
+double element(const void *x, enum dtype dtype, int64_t at);
+
+struct row_facts {
+    double max;     /* maximum of the row */
+    double spread;  /* mean of (max - x), weighted by the softmax itself: how far below the maximum the weight lies */
+};
+
+/* want: (cols) = softmax(x), x: (cols) of type dtype. Any NaN or +inf, or nothing but -inf: all NaN. */
+struct row_facts reference_softmax_row(double *want, const void *x, enum dtype dtype, int64_t cols);
+
+/* ---- verify.c: verdicts */
+
+/* How a step adds up a row, which decides how far rounding may carry it (docs/numerics.md). */
+struct rounding {
+    int lanes;      /* partial sums that share a row and are added in a tree at its end; 0 is 1 */
+    int64_t block;  /* columns after which partial sums are closed and added in double, or merged in a tree; 0 is never */
+    double unit;    /* unit roundoff of the arithmetic; 0 is fp32's, 2^-24 */
+};
+
+struct verdict {
+    bool pass;
+    double error;         /* worst relative error: |got - want| / want; NaN where one of the two is NaN and the other is not */
+    double tolerance;     /* the bound at that element, relative too */
+    int64_t checked;      /* rows compared element by element */
+    int64_t wrong;        /* elements outside their bound */
+    int64_t first_wrong;  /* row, -1 for none */
+    char what[160];       /* its first wrong element, in words */
+};
+
+/*
+ * Compare y with the fp64 softmax of x, both (rows, cols) of type dtype in host memory. Rows are compared element by
+ * element: all of them up to a few million elements, otherwise the first, the last and a random sample, and besides
+ * every row whose sum is not 1. Pass only if |got - want| <= bound holds for every element: NaN fails, unless want is NaN.
+ */
+struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
+                              uint64_t seed);
+/* The bound on |got - want|. want: the exact value; below: the row's maximum minus x; spread: as in struct row_facts. */
+double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how);
+
+/* ---- timing.c, gpu.cu: clocks */
+
+struct timing {
+    double median, p10, p90; /* ms */
+    int reps;
+};
+
+/* Something to be timed. */
+struct work {
+    void (*run)(void *arg);
+    void *arg;
+    int64_t bytes;       /* that it touches */
+    struct timing time;  /* filled in */
+};
+
+/*
+ * Warm up, then run all works in turn, round after round, until `reps` rounds are done (0: until `budget` seconds are
+ * spent, at least 3 rounds and at most 200). Taking turns gives all of them the same clock and the same neighbours. Caches are
+ * flushed before every run, by reading a buffer larger than the last level.
+ */
+void time_cpu(struct work *works, int count, int reps, double budget);
+void time_gpu(struct work *works, int count, int reps, double budget);
+void time_in_turn(struct work *works, int count, int reps, double budget, double (*run_once)(const struct work *));
+struct timing timing_of(double *ms, int count); /* sorts ms */
+double now(void);                               /* seconds, on a clock that never goes back */
+
+/* ---- machine.c: what this runs on */
+
+const char *cpu_name(void);
+int cpu_threads(void);                /* that OpenMP uses now */
+void cpu_set_threads(int threads);
+int64_t cpu_cache_bytes(int level);   /* 1, 2, 3; 0 where there is none or it cannot be told */
+
+/* ---- gpu.cu, or gpu_none.c in a build without CUDA. All but the first two need a device. */
+
+int gpu_count(void);
+const char *gpu_missing(void);        /* one line: why gpu_count() is 0, and what to do */
+const char *gpu_name(void);
+int gpu_capability(void);             /* 90 for sm_90 */
+int gpu_sms(void);
+int64_t gpu_l2_bytes(void);
+size_t gpu_memory_available(void);
+void *gpu_allocate(size_t bytes);     /* NULL when there is too little */
+void gpu_release(void *p);
+void gpu_fill(void *p, int byte, size_t bytes);
+void gpu_upload(void *device, const void *host, size_t bytes);
+void gpu_download(void *host, const void *device, size_t bytes);
+const char *gpu_error(void);          /* waits for the GPU; CUDA's reason if anything failed since the last call, or NULL */
+void gpu_finish(const char *what);    /* the same, fatal */
+
+/* ---- ceilings.c: what step 00 measured, in build/ceilings.tsv (CEILINGS overrides the path) */
+
+struct ceiling {
+    char device[128];
+    int threads;      /* 0 on a GPU */
+    char name[16];    /* copy, fma, exp, matmul */
+    enum dtype dtype;
+    double value;
+    char unit[16];    /* GB/s (read + written), TFLOP/s, Gexp/s */
+};
+
+double ceiling_get(const char *device, int threads, const char *name, enum dtype dtype); /* 0 when not measured */
+void ceiling_put(const struct ceiling *c);
+
+/* ---- report.c: text, TSV, JSON */
+
+struct result {
+    const char *step, *device, *backend;                 /* backend: cpu, cuda */
+    enum dtype dtype;
+    int64_t rows, cols;                                  /* softmax */
+    int64_t batch, heads, kv_heads, seq_q, seq_k, dim;   /* attention; 0 elsewhere */
+    bool causal;
+    uint64_t seed;
+    const char *input;
+    int threads;                                         /* 0 on a GPU */
+    struct timing time;
+    double useful_bytes;                                 /* compulsory: every input read once, every output written once */
+    double predicted_bytes, flops, exps;
+    double copy_gbs;                                     /* a copy of the same bytes, in turn with the runs */
+    double percent;                                      /* of the tightest ceiling */
+    const char *ceiling;                                 /* its name */
+    struct verdict verdict;
+};
+
+/* What the table knows of the step before, on the same problem and device. */
+struct before {
+    char step[64];
+    double ms, bytes, exps; /* median; predicted bytes; exponentials */
+};
+
+void report_tsv(const struct result *r);  /* appends to build/results.tsv (RESULTS overrides it); its first line names the columns */
+void report_json(const struct result *r); /* one line on stdout */
+bool report_step_before(const struct result *r, struct before *before); /* the last such run; false when there is none */
+FILE *open_whole(const char *path);       /* a file that appears only when it is whole; fatal when it cannot be written */
+void close_whole(FILE *file, const char *path);
+
+/* ---- step.c: a step's program */
+
+/* One softmax step: what it claims, and the functions that are held to it. */
+struct softmax_step {
+    const char *name;                    /* the folder */
+    const char *idea;                    /* one line */
+    double reads, writes;                /* trips over the tensor: predicted DRAM traffic */
+    double exps;                         /* exponentials per element */
+    struct rounding cpu_sum, gpu_sum;    /* how a row is added up */
+    softmax_cpu_fn *cpu;                 /* NULL where the step has no such version */
+    softmax_gpu_fn *gpu;
+    softmax_fp16_cpu_fn *cpu_fp16;
+    softmax_fp16_gpu_fn *gpu_fp16;
+    softmax_bf16_cpu_fn *cpu_bf16;
+    softmax_bf16_gpu_fn *gpu_bf16;
+    double fp16_unit;                    /* unit roundoff of the fp16 versions' arithmetic; 0: they compute in fp32 */
+    workspace_fn *workspace;             /* bytes of zeroed workspace that the GPU version wants; NULL: none */
+};
+
+/* main() of a softmax step: parse, fill, run, verify, time, report on every device asked for. Returns the exit status. */
+int softmax_main(const struct softmax_step *step, int argc, char **argv);
+
+/* ---- ruler.c: step 00's program */
+
+struct ceilings_step {
+    const char *name, *idea;
+    void (*copy_cpu)(void *y, const void *x, size_t bytes);        /* stores past the caches */
+    void (*copy_cached_cpu)(void *y, const void *x, size_t bytes); /* ordinary stores */
+    double (*fma_cpu)(int64_t rounds);                             /* returns the FLOPs done */
+    double (*exp_cpu)(int64_t rounds);                             /* returns the exponentials done */
+    bool (*matmul_cpu)(float *c, const float *a, const float *b, int m, int n, int k);
+    void (*copy_gpu)(void *y, const void *x, size_t bytes, cudaStream_t stream);
+    double (*fma_gpu)(float *out, int64_t rounds, cudaStream_t stream);
+    double (*exp_gpu)(float *out, int64_t rounds, cudaStream_t stream);
+    double (*matmul_gpu)(void *c, const void *a, const void *b, int n, enum dtype dtype, cudaStream_t stream);
+};
+
+/* main() of step 00: measure, print a card of the machine, and keep the ceilings for the other steps. */
+int ceilings_main(const struct ceilings_step *step, int argc, char **argv);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,103 @@
+/*
+ * What the GPU versions of the steps share: reductions over the lanes of a warp, 16-byte packs of elements, and where they
+ * lie in a row.
+ */
+#ifndef GPU_CUH
+#define GPU_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <math.h>
+#include <stdint.h>
+
+#include "types.h"
+
+#define ALL_LANES 0xffffffffu  /* in a shuffle: every lane of the warp takes part */
+
+/* ---- reductions: each lane brings a value, and each gets the result */
+
+/* The maximum over a warp, or over groups of LANES neighbours in it: a power of two. NaN is dropped, as fmaxf does. */
+template <int LANES = 32> static inline __device__ float warp_max(float v)
+{
+    for (int distance = LANES / 2; distance > 0; distance /= 2)
+        v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, distance));
+    return v;
+}
+
+/* The sum, likewise, in the arithmetic of its type: float or __half. */
+template <int LANES = 32, class T> static inline __device__ T warp_sum(T v)
+{
+    for (int distance = LANES / 2; distance > 0; distance /= 2)
+        v += __shfl_xor_sync(ALL_LANES, v, distance);
+    return v;
+}
+
+/* ---- elements */
+
+static inline __device__ float to_float(float x) { return x; }
+static inline __device__ float to_float(fp16 x) { return __half2float(__ushort_as_half(x.bits)); }
+static inline __device__ float to_float(bf16 x) { return __bfloat162float(__ushort_as_bfloat16(x.bits)); }
+
+static inline __device__ void from_float(float *y, float x) { *y = x; }
+static inline __device__ void from_float(fp16 *y, float x) { y->bits = __half_as_ushort(__float2half_rn(x)); }
+static inline __device__ void from_float(bf16 *y, float x) { y->bits = __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+
+/* ---- packs: 16 bytes, the most that a thread can load or store at once */
+
+template <class T> static constexpr int PER = 16 / sizeof(T); /* elements of a pack: 4, or 8 of 16 bits */
+
+template <class T> struct __align__(16) pack {
+    T v[PER<T>];
+};
+
+/* from: aligned to 16 bytes. */
+template <class T> static inline __device__ pack<T> load_pack(const T *from)
+{
+    uint4 bits = *(const uint4 *)from;
+    return *(pack<T> *)&bits;
+}
+
+/* One store where `to` is aligned to 16 bytes; element by element where it is not, because x and y are aligned differently. */
+template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
+{
+    if ((uintptr_t)to % 16 == 0) {
+        *(uint4 *)to = *(uint4 *)&p;
+    } else {
+        for (int k = 0; k < PER<T>; k++)
+            to[k] = p.v[k];
+    }
+}
+
+/* ---- rows: where the packs are */
+
+/*
+ * A row of any length can start anywhere. Packs must be aligned to 16 bytes in memory, so that a row is whole packs and, at its two
+ * ends, fewer than 2 PER - 1 elements that do not fill one. (h: head, t: tail, dots: the rows before and after.)
+ *
+ *     . . h h | p p p p | p p p p | p p p p | t . . .
+ *
+ * A thread takes a pack at a time, and for the ends one thread takes one element.
+ */
+struct row_layout {
+    int head;      /* elements before the first pack */
+    int ends;      /* elements in head and tail together */
+    int64_t packs;
+};
+
+template <class T> static inline __device__ struct row_layout layout_row(const T *row, int64_t cols)
+{
+    struct row_layout at;
+    int64_t head = (16 - (uintptr_t)row % 16) % 16 / sizeof(T);
+    at.head = (int)min(head, cols);
+    at.packs = (cols - at.head) / PER<T>;
+    at.ends = (int)(cols - at.packs * PER<T>);
+    return at;
+}
+
+/* The column of the i-th of the ends. */
+static inline __device__ int64_t end_col(struct row_layout at, int64_t cols, int i)
+{
+    return i < at.head ? i : cols - at.ends + i;
+}
+
+#endif

@@ -1,0 +1,33 @@
+/* gpu.cu's functions in a build without CUDA: there is no device, and nobody gets further than asking. */
+#include "common.h"
+
+static _Noreturn void none(void)
+{
+    fatal("this build has no CUDA");
+}
+
+int gpu_count(void) { return 0; }
+
+const char *gpu_missing(void)
+{
+    return "built without CUDA; install the CUDA Toolkit, or set CUDA_HOME, and type make again";
+}
+
+const char *gpu_name(void) { none(); }
+int gpu_capability(void) { none(); }
+int gpu_sms(void) { none(); }
+int64_t gpu_l2_bytes(void) { none(); }
+size_t gpu_memory_available(void) { none(); }
+void *gpu_allocate(size_t bytes) { (void)bytes; none(); }
+void gpu_release(void *p) { (void)p; none(); }
+void gpu_fill(void *p, int byte, size_t bytes) { (void)p, (void)byte, (void)bytes; none(); }
+void gpu_upload(void *device, const void *host, size_t bytes) { (void)device, (void)host, (void)bytes; none(); }
+void gpu_download(void *host, const void *device, size_t bytes) { (void)host, (void)device, (void)bytes; none(); }
+const char *gpu_error(void) { none(); }
+void gpu_finish(const char *what) { (void)what; none(); }
+
+void time_gpu(struct work *works, int count, int reps, double budget)
+{
+    (void)works, (void)count, (void)reps, (void)budget;
+    none();
+}

@@ -1,0 +1,203 @@
+/* What a run leaves behind: a row in a table that plots and lessons are made of, or a JSON object. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common.h"
+
+static const char *results_path(void)
+{
+    const char *chosen = getenv("RESULTS");
+    return chosen && *chosen ? chosen : "build/results.tsv";
+}
+
+/* Creates the folder that a path lies in, one level deep. */
+static void make_folder(const char *path)
+{
+    char folder[4096];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (slash) {
+        *slash = '\0';
+        mkdir(folder, 0777); /* if it fails, opening the file says why */
+    }
+}
+
+/* A file that appears under its name only when it is whole: written to a temporary name, renamed by close_whole. */
+static void whole_name(const char *path, char *name, size_t size)
+{
+    snprintf(name, size, "%s.%ld", path, (long)getpid());
+}
+
+FILE *open_whole(const char *path)
+{
+    char name[4096];
+    make_folder(path);
+    whole_name(path, name, sizeof name);
+    FILE *file = fopen(name, "w");
+    if (!file)
+        fatal("%s: it cannot be written: %s", name, strerror(errno));
+    return file;
+}
+
+void close_whole(FILE *file, const char *path)
+{
+    char name[4096];
+    whole_name(path, name, sizeof name);
+    bool bad = ferror(file);
+    bad |= fclose(file) != 0;
+    if (bad || rename(name, path)) {
+        int why = errno;
+        unlink(name);
+        fatal("%s: it cannot be written: %s", path, strerror(why));
+    }
+}
+
+/* One column of the table. Numbers are NaN, and words NULL, where they do not apply. */
+struct field {
+    const char *name, *word;
+    double number;
+};
+
+#define MAX_FIELDS 40
+
+static double or_nothing(int64_t size)
+{
+    return size ? (double)size : NAN;
+}
+
+/* The row, in the order of the table's columns. Returns the number of fields. */
+static int fields_of(const struct result *r, struct field *f)
+{
+    bool attention = r->seq_q > 0;
+    const struct field all[] = {
+        { "step", r->step, 0 },
+        { "device", r->device, 0 },
+        { "backend", r->backend, 0 },
+        { "dtype", dtype_name(r->dtype), 0 },
+        { "rows", NULL, or_nothing(r->rows) },
+        { "cols", NULL, or_nothing(r->cols) },
+        { "batch", NULL, or_nothing(r->batch) },
+        { "heads", NULL, or_nothing(r->heads) },
+        { "kv_heads", NULL, or_nothing(r->kv_heads) },
+        { "seq_q", NULL, or_nothing(r->seq_q) },
+        { "seq_k", NULL, or_nothing(r->seq_k) },
+        { "dim", NULL, or_nothing(r->dim) },
+        { "causal", NULL, attention ? r->causal : NAN },
+        { "seed", NULL, (double)r->seed },
+        { "input", r->input, 0 },
+        { "threads", NULL, or_nothing(r->threads) },
+        { "reps", NULL, r->time.reps },
+        { "median_ms", NULL, r->time.median },
+        { "p10_ms", NULL, r->time.p10 },
+        { "p90_ms", NULL, r->time.p90 },
+        { "useful_bytes", NULL, r->useful_bytes },
+        { "predicted_bytes", NULL, r->predicted_bytes },
+        { "flops", NULL, r->flops },
+        { "exps", NULL, r->exps },
+        { "gb_s", NULL, r->useful_bytes / r->time.median * 1e-6 },
+        { "tflop_s", NULL, attention ? r->flops / r->time.median * 1e-9 : NAN },
+        { "copy_gb_s", NULL, r->copy_gbs },
+        { "percent", NULL, r->percent },
+        { "ceiling", r->ceiling, 0 },
+        { "error", NULL, r->verdict.error },
+        { "tolerance", NULL, r->verdict.tolerance },
+        { "verdict", r->verdict.pass ? "pass" : "FAIL", 0 },
+    };
+    memcpy(f, all, sizeof all);
+    return sizeof all / sizeof all[0];
+}
+
+void report_tsv(const struct result *r)
+{
+    struct field f[MAX_FIELDS];
+    int count = fields_of(r, f);
+    make_folder(results_path());
+    FILE *file = fopen(results_path(), "a");
+    if (!file)
+        fatal("%s: it cannot be written: %s", results_path(), strerror(errno));
+    fseek(file, 0, SEEK_END);
+    if (ftell(file) == 0)
+        for (int i = 0; i < count; i++)
+            fprintf(file, "%s%c", f[i].name, i + 1 < count ? '\t' : '\n');
+    for (int i = 0; i < count; i++) {
+        char end = i + 1 < count ? '\t' : '\n';
+        if (f[i].word)
+            fprintf(file, "%s%c", f[i].word, end);
+        else if (isnan(f[i].number))
+            fprintf(file, "-%c", end);
+        else
+            fprintf(file, "%.9g%c", f[i].number, end);
+    }
+    if (fclose(file))
+        fatal("%s: it cannot be written: %s", results_path(), strerror(errno));
+}
+
+void report_json(const struct result *r)
+{
+    struct field f[MAX_FIELDS];
+    int count = fields_of(r, f);
+    for (int i = 0; i < count; i++) {
+        printf("%s\"%s\": ", i ? ", " : "{", f[i].name);
+        if (f[i].word) {
+            putchar('"');
+            for (const char *c = f[i].word; *c; c++) /* a device's or a file's name may hold anything */
+                (unsigned char)*c < ' ' ? printf("\\u%04x", *c) : *c == '"' || *c == '\\' ? printf("\\%c", *c) : putchar(*c);
+            putchar('"');
+        } else if (isfinite(f[i].number))
+            printf("%.9g", f[i].number);
+        else
+            printf("null");
+    }
+    printf("}\n");
+}
+
+/* Splits a line of the table in place; returns the number of words. */
+static int split(char *line, char **words)
+{
+    int count = 0;
+    line[strcspn(line, "\n")] = '\0';
+    for (char *word = line; word && count < MAX_FIELDS; count++) {
+        words[count] = word;
+        word = strchr(word, '\t');
+        if (word)
+            *word++ = '\0';
+    }
+    return count;
+}
+
+bool report_step_before(const struct result *r, struct before *before)
+{
+    struct field want[MAX_FIELDS];
+    int columns = fields_of(r, want), number = atoi(r->step) - 1;
+    FILE *file = fopen(results_path(), "r");
+    char line[2048], *have[MAX_FIELDS];
+    bool found = false;
+    while (file && fgets(line, sizeof line, file)) {
+        if (split(line, have) != columns || strlen(have[0]) < 3 || have[0][2] != '_' || atoi(have[0]) != number)
+            continue;
+        bool same = true;
+        for (int i = 1; i < columns && strcmp(want[i].name, "reps"); i++) { /* device to threads: the same problem */
+            char number_text[32];
+            snprintf(number_text, sizeof number_text, isnan(want[i].number) ? "-" : "%.9g", want[i].number);
+            same &= strcmp(have[i], want[i].word ? want[i].word : number_text) == 0;
+        }
+        for (int i = 0; same && i < columns; i++) {
+            if (strcmp(want[i].name, "step") == 0)
+                snprintf(before->step, sizeof before->step, "%s", have[i]);
+            if (strcmp(want[i].name, "median_ms") == 0)
+                before->ms = atof(have[i]);
+            if (strcmp(want[i].name, "predicted_bytes") == 0)
+                before->bytes = atof(have[i]);
+            if (strcmp(want[i].name, "exps") == 0)
+                before->exps = atof(have[i]);
+        }
+        found |= same;
+    }
+    if (file)
+        fclose(file);
+    return found;
+}

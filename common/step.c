@@ -1,0 +1,298 @@
+/* A softmax step's program: run it on every device asked for, hold it to what it claims, and report. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+#include "steps.h"
+
+#define SWEEP_FROM 128         /* columns: --sweep starts here, */
+#define SWEEP_TO (16 << 20)    /* doubles them, and ends here */
+
+/* One call of the step, or of the copy that it is measured against. */
+struct job {
+    const struct softmax_step *step;
+    enum dtype dtype;
+    int64_t rows, cols;
+    void *y;
+    const void *x;
+    void *workspace;
+};
+
+static bool has(const struct softmax_step *s, enum dtype dtype, bool gpu)
+{
+    switch (dtype) {
+    case FP16: return gpu ? s->gpu_fp16 != NULL : s->cpu_fp16 != NULL;
+    case BF16: return gpu ? s->gpu_bf16 != NULL : s->cpu_bf16 != NULL;
+    default:   return gpu ? s->gpu != NULL : s->cpu != NULL;
+    }
+}
+
+static void run_cpu(void *arg)
+{
+    const struct job *j = arg;
+    switch (j->dtype) {
+    case FP16: j->step->cpu_fp16(j->y, j->x, j->rows, j->cols); break;
+    case BF16: j->step->cpu_bf16(j->y, j->x, j->rows, j->cols); break;
+    default:   j->step->cpu(j->y, j->x, j->rows, j->cols); break;
+    }
+}
+
+static void run_gpu(void *arg)
+{
+    const struct job *j = arg;
+    switch (j->dtype) {
+    case FP16: j->step->gpu_fp16(j->y, j->x, j->rows, j->cols, j->workspace, NULL); break;
+    case BF16: j->step->gpu_bf16(j->y, j->x, j->rows, j->cols, j->workspace, NULL); break;
+    default:   j->step->gpu(j->y, j->x, j->rows, j->cols, j->workspace, NULL); break;
+    }
+}
+
+static size_t bytes_of(const struct job *j)
+{
+    return (size_t)(j->rows * j->cols) * dtype_bytes(j->dtype);
+}
+
+static void run_copy_cpu(void *arg)
+{
+    const struct job *j = arg;
+    copy_cpu(j->y, j->x, bytes_of(j));
+}
+
+#ifdef USE_CUDA
+static void run_copy_gpu(void *arg)
+{
+    const struct job *j = arg;
+    copy_gpu(j->y, j->x, bytes_of(j), NULL);
+}
+#else
+static void (*const run_copy_gpu)(void *) = NULL;
+#endif
+
+/* ---- what is printed */
+
+static void print_size(double bytes)
+{
+    int unit = bytes >= 1e12 ? 4 : bytes >= 1e9 ? 3 : bytes >= 1e6 ? 2 : bytes >= 1e3 ? 1 : 0;
+    printf("%.3g %s", bytes / pow(1e3, unit), (const char *const[]){ "B", "KB", "MB", "GB", "TB" }[unit]);
+}
+
+static void print_header(const struct softmax_step *step, const struct options *o)
+{
+    printf("%s: %s\n", step->name, step->idea);
+    printf("  x is (%lld, %lld) %s, %s", (long long)o->rows, (long long)o->cols, dtype_name(o->dtype), o->input);
+    if (!o->x_path && strcmp(o->input, "real"))
+        printf(", seed %llu", (unsigned long long)o->seed);
+    printf("; ");
+    print_size((double)o->rows * (double)o->cols * (double)dtype_bytes(o->dtype));
+    printf(" to read and as much to write\n");
+}
+
+static void print_before(const struct result *r)
+{
+    struct before b;
+    if (atoi(r->step) < 2)
+        return;
+    if (!report_step_before(r, &b)) {
+        printf("    step before not measured on this problem yet: run step %d for the ratio\n", atoi(r->step) - 1);
+        return;
+    }
+    printf("    step before %.2fx the speed of %s; predicted %.2fx if memory is the limit, %.2fx if exp is\n", b.ms / r->time.median,
+           b.step, b.bytes / r->predicted_bytes, b.exps / r->exps);
+}
+
+static void print_result(const struct softmax_step *step, const struct result *r, const struct timing *copy, const struct timing *again)
+{
+    const struct verdict *v = &r->verdict;
+    double predicted_gbs = r->predicted_bytes / r->time.median * 1e-6;
+    printf("  %s: %s", r->backend[2] == 'u' ? "cpu" : "gpu", r->device);
+    if (r->threads)
+        printf(", %d thread%s", r->threads, r->threads > 1 ? "s" : "");
+    printf("\n    verdict     %s: worst relative error %.2g, allowed there %.2g; %lld row%s compared one by one\n",
+           v->pass ? "pass" : "FAIL", v->error, v->tolerance, (long long)v->checked, v->checked == 1 ? "" : "s");
+    if (!v->pass)
+        printf("                %lld elements are wrong; %s\n", (long long)v->wrong, v->what);
+    printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g; a copy %.4g ms\n", r->time.median, r->time.reps,
+           r->time.p10, r->time.p90, copy->median);
+    printf("    predicted   %g read%s + %g write%s = ", step->reads, step->reads == 1 ? "" : "s", step->writes,
+           step->writes == 1 ? "" : "s");
+    print_size(r->predicted_bytes);
+    printf(", at %.4g GB/s%s; %g exps an element\n", predicted_gbs,
+           predicted_gbs > 1.02 * r->copy_gbs ? " (faster than a copy: caches served some of it)" : "", step->exps);
+    printf("    bandwidth   %.4g GB/s effective, read once + written once; a copy %.4g GB/s\n",
+           r->useful_bytes / r->time.median * 1e-6, r->copy_gbs);
+    printf("    ceiling     %.0f %% of the tightest, %s\n", r->percent, r->ceiling);
+    print_before(r);
+    if (again)
+        printf("    noise       against itself: %.3fx\n", again->median / r->time.median);
+    if (r->time.median < copy->p10 && r->percent > 100)
+        printf("    ERROR       faster than a copy of the same bytes: this measurement is wrong\n");
+}
+
+/* The same in one line, for tables. */
+static void print_line(const struct result *r)
+{
+    printf("    %10lld x %-9lld %9.4g ms  %6.4g GB/s  %4.0f %% of %-4s  error %-8.2g %s\n", (long long)r->rows, (long long)r->cols,
+           r->time.median, r->useful_bytes / r->time.median * 1e-6, r->percent, r->ceiling, r->verdict.error,
+           r->verdict.pass ? "pass" : r->verdict.what);
+    fflush(stdout);
+}
+
+/* ---- one device */
+
+/* The tightest ceiling: what would take longest at its full speed, the compulsory bytes or the exponentials. */
+static void set_ceiling(struct result *r)
+{
+    double memory_ms = r->useful_bytes / r->copy_gbs * 1e-6;
+    double gexps = ceiling_get(r->device, r->threads, "exp", FP32);
+    double exp_ms = gexps > 0 ? r->exps / gexps * 1e-6 : 0;
+    r->percent = 100 * fmax(memory_ms, exp_ms) / r->time.median;
+    r->ceiling = exp_ms > memory_ms ? "exp" : "copy";
+}
+
+/* Where a step runs: x and y on the device, and a copy of each on the host, which is the same thing on a CPU. */
+struct tensors {
+    struct buffer x, y, host_x, host_y, workspace;
+    bool gpu;
+};
+
+static struct tensors tensors_new(const struct softmax_step *step, const struct options *o, struct buffer host_x, bool gpu)
+{
+    struct tensors t = { .host_x = host_x, .host_y = buffer_new(host_x.bytes, false), .gpu = gpu };
+    t.x = gpu ? buffer_new(host_x.bytes, true) : t.host_x;
+    t.y = gpu ? buffer_new(host_x.bytes, true) : t.host_y;
+    if (gpu)
+        gpu_upload(t.x.data, host_x.data, host_x.bytes);
+    size_t bytes = gpu && step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
+    if (bytes) {
+        t.workspace = buffer_new(bytes, true);
+        gpu_fill(t.workspace.data, 0, bytes);
+    }
+    return t;
+}
+
+static void tensors_free(struct tensors *t) /* all but host_x, which is the caller's */
+{
+    if (t->gpu) {
+        buffer_free(&t->x);
+        buffer_free(&t->y);
+        buffer_free(&t->workspace);
+    }
+    buffer_free(&t->host_y);
+}
+
+/* Runs once, into poisoned memory, for the verdict. */
+static struct verdict judge(struct job *j, const struct options *o, struct tensors *t)
+{
+    struct rounding how = t->gpu ? j->step->gpu_sum : j->step->cpu_sum;
+    if (o->dtype == FP16)
+        how.unit = j->step->fp16_unit;
+    buffer_poison(&t->y);
+    (t->gpu ? run_gpu : run_cpu)(j);
+    if (t->gpu) {
+        gpu_finish(j->step->name);
+        gpu_download(t->host_y.data, t->y.data, t->y.bytes);
+    }
+    struct verdict v = verify_softmax(t->host_y.data, t->host_x.data, o->dtype, o->rows, o->cols, how, o->seed);
+    if (!buffer_guards_intact(&t->x) || !buffer_guards_intact(&t->y)) {
+        v.pass = false;
+        snprintf(v.what, sizeof v.what, "memory outside the tensors was written");
+    }
+    return v;
+}
+
+/* Verify, time and report the step on one shape. */
+static bool run_shape(const struct softmax_step *step, const struct options *o, struct tensors *t)
+{
+    struct job job = { step, o->dtype, o->rows, o->cols, t->y.data, t->x.data, t->workspace.data };
+    double bytes = (double)t->x.bytes;
+    struct result r = {
+        .step = step->name, .device = t->gpu ? gpu_name() : cpu_name(), .backend = t->gpu ? "cuda" : "cpu",
+        .dtype = o->dtype, .rows = o->rows, .cols = o->cols, .seed = o->seed, .input = o->input,
+        .threads = t->gpu ? 0 : cpu_threads(),
+        .useful_bytes = 2 * bytes,
+        .predicted_bytes = (step->reads + step->writes) * bytes,
+        .exps = step->exps * (double)o->rows * (double)o->cols,
+        .verdict = judge(&job, o, t),
+    };
+    if (o->out_path)
+        output_write(o, t->host_y.data);
+
+    struct work copy = { .run = t->gpu ? run_copy_gpu : run_copy_cpu, .arg = &job, .bytes = 2 * (int64_t)t->x.bytes };
+    struct work run = { .run = t->gpu ? run_gpu : run_cpu, .arg = &job, .bytes = copy.bytes };
+    struct work works[] = { copy, run, run };
+    (t->gpu ? time_gpu : time_cpu)(works, o->noise ? 3 : 2, o->reps, o->budget);
+    r.time = works[1].time;
+    r.copy_gbs = r.useful_bytes / works[0].time.median * 1e-6;
+    set_ceiling(&r);
+
+    report_tsv(&r);
+    if (o->json)
+        report_json(&r);
+    else if (o->sweep)
+        print_line(&r);
+    else
+        print_result(step, &r, &works[0].time, o->noise ? &works[2].time : NULL);
+    return r.verdict.pass;
+}
+
+/* One shape; or with --sweep every row length from 128 on, rows x cols staying what it is. */
+static bool run_device(const struct softmax_step *step, struct options o, struct buffer x, bool gpu)
+{
+    int64_t elements = o.rows * o.cols;
+    if (o.sweep) {
+        o.cols = SWEEP_FROM;
+        o.rows = elements / o.cols;
+        printf("  %s: %s\n", gpu ? "gpu" : "cpu", gpu ? gpu_name() : cpu_name());
+    }
+    struct tensors t = tensors_new(step, &o, x, gpu);
+    bool good = run_shape(step, &o, &t);
+    while (o.sweep && o.cols < elements && o.cols < SWEEP_TO) {
+        o.cols *= 2;
+        o.rows = elements / o.cols;
+        good &= run_shape(step, &o, &t);
+    }
+    tensors_free(&t);
+    return good;
+}
+
+/* Says why a device is left out, if it is: it is not there, or the step has no program for it. */
+static bool available(const struct softmax_step *step, const struct options *o, bool gpu)
+{
+    const char *device = gpu ? "gpu" : "cpu";
+    if (!(gpu ? o->gpu : o->cpu))
+        return false;
+    if (gpu && gpu_count() == 0) {
+        if (!o->cpu)
+            fatal("--device gpu: %s", gpu_missing());
+        if (!o->json)
+            printf("  gpu: skipped: %s\n", gpu_missing());
+        return false;
+    }
+    if (!has(step, o->dtype, gpu) && !o->json)
+        printf("  %s: skipped: this step has no %s version for it\n", device, dtype_name(o->dtype));
+    return has(step, o->dtype, gpu);
+}
+
+int softmax_main(const struct softmax_step *step, int argc, char **argv)
+{
+    struct options o = options_parse(argc, argv, step->idea);
+    if (!has(step, o.dtype, false) && !has(step, o.dtype, true))
+        usage_error("--dtype %s: %s takes fp32 only; steps 05 and 06 take fp16 and bf16 too", dtype_name(o.dtype), step->name);
+    if (o.threads)
+        cpu_set_threads(o.threads);
+
+    struct buffer x = input_tensor(&o);
+    if (!o.json)
+        print_header(step, &o);
+    bool good = true, ran = false;
+    for (int gpu = 0; gpu <= 1; gpu++)
+        if (available(step, &o, gpu)) {
+            good &= run_device(step, o, x, gpu);
+            ran = true;
+        }
+    buffer_free(&x);
+    if (!ran)
+        fatal("nothing ran: no device that was asked for has a version for %s", dtype_name(o.dtype));
+    return good ? 0 : EXIT_FAILED;
+}

@@ -1,0 +1,35 @@
+/*
+ * Element types, and the function types through which steps.h declares every step: a signature that drifts does not compile.
+ *
+ * GPU functions take device pointers, a zeroed workspace of workspace_fn's size (NULL when that is 0) which they leave zeroed,
+ * and a stream. They launch; they never allocate, copy or synchronise.
+ */
+#ifndef TYPES_H
+#define TYPES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype { FP32, FP16, BF16, FP64 };
+
+typedef struct { uint16_t bits; } fp16; /* IEEE binary16: 5 bits of exponent, 10 of fraction, largest 65504 */
+typedef struct { uint16_t bits; } bf16; /* the upper half of a float: 8 bits of exponent, 7 of fraction */
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+#else
+typedef struct CUstream_st *cudaStream_t; /* as cuda_runtime.h has it, for plain C */
+#endif
+
+/* x, y: (rows, cols), row-major. Each row of y is the softmax of that row of x. */
+typedef void softmax_cpu_fn(float *y, const float *x, int64_t rows, int64_t cols);
+typedef void softmax_fp16_cpu_fn(fp16 *y, const fp16 *x, int64_t rows, int64_t cols);
+typedef void softmax_bf16_cpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t cols);
+
+typedef void softmax_gpu_fn(float *y, const float *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
+typedef void softmax_fp16_gpu_fn(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
+typedef void softmax_bf16_gpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
+
+typedef size_t workspace_fn(int64_t rows, int64_t cols, enum dtype dtype);
+
+#endif

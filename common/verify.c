@@ -1,0 +1,96 @@
+/* Verdicts. docs/numerics.md derives the bound. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+
+#define FULL_ELEMENTS (4 << 20)  /* up to this many elements are compared one by one; beyond, whole rows at random */
+#define SUM_SCREEN 1e-3          /* a row whose sum is further from 1 than this is compared one by one as well */
+
+/* Unit roundoff, smallest normal number, and half the distance of neighbours below it. */
+static const struct { double unit, tiny, half_step; } format[] = {
+    [FP32] = { 0x1p-24, 0x1p-126, 0x1p-150 },
+    [FP16] = { 0x1p-11, 0x1p-14, 0x1p-25 },
+    [BF16] = { 0x1p-8, 0x1p-126, 0x1p-134 },
+};
+
+double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how)
+{
+    double unit = how.unit > 0 ? how.unit : format[FP32].unit;
+    double lanes = how.lanes > 0 ? how.lanes : 1;
+    double addends = how.block > 0 && how.block < cols ? (double)how.block : (double)cols;
+    double chain = ceil(addends / lanes) + log2(lanes);
+
+    double numerator = (3 * below + 4) * unit;          /* x - m, exp, the division */
+    double sum = (3 * spread + 4 + 4 * chain) * unit;   /* the same, averaged over the row; a rescale and an addition a link */
+    double output = dtype == FP32 ? 0 : format[dtype].unit;
+    return want * (numerator + sum + output) + format[dtype].half_step + format[FP32].tiny;
+}
+
+static double row_sum(const void *y, enum dtype dtype, int64_t at, int64_t cols)
+{
+    double sum = 0;
+    for (int64_t col = 0; col < cols; col++)
+        sum += element(y, dtype, at + col);
+    return sum;
+}
+
+/* Compare one row; fold what is found into *v. `want` is scratch of cols doubles. */
+static void compare_row(struct verdict *v, double *want, const void *y, const void *x, enum dtype dtype, int64_t row, int64_t cols,
+                        struct rounding how)
+{
+    size_t size = dtype_bytes(dtype);
+    struct row_facts facts = reference_softmax_row(want, (const char *)x + (size_t)(row * cols) * size, dtype, cols);
+    struct verdict mine = { .checked = 1 };
+    for (int64_t col = 0; col < cols; col++) {
+        double got = element(y, dtype, row * cols + col), below = facts.max - element(x, dtype, row * cols + col);
+        if (isnan(want[col]) && isnan(got))
+            continue;
+        double bound = softmax_bound(want[col], below, facts.spread, dtype, cols, how);
+        double scale = want[col] + format[dtype].tiny, error = fabs(got - want[col]);
+        if (!(error / scale <= mine.error)) { /* a NaN stays: nothing compares with it */
+            mine.error = isnan(mine.error) ? NAN : error / scale;
+            mine.tolerance = bound / scale;
+        }
+        if (!(error <= bound) && mine.wrong++ == 0)
+            snprintf(mine.what, sizeof mine.what, "row %lld, column %lld: got %.9g, want %.9g, within %.2g", (long long)row,
+                     (long long)col, got, want[col], bound);
+    }
+#pragma omp critical
+    {
+        v->checked += 1;
+        v->wrong += mine.wrong;
+        if (!(mine.error <= v->error) && !isnan(v->error)) {
+            v->error = mine.error;
+            v->tolerance = mine.tolerance;
+        }
+        if (mine.wrong && (v->first_wrong < 0 || row < v->first_wrong)) { /* the lowest row, whichever thread came first */
+            v->first_wrong = row;
+            memcpy(v->what, mine.what, sizeof v->what);
+        }
+    }
+}
+
+struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
+                              uint64_t seed)
+{
+    struct verdict v = { .first_wrong = -1 };
+    int64_t sample = FULL_ELEMENTS / cols + 3;
+#pragma omp parallel
+    {
+        double *want = malloc((size_t)cols * sizeof *want);
+        if (!want)
+            fatal("not enough CPU memory: %.2f GiB needed to verify a row", (double)cols * sizeof *want / (1 << 30));
+#pragma omp for schedule(dynamic, 16)
+        for (int64_t row = 0; row < rows; row++) {
+            bool drawn = rows <= sample || row == 0 || row == rows - 1 ||
+                         (int64_t)(random_bits(seed, (uint64_t)row) % (uint64_t)rows) < sample;
+            if (drawn || !(fabs(row_sum(y, dtype, row * cols, cols) - 1) <= SUM_SCREEN))
+                compare_row(&v, want, y, x, dtype, row, cols, how);
+        }
+        free(want);
+    }
+    v.pass = v.wrong == 0;
+    return v;
+}

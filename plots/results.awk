@@ -1,0 +1,87 @@
+# Reading results, for query.awk (plots) and tables.awk (tables). README.md describes the format. Plain POSIX awk.
+
+# Reads a table. "# key: value" lines go into fact[file, key] (a repeated key: one a line), rows into cell[row, column name].
+# Of runs of the same thing the last counts; `count` is the number of rows so far.
+function load(file,    line, names, name, part, part_of_key, i, key, row, status) {
+    while ((status = (getline line < file)) > 0) {
+        sub(/\r$/, "", line)
+        if (line ~ /^# [a-z]+: /) {
+            i = index(line, ": ")
+            key = file SUBSEP substr(line, 3, i - 3)
+            fact[key] = (key in fact ? fact[key] "\n" : "") substr(line, i + 2)
+        } else if (line ~ /^#/ || line == "") {
+            continue
+        } else if (!names) {
+            names = split(line, name, "\t")
+        } else {
+            split(line, part, "\t")
+            for (i = 1; i <= names; i++)
+                part[name[i]] = part[i]
+            key = file
+            split("step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal input threads", part_of_key, " ")
+            for (i = 1; i in part_of_key; i++)
+                key = key SUBSEP part[part_of_key[i]]
+            if (!(key in row_of))
+                row_of[key] = ++count
+            row = row_of[key]
+            for (i = 1; i <= names; i++)
+                cell[row, name[i]] = part[i]
+            file_of[row] = file
+        }
+    }
+    close(file)
+    if (status < 0) {
+        printf "%s: cannot be read\n", file > "/dev/stderr"
+        failed = 1
+    }
+}
+
+# Speed and error are worth showing only for right answers, and comparable only on the same kind of input.
+function usable(row) {
+    return cell[row, "verdict"] == "pass" && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
+}
+
+function is_peer(step) { return step !~ /^[0-9]/ }
+
+# Copy speed beside this row, GB/s: its own, or (peers) that of a step at the same shape. 0 when there is none.
+function copy_speed(row,    r) {
+    if (cell[row, "copy_gb_s"] > 0)
+        return cell[row, "copy_gb_s"]
+    for (r = 1; r <= count; r++)
+        if (file_of[r] == file_of[row] && cell[r, "copy_gb_s"] > 0 && same(r, row, "dtype rows cols threads"))
+            return cell[r, "copy_gb_s"]
+    return 0
+}
+
+function same(a, b, columns,    i, column) {
+    split(columns, column, " ")
+    for (i = 1; i in column; i++)
+        if (cell[a, column[i]] != cell[b, column[i]])
+            return 0
+    return 1
+}
+
+# Three significant digits, without an exponent.
+function digits3(x,    unit) {
+    if (x >= 1000) {
+        unit = 10 ^ (int(log(x) / log(10) + 1e-9) - 2)
+        return sprintf("%d", int(x / unit + 0.5) * unit)
+    }
+    return sprintf(x >= 100 ? "%.0f" : x >= 10 ? "%.1f" : x >= 1 ? "%.2f" : x >= 0.1 ? "%.3f" : "%.3g", x)
+}
+
+# 131072 is 128 Ki, 1048576 is 1 Mi, 1000 is 1000.
+function length_name(n) {
+    return n % 1048576 == 0 ? n / 1048576 " Mi" : n % 1024 == 0 ? n / 1024 " Ki" : n
+}
+
+# order[1..n]: the keys of `value` by rising value (numbers or strings).
+function sort_keys(value, order,    key, n, i) {
+    n = 0
+    for (key in value) {
+        for (i = n++; i > 0 && value[order[i]] > value[key]; i--)
+            order[i + 1] = order[i]
+        order[i + 1] = key
+    }
+    return n
+}

@@ -1,0 +1,48 @@
+# One look for every plot. A light card, so that it reads the same in print, on a white page and on a dark one.
+# Colours: Okabe and Ito's, which colour-blind readers can tell apart; warm for the steps that make extra trips, cold for
+# those that avoid them. Markers differ as well. Step N is line type N in every plot.
+
+ink = "#222222"
+quiet = "#555555"
+faint = "#8a8a8a"
+card = "#fcfcfa"
+
+set linetype 1 lc rgb "#e69f00" lw 2 pt 5  ps 0.8         # 01_naive_softmax
+set linetype 2 lc rgb "#d55e00" lw 2 pt 9  ps 1.0         # 02_safe_softmax
+set linetype 3 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0         # 03_online_softmax
+set linetype 4 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1         # 04_parallel_softmax
+set linetype 5 lc rgb "#0072b2" lw 2 pt 7  ps 0.8         # 05_resident_softmax
+set linetype 6 lc rgb "#009e73" lw 2 pt 15 ps 0.8         # 06_split_softmax
+set linetype 7 lc rgb ink lw 1.5 pt 0 dt (10, 5)          # copy
+set linetype 8 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3)  # torch.softmax
+set linetype 9 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3)  # torch.compile
+set linetype cycle 9
+
+set border 3 lc rgb faint
+set tics nomirror textcolor rgb ink scale 0.5
+set grid lc rgb "#e2e2de" lw 1 dt 1
+set key off
+set encoding utf8
+
+# What a script is told with gnuplot -e: file, and perhaps prefix, dtype, threads, and term='dumb' to draw with characters.
+in_text = exists("term") && term eq "dumb"
+if (!exists("prefix")) prefix = ""
+if (!exists("dtype")) dtype = "fp32"
+if (!exists("threads")) threads = ""
+
+# The data of a plot, as commands to load: query.awk says which.
+query(want) = sprintf("< awk -f plots/results.awk -f plots/query.awk -v file='%s' -v want=%s -v dtype=%s -v threads='%s'", \
+                      file, want, dtype, threads)
+
+# The formats to draw, one after the other, and the command that opens one.
+formats = in_text ? "dumb" : "svg png"
+picture(format, name) = format eq "dumb" ? "set terminal dumb 80 26 noenhanced" : \
+    sprintf(format eq "svg" ? "set terminal svg size 960,600 font 'DejaVu Sans,Verdana,Arial,sans-serif,13'" \
+                            : "set terminal pngcairo size 1920,1200 fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 font 'DejaVu Sans,12'") \
+    .sprintf(" background rgb '%s' rounded; set output '%s%s.%s'", card, prefix, name, format)
+
+# A title that says what to see, and under it what it was measured on.
+heading(title, below) = in_text ? sprintf("set title \"%s\\n%s\"", title, below) : \
+    sprintf("set label 101 \"%s\" at screen 0.03,0.95 left noenhanced font ',16' textcolor rgb ink;", title) \
+    .sprintf("set label 102 \"%s\" at screen 0.03,0.90 left noenhanced textcolor rgb quiet;", below) \
+    ."set object 101 rectangle from screen 0,0 to screen 1,1 behind fillstyle empty border lc rgb '#d8d8d4'"

@@ -1,0 +1,91 @@
+/*
+ * Step 00, ceilings: what this CPU can do at most. Each probe does one thing, as fast as it goes, on all threads; whoever calls
+ * it holds the clock. The compute probes return how many operations they did, so that rate = result / time.
+ *
+ * (Matrix products are a library's: common/blas.c.)
+ */
+#include "steps.h"
+#include "stream.h"
+#include "vexp.h"
+
+#define PIECE (64 << 10) /* bytes that a thread copies at a time */
+#define STEP 1024        /* bytes of a piece between two prefetches */
+#define AHEAD 2048       /* bytes from the copy to the prefetch: about what a core can have under way */
+#define CHAINS 12        /* vectors that the FMA probe keeps in registers: latency (4) x units (2), and some more */
+#define BATCH 2048       /* floats that the exp probe works on: input and output fit the first-level cache */
+
+/* As many floats as a register holds on the machine that this is compiled for. */
+#if defined(__AVX512F__)
+typedef float vector __attribute__((vector_size(64)));
+#elif defined(__AVX__)
+typedef float vector __attribute__((vector_size(32)));
+#else
+typedef float vector __attribute__((vector_size(16)));
+#endif
+
+static volatile float sink; /* results go here, so that the compiler cannot leave the work out */
+
+/* y = x, `bytes` bytes: the ceiling of every softmax, which must read each element once and write each once. */
+void copy_cpu(void *y, const void *x, size_t bytes)
+{
+#pragma omp parallel for schedule(static)
+    for (size_t piece = 0; piece < bytes; piece += PIECE) {
+        size_t end = bytes - piece < PIECE ? bytes : piece + PIECE;
+        for (size_t i = piece; i < end; i += STEP) {
+            prefetch_bytes((const char *)x + i + AHEAD, STEP);
+            stream_bytes((char *)y + i, (const char *)x + i, end - i < STEP ? end - i : STEP);
+        }
+    }
+}
+
+/* The same with ordinary stores: every line of y is read before it is overwritten, a trip that the loop does not show. */
+void copy_cached_cpu(void *y, const void *x, size_t bytes)
+{
+    const uint32_t *from = x;
+    uint32_t *to = y;
+    int64_t words = (int64_t)(bytes / sizeof *to);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < words; i++)
+        to[i] = from[i];
+    memcpy(to + words, from + words, bytes % sizeof *to);
+}
+
+/* s = s * a + b on CHAINS vectors at once: the chains are independent, so the units never wait for a result. */
+double fma_cpu(int64_t rounds)
+{
+    double flops = 0;
+#pragma omp parallel reduction(+ : flops)
+    {
+        vector s[CHAINS] = { 0 };
+        const vector a = (vector){ 0 } + 0.5f, b = (vector){ 0 } + 1.0f;
+        for (int64_t round = 0; round < rounds; round++)
+            for (int chain = 0; chain < CHAINS; chain++)
+                s[chain] = s[chain] * a + b;
+        for (int chain = 1; chain < CHAINS; chain++)
+            s[0] += s[chain];
+        sink = s[0][0];
+        flops += 2.0 * CHAINS * (sizeof s[0] / sizeof(float)) * rounds;
+    }
+    return flops;
+}
+
+/* y = e^x over data in the first-level cache: what a softmax could do if memory were infinitely fast. */
+double exp_cpu(int64_t rounds)
+{
+    double exps = 0;
+#pragma omp parallel reduction(+ : exps)
+    {
+        float x[BATCH], y[BATCH];
+        for (int i = 0; i < BATCH; i++)
+            x[i] = -0.005f * (float)i;
+        for (int64_t round = 0; round < rounds; round++) {
+#pragma omp simd
+            for (int i = 0; i < BATCH; i++)
+                y[i] = vexp(x[i]);
+            x[0] = -y[round % BATCH]; /* each round needs the one before it */
+            sink = y[BATCH - 1];
+        }
+        exps += (double)BATCH * rounds;
+    }
+    return exps;
+}

@@ -1,0 +1,94 @@
+/*
+ * Step 04, parallel softmax on the GPU: merge many states at once. 4 elements of a pack, 32 lanes of a warp, up to 32 warps of a block.
+ *
+ * The rule is the same. Merging pairs costs two exps a pair; to merge many, find the maximum of all first, then scale every
+ * sum to it, one exp each, and add. A pack of 4 elements costs 5 exps that way, not 8, and 32 lanes cost one exp each, not ten.
+ *
+ * A row has 32, 256 or 1024 threads, more the longer it is, so that few long rows keep the chip busy, and few rows are under way
+ * at a time: while those fit the L2 cache, the second read is no trip. Thread i takes packs i, i + threads, i + 2 threads, ...
+ *
+ * Trips over the tensor: 2 reads, 1 write.
+ * Changed since step 03: packs of 16 bytes instead of elements, merges of many, and a block, not only a warp, can own a row.
+ */
+#include "gpu.cuh"
+#include "merge.h"
+#include "steps.h"
+
+#define WARP_COLS 1024    /* up to here a warp owns a row, four a block */
+#define BLOCK_COLS 16384  /* up to here a block of 256 threads; beyond, a block of 1024 */
+
+/* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
+static __device__ float exp_below(float x, float m)
+{
+    return __expf(x - (m == -INFINITY ? 0.0f : m));
+}
+
+/* The merge of a state and the elements of a pack. */
+static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<float> p)
+{
+    float m = s.m;
+    for (int k = 0; k < PER<float>; k++)
+        m = fmaxf(m, p.v[k]);
+    float l = s.l * exp_below(s.m, m);
+    for (int k = 0; k < PER<float>; k++)
+        l += exp_below(p.v[k], m);
+    return { m, l };
+}
+
+/* The merge of the states of LANES neighbouring lanes, in each of them. */
+template <int LANES> static __device__ struct softmax_state warp_merge(struct softmax_state s)
+{
+    float m = warp_max<LANES>(s.m);
+    return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
+}
+
+/* The merge of the states of a block's threads, in each of them: first every warp by itself, then every warp all warps. */
+template <int THREADS> static __device__ struct softmax_state block_merge(struct softmax_state s)
+{
+    __shared__ struct softmax_state of_warp[THREADS / 32];
+    s = warp_merge<32>(s);
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = s;
+    __syncthreads();
+    return warp_merge<THREADS / 32>(of_warp[threadIdx.x % (THREADS / 32)]);
+}
+
+/* x, y: (rows, cols), row-major. THREADS threads own a row; a block has blockDim.x of them. */
+template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 128 : THREADS)
+    parallel_softmax_kernel(float *y, const float *x, int64_t rows, int64_t cols)
+{
+    int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / THREADS;
+    int t = threadIdx.x % THREADS;
+    if (row >= rows)
+        return;
+    const float *in = x + row * cols;
+    float *out = y + row * cols;
+    struct row_layout at = layout_row(in, cols);
+
+    struct softmax_state s = softmax_empty();
+    if (t < at.ends)
+        s = softmax_one(in[end_col(at, cols, t)]);
+    for (int64_t j = t; j < at.packs; j += THREADS)
+        s = merge_pack(s, load_pack(in + at.head + j * PER<float>));
+    s = THREADS == 32 ? warp_merge<32>(s) : block_merge<THREADS>(s);
+
+    float scale = 1.0f / s.l;
+    for (int64_t j = t; j < at.packs; j += THREADS) {
+        pack<float> p = load_pack(in + at.head + j * PER<float>);
+        for (int k = 0; k < PER<float>; k++)
+            p.v[k] = __expf(p.v[k] - s.m) * scale;
+        store_pack(out + at.head + j * PER<float>, p);
+    }
+    if (t < at.ends)
+        out[end_col(at, cols, t)] = __expf(in[end_col(at, cols, t)] - s.m) * scale;
+}
+
+void parallel_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)
+{
+    if (cols <= WARP_COLS)
+        parallel_softmax_kernel<32><<<(unsigned)((rows + 3) / 4), 128, 0, stream>>>(y, x, rows, cols);
+    else if (cols <= BLOCK_COLS)
+        parallel_softmax_kernel<256><<<(unsigned)rows, 256, 0, stream>>>(y, x, rows, cols);
+    else
+        parallel_softmax_kernel<1024><<<(unsigned)rows, 1024, 0, stream>>>(y, x, rows, cols);
+}

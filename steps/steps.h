@@ -1,0 +1,47 @@
+/*
+ * Every function that a step defines, a step a line. Tests and programs link against these; the types are in common/types.h.
+ */
+#ifndef STEPS_H
+#define STEPS_H
+
+#include "types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* GPU(f) is f in a CUDA build and NULL otherwise, so that no step needs an #ifdef. */
+#ifdef USE_CUDA
+#define GPU(f) f
+#else
+#define GPU(f) NULL
+#endif
+
+/* 00_ceilings: copy `bytes` bytes; or do so many rounds of arithmetic, and return the number of operations */
+void copy_cpu(void *y, const void *x, size_t bytes);         void copy_gpu(void *y, const void *x, size_t bytes, cudaStream_t stream);
+void copy_cached_cpu(void *y, const void *x, size_t bytes);
+double fma_cpu(int64_t rounds);                              double fma_gpu(float *out, int64_t rounds, cudaStream_t stream);
+double exp_cpu(int64_t rounds);                              double exp_gpu(float *out, int64_t rounds, cudaStream_t stream);
+/* 01_naive_softmax */
+softmax_cpu_fn naive_softmax_cpu;               softmax_gpu_fn naive_softmax_gpu;
+softmax_fp16_cpu_fn naive_softmax_fp16_cpu;     softmax_fp16_gpu_fn naive_softmax_fp16_gpu;
+/* 02_safe_softmax */
+softmax_cpu_fn safe_softmax_cpu;                softmax_gpu_fn safe_softmax_gpu;
+/* 03_online_softmax */
+softmax_cpu_fn online_softmax_cpu;              softmax_gpu_fn online_softmax_gpu;
+/* 04_parallel_softmax */
+softmax_cpu_fn parallel_softmax_cpu;            softmax_gpu_fn parallel_softmax_gpu;
+/* 05_resident_softmax */
+softmax_cpu_fn resident_softmax_cpu;            softmax_gpu_fn resident_softmax_gpu;
+softmax_fp16_cpu_fn resident_softmax_fp16_cpu;  softmax_fp16_gpu_fn resident_softmax_fp16_gpu;
+softmax_bf16_cpu_fn resident_softmax_bf16_cpu;  softmax_bf16_gpu_fn resident_softmax_bf16_gpu;
+/* 06_split_softmax */
+softmax_cpu_fn split_softmax_cpu;               softmax_gpu_fn split_softmax_gpu;
+softmax_fp16_cpu_fn split_softmax_fp16_cpu;     softmax_fp16_gpu_fn split_softmax_fp16_gpu;
+softmax_bf16_cpu_fn split_softmax_bf16_cpu;     softmax_bf16_gpu_fn split_softmax_bf16_gpu;
+workspace_fn split_softmax_workspace;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

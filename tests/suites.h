@@ -1,0 +1,29 @@
+/*
+ * The test programs: a Check suite per module, tests/check_<module>.c; cases are named by theme. A suite is made by the
+ * function declared here. Each test of main_cpu.c runs in a process of its own, so that a crash or a hang fails that test
+ * alone; the parent must therefore never open a parallel region (OpenMP's threads do not survive a fork).
+ */
+#ifndef SUITES_H
+#define SUITES_H
+
+#include <check.h>
+
+Suite *merge_suite(void);
+Suite *half_suite(void);
+Suite *vexp_suite(void);
+Suite *npy_suite(void);
+Suite *input_suite(void);
+Suite *reference_suite(void);
+Suite *verify_suite(void);
+Suite *memory_suite(void);
+Suite *report_suite(void);
+Suite *program_suite(void);
+Suite *softmax_cpu_suite(void);
+Suite *mutants_suite(void);
+
+Suite *softmax_gpu_suite(void);
+
+/* Runs the suites, all or what CK_RUN_SUITE and CK_RUN_CASE name. A run of no test at all fails: a misspelt name must not pass. */
+int run_suites(Suite *(*const suites[])(void), int count, enum fork_status fork_status);
+
+#endif
