@@ -88,4 +88,76 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings,$(LANGUA
 
 $B/00_ceilings: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
+# ---- what a reader does
+
+help: ## this list
+	@awk -f common/help.awk Makefile
+
+setup: ## install what is missing: a C compiler, gnuplot, Check, OpenBLAS (never CUDA)
+	@common/setup.sh
+
+all: $(PROGRAMS) ## build every step
+
+tour: $(PROGRAMS) ## run every step on every device, on real and on random input, and plot what came out
+	@common/tour.sh $(PROGRAMS)
+
+# step-N runs step N; diff-N shows what N changes over the step before it.
+number = $(patsubst 0%,%,$(firstword $(subst _, ,$(1))))
+define step_rules
+step-$(call number,$(1)): $B/$(1)
+	@$B/$(1) $$(ARGS)
+diff-$(call number,$(1)): ; @common/diff.sh $(2) $(1)
+endef
+before :=
+$(foreach s,$(STEPS),$(eval $(call step_rules,$s,$(before)))$(eval before := $s))
+
+bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
+	@common/bench.sh $(PROGRAMS)
+
+peers: ## time PyTorch's softmax on the same shapes, into the same table, where PyTorch is installed
+	@python3 plots/peers.py $(ARGS)
+
+plots: ## draw build/results.tsv as SVG and PNG into build/plots
+	@plots/draw.sh
+
+record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date
+	@plots/record.sh $(NAME)
+
+tables: ## rewrite the tables of README.md and the lessons from plots/recorded
+	@plots/tables.sh
+
+# ---- tests: they link every step's cpu.o and gpu.o, and no main.o: what is tested is what runs
+
+TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c,$(wildcard tests/*.c tests/mutants/*.c)))
+TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(wildcard tests/*.cu tests/mutants/*.cu))
+
+$B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
+
+$B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(TESTS_O) $(STEP_O) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libcommon.a
+	@$(if $(V),,echo "  link    $@")
+	$Q$(LINK) $^ -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) -lm -lpthread
+
+ifeq ($(CHECK),)
+$B/tests/%.o: ; $(error the tests need Check, which is not here; `make setup` installs it)
+endif
+
+test: $(PROGRAMS) $B/main_cpu $B/main_gpu ## every test; SUITE=merge or CASE=malformed runs one suite or case by name
+	@B=$B SUITE=$(SUITE) CASE=$(CASE) tests/run.sh
+
+bug: $B/bug ## the gallery of broken kernels; bug-3 shows number 3, and which check catches it
+	@$B/bug
+bug-%: $B/bug
+	@$B/bug $*
+
+sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
+	@tests/sanitize.sh
+
+format: ## clang-format on all sources
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
+
+clean: ## remove build/
+	rm -rf build
+
+.PHONY: help setup all tour bench peers plots record tables test bug sanitize format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+
 -include $(shell find $B -name '*.d' 2>/dev/null)

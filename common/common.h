@@ -124,7 +124,8 @@ struct row_facts reference_softmax_row(double *want, const void *x, enum dtype d
 /* How a step adds up a row, which decides how far rounding may carry it (docs/numerics.md). */
 struct rounding {
     int lanes;      /* partial sums that share a row and are added in a tree at its end; 0 is 1 */
-    int64_t block;  /* columns after which partial sums are closed and added in double, or merged in a tree; 0 is never */
+    int extra;      /* additions in the longest chain besides those; for steps that take fewer lanes for shorter rows, too */
+    int64_t block;  /* columns after which partial sums are closed and added in double; 0 is never */
     double unit;    /* unit roundoff of the arithmetic; 0 is fp32's, 2^-24 */
 };
 

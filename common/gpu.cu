@@ -39,7 +39,8 @@ const char *gpu_missing(void)
         snprintf(line, sizeof line, "the driver is for CUDA %d.%d and this program for %d.%d; update the driver", driver / 1000,
                  driver % 100 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 100 / 10);
     else
-        snprintf(line, sizeof line, "no CUDA device (%s)", cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status));
+        snprintf(line, sizeof line, "no CUDA device (%s)",
+                 driver == 0 ? "and no driver for one" : cudaGetErrorString(status == cudaSuccess ? cudaErrorNoDevice : status));
     return line;
 }
 

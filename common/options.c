@@ -178,6 +178,8 @@ struct options options_parse(int argc, char **argv, const char *idea)
     }
     if (optind < argc)
         usage_error("'%s': only options are allowed; --help lists them", argv[optind]);
+    if (o.gpu && !o.cpu && gpu_count() == 0)
+        fatal("--device gpu: %s", gpu_missing());
     complete(&o, input_given, size_given);
     return o;
 }

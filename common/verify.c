@@ -20,7 +20,7 @@ double softmax_bound(double want, double below, double spread, enum dtype dtype,
     double unit = how.unit > 0 ? how.unit : format[FP32].unit;
     double lanes = how.lanes > 0 ? how.lanes : 1;
     double addends = how.block > 0 && how.block < cols ? (double)how.block : (double)cols;
-    double chain = ceil(addends / lanes) + log2(lanes);
+    double chain = ceil(addends / lanes) + log2(lanes) + how.extra;
 
     double numerator = (3 * below + 4) * unit;          /* x - m, exp, the division */
     double sum = (3 * spread + 4 + 4 * chain) * unit;   /* the same, averaged over the row; a rescale and an addition a link */
@@ -55,7 +55,7 @@ static void compare_row(struct verdict *v, double *want, const void *y, const vo
         }
         if (!(error <= bound) && mine.wrong++ == 0)
             snprintf(mine.what, sizeof mine.what, "row %lld, column %lld: got %.9g, want %.9g, within %.2g", (long long)row,
-                     (long long)col, got, want[col], bound);
+                     (long long)col, isnan(got) ? NAN : got, want[col], bound); /* a NaN's sign means nothing */
     }
 #pragma omp critical
     {

@@ -8,7 +8,7 @@ load query("lengths")
 eval heading("Where does each softmax win?", machine.": ".shape.(cliff_text eq "" || in_text ? "" : "; ".cliff_text))
 
 set logscale x 2
-set xrange [first : last]
+set xrange [shortest : longest]
 set yrange [0 : 1.04 * highest]
 set xlabel "columns (length of a row)" textcolor rgb ink
 set ylabel "effective bandwidth, GB/s" textcolor rgb ink

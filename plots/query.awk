@@ -156,7 +156,7 @@ function curves(column,    row, step, seen, name, names, i, j, n, at, order, poi
     print "list = \"\"\ntypes = \"\""
     for (i = 1; i <= names; i++)
         printf "list = list.\" %s\"\ntypes = types.\" %d\"\n", name[i], line_type(name[i])
-    printf "lowest = %s\nhighest = %s\nfirst = %d\nlast = %d\n", lowest, highest, first, last
+    printf "lowest = %s\nhighest = %s\nshortest = %d\nlongest = %d\n", lowest, highest, first, last
     printf "machine = \"%s\"\nshape = \"%s elements, %s\"\ndtype = \"%s\"\n", machine(), length_name(2 ^ octave), dtype, dtype
     print "set xtics (" tics(first, last) ")"
     labels(column == "error", names, name, lowest, highest, last * (last / first) ^ 0.03)
@@ -179,7 +179,7 @@ function tics(first, last,    n, octaves, text) {
 }
 
 # Names at the ends of the curves, moved apart where they would overlap: no two nearer than 1/22 of the axis.
-function labels(logarithmic, names, name, lowest, highest, far,    i, y, order, n, gap, low, at) {
+function labels(logarithmic, names, name, lowest, highest, far,    i, y, order, n, gap, low, at, lt) {
     low = logarithmic ? log(lowest) : 0
     gap = ((logarithmic ? log(highest) : highest) - low) / 22
     for (i = 1; i <= names; i++)
@@ -192,8 +192,9 @@ function labels(logarithmic, names, name, lowest, highest, far,    i, y, order, 
         if (y[order[i]] > y[order[i + 1]] - gap) y[order[i]] = y[order[i + 1]] - gap
     for (i = 1; i <= n; i++) {
         at = logarithmic ? exp(y[order[i]]) : y[order[i]]
-        printf "set label \"%s\" at %g, %g left noenhanced textcolor lt %d\n", order[i], far, at, line_type(order[i])
-        printf "set arrow from %d, %g to %g, %g nohead lt %d lw 1 dt 3\n", end_x[order[i]], end_y[order[i]], far, at, line_type(order[i])
+        lt = line_type(order[i])
+        printf "set label \"%s\" at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.8,0\n", order[i], far, at, lt
+        printf "set arrow from %d, %g to %g, %g nohead lt %d lw 1 dt 1\n", end_x[order[i]], end_y[order[i]], far, at, lt
     }
 }
 

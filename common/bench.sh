@@ -1,0 +1,32 @@
+#!/bin/sh
+# `make bench`: every step at every row length, in every type that it has, on every device. Rows are added to
+# build/results.tsv. BENCH_ARGS goes to every program: BENCH_ARGS="--device gpu --budget 0.3".
+set -eu
+results=${RESULTS:-build/results.tsv}
+for program; do
+    step=${program##*/}
+    if [ "$step" = 00_ceilings ]; then
+        "$program" ${BENCH_ARGS:-}
+        continue
+    fi
+    "$program" --sweep ${BENCH_ARGS:-}
+    "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
+    case $step in
+    05_* | 06_*)
+        for dtype in fp16 bf16; do
+            "$program" --sweep --rows 32Ki --dtype $dtype ${BENCH_ARGS:-}
+            for cols in 1000 1023 4097 12345; do
+                "$program" --dtype $dtype --rows $((268435456 / cols)) --cols $cols ${BENCH_ARGS:-}
+            done
+        done
+        for cols in 1000 1023 4097 12345; do
+            "$program" --rows $((134217728 / cols)) --cols $cols ${BENCH_ARGS:-}
+        done ;;
+    esac
+    case $step in
+    06_*)
+        "$program" --rows 16 --cols 1Mi ${BENCH_ARGS:-}
+        "$program" --rows 1 --cols 16Mi ${BENCH_ARGS:-} ;;
+    esac
+done
+echo "bench: $results has $(($(wc -l <"$results") - 1)) rows"

@@ -1,0 +1,18 @@
+# `make help`: the targets and their own comments, in the order of the Makefile.
+BEGIN { print "From softmax to attention. Type make and one of:\n" }
+/^[a-z0-9-]+:.*## / {
+    name = $1
+    sub(/:.*/, "", name)
+    sub(/^[^#]*## /, "")
+    printf "  %-10s %s\n", name, $0
+    if (name !~ /^step-/)
+        next
+    last = substr(name, 6)
+}
+/^# ---- what a reader does/ {
+    printf "  diff-N     what step N changes over the step before it, N from 1 to %d\n\n", last
+}
+END {
+    print "\nOptions of a step go into ARGS: make step-3 ARGS=\"--rows 1Ki --cols 64Ki\", make step-3 ARGS=--help."
+    print "CUDA=0 builds for the CPU alone, ARCH=sm_90a for another GPU than this machine's, CC=clang with another compiler."
+}

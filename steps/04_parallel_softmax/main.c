@@ -1,0 +1,19 @@
+/* Step 04: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+int main(int argc, char **argv)
+{
+    static const struct softmax_step step = {
+        .name = "04_parallel_softmax",
+        .idea = "merge partial states on purpose",
+        .reads = 2,
+        .writes = 1,
+        .exps = 3, /* two in the merge, one to normalise; merges of many take fewer */
+        .cpu = parallel_softmax_cpu,
+        .cpu_sum = { .lanes = 64, .block = 1024 },
+        .gpu = GPU(parallel_softmax_gpu),
+        .gpu_sum = { .lanes = 1024, .extra = 64 },
+    };
+    return softmax_main(&step, argc, argv);
+}

@@ -1,0 +1,164 @@
+/*
+ * Step 05, resident softmax on the GPU: a row stays in registers between the read and the write, so that it is read once.
+ *
+ * A row has just enough threads for each to hold PACKS packs of it: 8 to 1024, a power of two. Rows of fewer than 128 threads share a
+ * block of 128. Few packs and many threads: what a thread holds cannot be used by others, and with more packs each, fewer
+ * threads fit an SM and fewer loads are under way. Thread i holds packs i, i + threads, ..., and perhaps an element of the row's ends.
+ *
+ * Whatever 1024 threads cannot hold is read again, as in step 04; step 06 cures that.
+ *
+ * Trips over the tensor: 1 read, 1 write (rows of at most 32 KiB).
+ * Changed since step 04: the packs of the first pass are kept for the second. Elements of 16 bits, computed in fp32.
+ */
+#include "gpu.cuh"
+#include "merge.h"
+#include "steps.h"
+
+#define PACKS 2           /* packs of 16 bytes that a thread holds */
+#define MIN_BLOCK 128     /* threads of a block, at least */
+#define MAX_BLOCK 1024    /* threads of a block, at most: the hardware's limit */
+
+/* The block that holds one row, or several, of `threads` threads each. */
+static __host__ __device__ constexpr int block_of(int threads)
+{
+    return threads < MIN_BLOCK ? MIN_BLOCK : threads;
+}
+
+/* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
+static __device__ float exp_below(float x, float m)
+{
+    return __expf(x - (m == -INFINITY ? 0.0f : m));
+}
+
+/* The merge of a state and the elements of a pack. */
+template <class T> static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<T> p)
+{
+    float m = s.m;
+    for (int k = 0; k < PER<T>; k++)
+        m = fmaxf(m, to_float(p.v[k]));
+    float l = s.l * exp_below(s.m, m);
+    for (int k = 0; k < PER<T>; k++)
+        l += exp_below(to_float(p.v[k]), m);
+    return { m, l };
+}
+
+/* The merge of the states of LANES neighbouring lanes, in each of them. */
+template <int LANES> static __device__ struct softmax_state warp_merge(struct softmax_state s)
+{
+    float m = warp_max<LANES>(s.m);
+    return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
+}
+
+/* The merge of the states of a row's THREADS threads, in each of them: first every warp by itself, then every warp all warps. */
+template <int THREADS> static __device__ struct softmax_state row_merge(struct softmax_state s)
+{
+    if (THREADS <= 32)
+        return warp_merge<THREADS>(s);
+    constexpr int WARPS = (THREADS + 31) / 32;
+    __shared__ struct softmax_state of_warp[block_of(THREADS) / 32];
+    s = warp_merge<32>(s);
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = s;
+    __syncthreads();
+    return warp_merge<WARPS>(of_warp[threadIdx.x / THREADS * WARPS + threadIdx.x % WARPS]);
+}
+
+/* y = exp(x - m) * scale, for the elements of a pack. */
+template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
+{
+    for (int k = 0; k < PER<T>; k++)
+        from_float(&p.v[k], __expf(to_float(p.v[k]) - m) * scale);
+    return p;
+}
+
+/* x, y: (rows, cols), row-major. THREADS threads own a row. */
+template <class T, int THREADS> static __global__ void __launch_bounds__(block_of(THREADS))
+    resident_softmax_kernel(T *y, const T *x, int64_t rows, int64_t cols)
+{
+    constexpr int ENDS = (2 * PER<T> - 2 + THREADS - 1) / THREADS; /* elements of the ends that a thread holds: 1, rarely 2 */
+    int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / THREADS;
+    int t = threadIdx.x % THREADS;
+    struct row_layout at = { 0, 0, 0 };
+    const T *in = x + row * cols;
+    T *out = y + row * cols;
+    if (row < rows) /* otherwise a row of nothing: all lanes must be there for the merge */
+        at = layout_row(in, cols);
+    const T *in_packs = in + at.head;
+    T *out_packs = out + at.head;
+    int packs = (int)min(at.packs, (int64_t)THREADS * PACKS);
+
+    /* All loads first, then whatever needs them. */
+    pack<T> held[PACKS];
+    float end[ENDS];
+    for (int i = 0; i < PACKS; i++)
+        if (i * THREADS + t < packs)
+            held[i] = load_pack(in_packs + (i * THREADS + t) * PER<T>);
+    for (int i = 0; i < ENDS; i++)
+        if (i * THREADS + t < at.ends)
+            end[i] = to_float(in[end_col(at, cols, i * THREADS + t)]);
+
+    struct softmax_state s = softmax_empty();
+    for (int i = 0; i < PACKS; i++)
+        if (i * THREADS + t < packs)
+            s = merge_pack(s, held[i]);
+    for (int i = 0; i < ENDS; i++)
+        if (i * THREADS + t < at.ends)
+            s = softmax_merge(s, softmax_one(end[i]));
+    if (THREADS == MAX_BLOCK)
+        for (int64_t j = packs + t; j < at.packs; j += THREADS)
+            s = merge_pack(s, load_pack(in_packs + j * PER<T>));
+    s = row_merge<THREADS>(s);
+
+    float scale = 1.0f / s.l;
+    for (int i = 0; i < PACKS; i++)
+        if (i * THREADS + t < packs)
+            store_pack(out_packs + (i * THREADS + t) * PER<T>, normalise(held[i], s.m, scale));
+    for (int i = 0; i < ENDS; i++)
+        if (i * THREADS + t < at.ends)
+            from_float(&out[end_col(at, cols, i * THREADS + t)], __expf(end[i] - s.m) * scale);
+    if (THREADS == MAX_BLOCK)
+        for (int64_t j = packs + t; j < at.packs; j += THREADS)
+            store_pack(out_packs + j * PER<T>, normalise(load_pack(in_packs + j * PER<T>), s.m, scale));
+}
+
+template <class T, int THREADS> static void launch_for(T *y, const T *x, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    constexpr int BLOCK = block_of(THREADS), ROWS = BLOCK / THREADS;
+    resident_softmax_kernel<T, THREADS><<<(unsigned)((rows + ROWS - 1) / ROWS), BLOCK, 0, stream>>>(y, x, rows, cols);
+}
+
+template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    int64_t threads = cols / PER<T> / PACKS; /* that the row needs */
+    if (threads <= 8)
+        launch_for<T, 8>(y, x, rows, cols, stream);
+    else if (threads <= 16)
+        launch_for<T, 16>(y, x, rows, cols, stream);
+    else if (threads <= 32)
+        launch_for<T, 32>(y, x, rows, cols, stream);
+    else if (threads <= 64)
+        launch_for<T, 64>(y, x, rows, cols, stream);
+    else if (threads <= 128)
+        launch_for<T, 128>(y, x, rows, cols, stream);
+    else if (threads <= 256)
+        launch_for<T, 256>(y, x, rows, cols, stream);
+    else if (threads <= 512)
+        launch_for<T, 512>(y, x, rows, cols, stream);
+    else
+        launch_for<T, MAX_BLOCK>(y, x, rows, cols, stream);
+}
+
+void resident_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)
+{
+    launch(y, x, rows, cols, stream);
+}
+
+void resident_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)
+{
+    launch(y, x, rows, cols, stream);
+}
+
+void resident_softmax_bf16_gpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)
+{
+    launch(y, x, rows, cols, stream);
+}

@@ -1,0 +1,23 @@
+/* Step 05: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+int main(int argc, char **argv)
+{
+    static const struct softmax_step step = {
+        .name = "05_resident_softmax",
+        .idea = "keep the row on chip",
+        .reads = 1,
+        .writes = 1,
+        .exps = 2, /* one for the sum, one to normalise */
+        .cpu = resident_softmax_cpu,
+        .cpu_sum = { .lanes = 16, .block = 256 },
+        .gpu = GPU(resident_softmax_gpu),
+        .gpu_sum = { .lanes = 1024, .extra = 64 },
+        .cpu_fp16 = resident_softmax_fp16_cpu,
+        .gpu_fp16 = GPU(resident_softmax_fp16_gpu),
+        .cpu_bf16 = resident_softmax_bf16_cpu,
+        .gpu_bf16 = GPU(resident_softmax_bf16_gpu),
+    };
+    return softmax_main(&step, argc, argv);
+}

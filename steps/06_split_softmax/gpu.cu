@@ -1,0 +1,359 @@
+/*
+ * Step 06, split softmax on the GPU: a row too long for one block is shared by a team of blocks that tell each other their states.
+ *
+ * Each block of a team holds a slice of the row on chip, PACKS packs a thread in registers and the others in shared memory, and
+ * finds the slice's (m, l). Then the team exchanges states, each block merges all of them, and each writes its slice. Only
+ * the way of the states differs, never the rule:
+ *
+ *     cluster   up to 16 blocks that the hardware starts together: each writes its state into the others' shared memory. A
+ *               cluster a row, a slice of up to 128 KiB a block, two blocks an SM: one loads while the other stores. (sm_90)
+ *     grid      any number of blocks, all there at once, for any GPU: each posts its state in global memory and watches for
+ *               the others'. A team takes a row after another, and loads the next while it stores this one. Also where rows are
+ *               so few that clusters would leave SMs idle.
+ *
+ * What the whole chip cannot hold, a row of some 8 million columns, is read again.
+ *
+ * Trips over the tensor: 1 read, 1 write.
+ * Changed since step 05: teams of blocks and their exchange; shared memory holds packs too.
+ */
+#include <cooperative_groups.h>
+#include <cuda_pipeline.h>
+
+#include "gpu.cuh"
+#include "merge.h"
+#include "steps.h"
+
+#define THREADS 512         /* threads of a block */
+#define WARPS (THREADS / 32)
+#define BLOCKS_PER_SM 2     /* that run at the same time */
+#define PACKS 4             /* packs of 16 bytes that a thread holds in registers */
+#define MAX_CLUSTER 16      /* blocks of a cluster, at most (more than 8 must be asked for) */
+#define CLUSTER_SLICE 8192  /* packs of a cluster's slice, at most: 128 KiB */
+#define RESIDENT_PACKS 2048 /* rows of up to so many packs are left to step 05 */
+
+/* How rows are shared out. */
+struct split {
+    int64_t rows, cols;
+    int64_t chunk;  /* packs of a slice, at most */
+    int size;       /* blocks of a team */
+    int teams;
+    int slots;      /* packs that a thread holds in shared memory */
+    bool cluster;
+};
+
+/* The part of a row that a block takes, and of its ends that a thread takes. */
+struct slice {
+    int64_t first;  /* its first element, counted from the tensor's */
+    int64_t packs;
+    int64_t end;    /* the element of the row's ends, counted likewise; -1: none */
+};
+
+/* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
+static __device__ float exp_below(float x, float m)
+{
+    return __expf(x - (m == -INFINITY ? 0.0f : m));
+}
+
+/* The merge of a state and the elements of a pack. */
+template <class T> static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<T> p)
+{
+    float m = s.m;
+    for (int k = 0; k < PER<T>; k++)
+        m = fmaxf(m, to_float(p.v[k]));
+    float l = s.l * exp_below(s.m, m);
+    for (int k = 0; k < PER<T>; k++)
+        l += exp_below(to_float(p.v[k]), m);
+    return { m, l };
+}
+
+/* The merge of the states of LANES neighbouring lanes, in each of them. */
+template <int LANES> static __device__ struct softmax_state warp_merge(struct softmax_state s)
+{
+    float m = warp_max<LANES>(s.m);
+    return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
+}
+
+/* The merge of the states of a block's threads, in each of them. Nobody may touch of_warp until the next barrier. */
+static __device__ struct softmax_state block_merge(struct softmax_state s, struct softmax_state *of_warp)
+{
+    s = warp_merge<32>(s);
+    if (threadIdx.x % 32 == 0)
+        of_warp[threadIdx.x / 32] = s;
+    __syncthreads();
+    return warp_merge<WARPS>(of_warp[threadIdx.x % WARPS]);
+}
+
+/* y = exp(x - m) * scale, for the elements of a pack. */
+template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
+{
+    for (int k = 0; k < PER<T>; k++)
+        from_float(&p.v[k], __expf(to_float(p.v[k]) - m) * scale);
+    return p;
+}
+
+/* ---- slices */
+
+/* The slice of a block in a row; nothing, if there is no such row. */
+template <class T> static __device__ struct slice slice_of(const T *x, struct split how, int64_t row, int rank)
+{
+    struct slice s = { 0, 0, -1 };
+    if (row >= how.rows)
+        return s;
+    struct row_layout at = layout_row(x + row * how.cols, how.cols);
+    int64_t skipped = min(at.packs, rank * how.chunk);
+    s.first = row * how.cols + at.head + skipped * PER<T>;
+    s.packs = min(at.packs - skipped, how.chunk);
+    if (rank == 0 && threadIdx.x < at.ends)
+        s.end = row * how.cols + end_col(at, how.cols, threadIdx.x);
+    return s;
+}
+
+/* The i-th pack of the calling thread. The first PACKS are in registers, then come those in shared memory, then those nowhere. */
+static __device__ int64_t pack_index(int i)
+{
+    return (int64_t)i * THREADS + threadIdx.x;
+}
+
+/* Start to load the pack at `from` into shared memory; __pipeline_wait_prior waits for it. */
+template <class T> static __device__ void start_load(pack<T> *to, const T *from)
+{
+    __pipeline_memcpy_async(to, from, sizeof(pack<T>));
+    __pipeline_commit();
+}
+
+/* ---- exchanges: the merge of the states of a team's blocks, in each of them */
+
+/* Through the shared memory of the cluster's blocks: a block's inbox has a place for each. One barrier, and nobody writes after it. */
+static __device__ struct softmax_state cluster_exchange(struct softmax_state s, struct softmax_state *inbox, int size, int rank)
+{
+#if __CUDA_ARCH__ >= 900
+    cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+    if (threadIdx.x < size)
+        cluster.map_shared_rank(inbox, threadIdx.x)[rank] = s;
+    cluster.sync();
+    int lane = threadIdx.x % 32;
+    return warp_merge<32>(lane < size ? inbox[lane] : softmax_empty());
+#else
+    return s;
+#endif
+}
+
+static __device__ void cluster_barrier(void)
+{
+#if __CUDA_ARCH__ >= 900
+    cooperative_groups::this_cluster().sync();
+#endif
+}
+
+/*
+ * Through global memory: a row has a word for each block of its team, posts: (rows, size), 0 until the block's state is known. A state
+ * fits a word that is stored and loaded as one, and no state is 0 (where l is 0, m is -inf), so that the word is its own flag.
+ */
+static __device__ struct softmax_state grid_exchange(struct softmax_state s, volatile uint64_t *posts, int size, int rank,
+                                                     struct softmax_state *of_warp)
+{
+    if (threadIdx.x == 0)
+        posts[rank] = (uint64_t)__float_as_uint(s.m) << 32 | __float_as_uint(s.l);
+    s = softmax_empty();
+    for (int i = threadIdx.x; i < size; i += THREADS) {
+        uint64_t word;
+        do
+            word = posts[i];
+        while (word == 0);
+        s = softmax_merge(s, { __uint_as_float(word >> 32), __uint_as_float((uint32_t)word) });
+    }
+    return block_merge(s, of_warp);
+}
+
+/* ---- the kernel */
+
+/* x, y: (rows, cols), row-major. posts: (rows, size), done: (teams); zeroed, and left zeroed. */
+template <class T, bool CLUSTER> static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
+    split_softmax_kernel(T *y, const T *x, struct split how, uint64_t *posts, unsigned *done)
+{
+    extern __shared__ uint4 shared[];
+    __shared__ struct softmax_state of_warp[2][WARPS], inbox[MAX_CLUSTER];
+    pack<T> held[PACKS], *shelf = (pack<T> *)shared;
+    int team = blockIdx.x / how.size, rank = blockIdx.x % how.size;
+    int on_chip = PACKS + how.slots; /* packs of a thread */
+    float end = 0.0f;
+
+    struct slice now = slice_of(x, how, team, rank);
+    for (int i = 0; i < PACKS; i++)
+        if (pack_index(i) < now.packs)
+            held[i] = load_pack(x + now.first + pack_index(i) * PER<T>);
+    for (int i = PACKS; i < on_chip; i++)
+        if (pack_index(i) < now.packs)
+            start_load(&shelf[pack_index(i - PACKS)], x + now.first + pack_index(i) * PER<T>);
+    if (now.end >= 0)
+        end = to_float(x[now.end]);
+    if (CLUSTER)
+        cluster_barrier(); /* all have started, and can be written to. The loads are under way meanwhile. */
+
+    for (int64_t row = team; row < how.rows; row += how.teams) {
+        struct softmax_state s = softmax_empty();
+        for (int i = 0; i < PACKS; i++)
+            if (pack_index(i) < now.packs)
+                s = merge_pack(s, held[i]);
+        __pipeline_wait_prior(0);
+        for (int i = PACKS; i < on_chip; i++)
+            if (pack_index(i) < now.packs)
+                s = merge_pack(s, shelf[pack_index(i - PACKS)]);
+        for (int i = on_chip; pack_index(i) < now.packs; i++)
+            s = merge_pack(s, load_pack(x + now.first + pack_index(i) * PER<T>));
+        if (now.end >= 0)
+            s = softmax_merge(s, softmax_one(end));
+
+        s = block_merge(s, of_warp[0]);
+        if (CLUSTER)
+            s = cluster_exchange(s, inbox, how.size, rank);
+        else if (how.size > 1) {
+            s = grid_exchange(s, posts + row * how.size, how.size, rank, of_warp[1]);
+            if (threadIdx.x == 0 && row >= how.teams) /* everyone is at this row: nobody needs my last post any more */
+                posts[(row - how.teams) * how.size + rank] = 0;
+        } else
+            __syncthreads();
+
+        float scale = 1.0f / s.l;
+        struct slice next = slice_of(x, how, row + how.teams, rank);
+        for (int i = on_chip; pack_index(i) < now.packs; i++) {
+            pack<T> p = load_pack(x + now.first + pack_index(i) * PER<T>);
+            store_pack(y + now.first + pack_index(i) * PER<T>, normalise(p, s.m, scale));
+        }
+        if (now.end >= 0)
+            from_float(y + now.end, __expf(end - s.m) * scale);
+        if (next.end >= 0)
+            end = to_float(x[next.end]);
+        for (int i = 0; i < PACKS; i++) {
+            if (pack_index(i) < now.packs)
+                store_pack(y + now.first + pack_index(i) * PER<T>, normalise(held[i], s.m, scale));
+            if (pack_index(i) < next.packs)
+                held[i] = load_pack(x + next.first + pack_index(i) * PER<T>);
+        }
+        for (int i = PACKS; i < on_chip; i++) {
+            pack<T> *slot = &shelf[pack_index(i - PACKS)];
+            if (pack_index(i) < now.packs)
+                store_pack(y + now.first + pack_index(i) * PER<T>, normalise(*slot, s.m, scale));
+            if (pack_index(i) < next.packs)
+                start_load(slot, x + next.first + pack_index(i) * PER<T>);
+        }
+        now = next;
+    }
+
+    /* The last to leave clears its team's last posts. */
+    if (!CLUSTER && how.size > 1 && threadIdx.x == 0) {
+        __threadfence();
+        if (atomicAdd(&done[team], 1) == (unsigned)how.size - 1) {
+            int64_t last = team + (how.rows - 1 - team) / how.teams * how.teams;
+            for (int i = 0; i < how.size; i++)
+                posts[last * how.size + i] = 0;
+            done[team] = 0;
+        }
+    }
+}
+
+/* ---- launchers */
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static int device_attribute(enum cudaDeviceAttr attribute)
+{
+    int device = 0, value = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&value, attribute, device);
+    return value;
+}
+
+/* `cluster`: whether clusters can be had. */
+static struct split split_rows(int64_t rows, int64_t cols, size_t element_bytes, bool cluster)
+{
+    struct split how = { rows, cols, 0, 1, 0, 0, false };
+    int64_t packs = cols * (int64_t)element_bytes / 16; /* of a row, at most */
+    int sms = device_attribute(cudaDevAttrMultiProcessorCount);
+
+    while (how.size < MAX_CLUSTER && how.size * CLUSTER_SLICE < packs)
+        how.size *= 2;
+    how.cluster = cluster && packs <= how.size * CLUSTER_SLICE && rows * how.size >= sms;
+    how.teams = (int)min(rows, (int64_t)INT32_MAX / how.size);
+    int64_t room = CLUSTER_SLICE / THREADS - PACKS;
+    if (!how.cluster) {
+        /* As few blocks a team as can hold a row; then all the blocks there are. 2 KiB: the runtime's share, and our small arrays. */
+        room = (device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / BLOCKS_PER_SM - 2048) / (THREADS * 16);
+        int64_t blocks = (int64_t)sms * BLOCKS_PER_SM, least = ceil_div(packs, (PACKS + room) * THREADS);
+        how.teams = (int)min(rows, blocks / min(max(least, (int64_t)1), blocks));
+        how.size = (int)(blocks / how.teams);
+    }
+    how.chunk = ceil_div(packs, how.size);
+    how.slots = (int)min(max(ceil_div(how.chunk, THREADS) - PACKS, (int64_t)0), room);
+    return how;
+}
+
+/* The code for clusters is there only if this kernel was compiled for sm_90 or later, which says that the device is one, too. */
+template <class T> static bool has_clusters(void)
+{
+    struct cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, split_softmax_kernel<T, true>) == cudaSuccess && attributes.ptxVersion >= 90;
+}
+
+template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
+{
+    struct split how = split_rows(rows, cols, sizeof(T), has_clusters<T>());
+    unsigned *done = (unsigned *)workspace;
+    uint64_t *posts = (uint64_t *)(done + 2 * how.teams); /* 2: keeps the words aligned */
+    void *arguments[] = { &y, &x, &how, &posts, &done };
+    const void *kernel = how.cluster ? (const void *)split_softmax_kernel<T, true> : (const void *)split_softmax_kernel<T, false>;
+
+    cudaLaunchAttribute attribute;
+    attribute.id = how.cluster ? cudaLaunchAttributeClusterDimension : cudaLaunchAttributeCooperative;
+    if (how.cluster)
+        attribute.val.clusterDim.x = how.size, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    else
+        attribute.val.cooperative = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)(how.teams * how.size));
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = (size_t)how.slots * THREADS * 16;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)config.dynamicSmemBytes);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    if (how.cluster)
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    cudaLaunchKernelExC(&config, kernel, arguments);
+}
+
+size_t split_softmax_workspace(int64_t rows, int64_t cols, enum dtype dtype)
+{
+    size_t element_bytes = dtype == FP32 ? 4 : 2;
+    struct split how = split_rows(rows, cols, element_bytes, has_clusters<float>());
+    return how.cluster ? 0 : ((size_t)how.teams + (size_t)rows * how.size) * sizeof(uint64_t);
+}
+
+void split_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
+{
+    if (cols <= RESIDENT_PACKS * PER<float>)
+        resident_softmax_gpu(y, x, rows, cols, workspace, stream);
+    else
+        launch(y, x, rows, cols, workspace, stream);
+}
+
+void split_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
+{
+    if (cols <= RESIDENT_PACKS * PER<fp16>)
+        resident_softmax_fp16_gpu(y, x, rows, cols, workspace, stream);
+    else
+        launch(y, x, rows, cols, workspace, stream);
+}
+
+void split_softmax_bf16_gpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
+{
+    if (cols <= RESIDENT_PACKS * PER<bf16>)
+        resident_softmax_bf16_gpu(y, x, rows, cols, workspace, stream);
+    else
+        launch(y, x, rows, cols, workspace, stream);
+}

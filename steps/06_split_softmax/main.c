@@ -1,0 +1,24 @@
+/* Step 06: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+int main(int argc, char **argv)
+{
+    static const struct softmax_step step = {
+        .name = "06_split_softmax",
+        .idea = "a row too long for one block, or one core",
+        .reads = 1,
+        .writes = 1,
+        .exps = 2, /* one for the sum, one to normalise */
+        .cpu = split_softmax_cpu,
+        .cpu_sum = { .lanes = 16, .block = 256 },
+        .gpu = GPU(split_softmax_gpu),
+        .gpu_sum = { .lanes = 1024, .extra = 64 },
+        .cpu_fp16 = split_softmax_fp16_cpu,
+        .gpu_fp16 = GPU(split_softmax_fp16_gpu),
+        .cpu_bf16 = split_softmax_bf16_cpu,
+        .gpu_bf16 = GPU(split_softmax_bf16_gpu),
+        .workspace = GPU(split_softmax_workspace),
+    };
+    return softmax_main(&step, argc, argv);
+}

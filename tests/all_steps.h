@@ -1,0 +1,28 @@
+/* Every softmax step, as its own main.c describes it: the tests hold a step to the very claims that its program makes. */
+#ifndef ALL_STEPS_H
+#define ALL_STEPS_H
+
+#include "common.h"
+
+/* NULL when there is no such step. number: 0, 1, 2, ... in the order of the ladder. */
+const struct softmax_step *step_at(int number);
+const struct softmax_step *step_named(const char *name);
+
+/* One implementation to be tested: a step for one type of element on one kind of device. */
+struct subject {
+    const struct softmax_step *step;
+    enum dtype dtype;
+    bool gpu;
+};
+
+/* The index-th implementation there is for this kind of device; false when there are fewer. */
+bool subject_at(struct subject *s, int index, bool gpu);
+int subject_count(bool gpu);
+bool subject_exists(const struct subject *s);
+/* "02_safe_softmax fp32 on the CPU" */
+const char *subject_name(const struct subject *s);
+struct rounding subject_rounding(const struct subject *s);
+/* y, x: where the device can reach them. */
+void subject_run(const struct subject *s, void *y, const void *x, int64_t rows, int64_t cols, void *workspace);
+
+#endif

@@ -1,0 +1,264 @@
+/* What goes in, and the verdict on what comes out. */
+#include "checks.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- numbers that no family of common/input.c has */
+
+static float noise(int64_t row, int64_t col, int64_t cols)
+{
+    return (float)(random_bits(11, (uint64_t)(row * cols + col)) >> 40) * 0x1p-23f - 1; /* from -1 to 1 */
+}
+
+static float at_least(float x, float low)
+{
+    return x < low ? low : x;
+}
+
+/* Finite stand-ins for -infinity are larger than some of these: -5e4, -1e30. */
+static float far_below(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    switch (row % 4) {
+    case 0:  return -largest;
+    case 1:  return -6e4f - (float)(col % 7) * 32;
+    case 2:  return at_least(-1e5f - (float)(col % 5), -largest);
+    default: return at_least(-1e35f * (1.5f + noise(row, col, cols)), -largest);
+    }
+}
+
+static float huge(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    switch (row % 5) {
+    case 0:  return col == cols / 2 ? largest : noise(row, col, cols);
+    case 1:  return col == cols / 3 ? -largest : noise(row, col, cols);
+    case 2:  return largest;
+    case 3:  return col % 2 ? largest : -largest;
+    default: return col == cols - 1 ? largest : -largest;
+    }
+}
+
+/* Where tiles, vectors, warps and blocks begin and end. Row r uses the r-th. */
+static int64_t place(int64_t row, int64_t cols)
+{
+    static const int64_t places[] = { 0, 1, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256, 511, 512, 1023, 1024 };
+    enum { PLACES = sizeof places / sizeof places[0] };
+    int64_t i = row % (PLACES + 4);
+    int64_t at = i < PLACES ? places[i] : i == PLACES ? cols - 1 : i == PLACES + 1 ? cols - 2 : cols / 16 * 16 - (i == PLACES + 2);
+    return at < 0 ? 0 : at < cols ? at : cols - 1;
+}
+
+/* The others are close behind, so that the sum of all counts. */
+static float maximum_anywhere(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    (void)largest;
+    return col == place(row, cols) ? 120 : 116 + noise(row, col, cols);
+}
+
+static float masked_start(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    (void)largest;
+    return col < place(row, cols) ? -INFINITY : noise(row, col, cols);
+}
+
+static float masked_end(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    (void)largest;
+    return col > place(row, cols) ? -INFINITY : noise(row, col, cols);
+}
+
+/* Every other row has one somewhere. */
+static float nan_anywhere(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    (void)largest;
+    return row % 2 == 0 && col == place(row, cols) ? NAN : noise(row, col, cols);
+}
+
+static float infinity_anywhere(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    (void)largest;
+    return row % 2 == 0 && col == place(row, cols) ? INFINITY : noise(row, col, cols);
+}
+
+static float denormal(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    float unit = largest > 1e30f ? 0x1p-133f : 0x1p-24f; /* the smallest of bf16, and of fp16 */
+    return (noise(row, col, cols) > 0 ? 3 : 100) * unit;
+}
+
+/* One 0, and the same number again and again: every addition to the sum rounds the same way, as far as the sum allows. */
+static float drifting(int64_t row, int64_t col, int64_t cols, float largest)
+{
+    (void)largest;
+    return col == cols - 1 ? 0 : -1.25f - 0.125f * (float)(row % 8);
+}
+
+/* ---- shapes */
+
+static const struct problem grid[] = {
+#define ROWS(rows) \
+    { rows, 1 }, { rows, 2 }, { rows, 3 }, { rows, 15 }, { rows, 16 }, { rows, 17 }, { rows, 31 }, { rows, 33 }, { rows, 64 }, \
+    { rows, 127 }, { rows, 128 }, { rows, 129 }, { rows, 255 }, { rows, 1000 }, { rows, 1023 }, { rows, 1024 }, { rows, 1025 }
+    ROWS(1), ROWS(2), ROWS(3), ROWS(7), ROWS(64), ROWS(1031),
+#undef ROWS
+    { 1, 4096 }, { 2, 4096 }, { 3, 4096 }, { 7, 4096 }, { 64, 4096 }, { 1, 8193 }, { 2, 8193 }, { 3, 8193 }, { 7, 8193 },
+    { 64, 8193 }, { 1, 32768 }, { 2, 32768 }, { 3, 32768 }, { 7, 32768 }, { 1, 131073 }, { 2, 131073 }, { 3, 131073 },
+    { 1, 1048577 },
+};
+
+static const struct problem ordinary[] = { { 64, 128 }, { 7, 1000 }, { 3, 4096 } };
+static const struct problem varied[] = { { 1, 1 }, { 24, 2 }, { 24, 17 }, { 24, 33 }, { 48, 256 }, { 48, 1000 }, { 24, 1025 }, { 24, 4099 } };
+static const struct problem offsets[] = {
+    { 7, 33, 1, 0 },   { 7, 33, 0, 1 },   { 7, 33, 1, 1 },   { 5, 128, 1, 0 },  { 5, 128, 0, 1 },  { 5, 128, 1, 1 },
+    { 3, 1000, 1, 0 }, { 3, 1000, 0, 1 }, { 3, 1000, 3, 1 }, { 3, 4096, 1, 0 }, { 3, 4096, 0, 1 }, { 3, 4096, 1, 1 },
+    { 3, 8193, 1, 2 }, { 2, 32768, 1, 0 }, { 2, 32768, 0, 1 }, { 2, 131072, 1, 1 }, { 1, 1048576, 1, 1 },
+};
+static const struct problem long_rows[] = { { 2, 131073 }, { 1, 1048577 } };
+
+#define FAMILY(name) .family = name
+#define VALUE(f) .value = f
+#define ON(list) .problems = list, .count = sizeof list / sizeof list[0]
+
+const struct check softmax_checks[] = {
+    { "ordinary", "normal numbers, ordinary shapes: all that most published checks try", FAMILY("normal"), ON(ordinary) },
+    { "shapes", "normal numbers, every number of columns and rows that might be mishandled", FAMILY("normal"), ON(grid) },
+    { "offsets", "tensors that start 1, 2 or 3 elements after an aligned address", FAMILY("normal"), ON(offsets) },
+    { "equal", "all numbers equal: exactly 1/n", FAMILY("equal"), ON(varied) },
+    { "rising", "from -320 to +320 along the row", FAMILY("rising"), .beyond_exp = true, ON(varied) },
+    { "falling", "from +320 to -320 along the row", FAMILY("falling"), .beyond_exp = true, ON(varied) },
+    { "far", "normal numbers - 10000: a maximum that starts at 0 stays there", FAMILY("far"), .beyond_exp = true, ON(varied) },
+    { "far below", "below -50000, down to the largest float there is", VALUE(far_below), .beyond_exp = true, ON(varied) },
+    { "shifted", "normal numbers + 100: exp(100) does not fit a float", FAMILY("shifted"), .beyond_exp = true, ON(varied) },
+    { "peak", "one 10000 among normal numbers", FAMILY("peak"), .beyond_exp = true, ON(varied) },
+    { "huge", "the largest floats of either sign", VALUE(huge), .beyond_exp = true, ON(varied) },
+    { "maximum anywhere", "the maximum at either end of vectors, tiles and rows", VALUE(maximum_anywhere), .beyond_exp = true, ON(varied) },
+    { "masked", "a quarter of all numbers -inf, at random", FAMILY("masked"), ON(varied) },
+    { "masked start", "nothing but -inf up to somewhere", VALUE(masked_start), ON(varied) },
+    { "masked end", "nothing but -inf from somewhere on", VALUE(masked_end), ON(varied) },
+    { "empty rows", "every other row nothing but -inf: NaN there, and only there", FAMILY("empty"), ON(varied) },
+    { "NaN rows", "a NaN in every other row: NaN there, and only there", VALUE(nan_anywhere), ON(varied) },
+    { "infinite rows", "a +inf in every other row: NaN there, and only there", VALUE(infinity_anywhere), .beyond_exp = true, ON(varied) },
+    { "denormals", "numbers too small for a normal float", VALUE(denormal), ON(varied) },
+    { "long rows", "normal numbers, rows of 128 Ki and 1 Mi", FAMILY("normal"), ON(long_rows) },
+    { "drifting", "a long row in which all additions round the same way", VALUE(drifting), ON(long_rows) },
+};
+const int softmax_check_count = sizeof softmax_checks / sizeof softmax_checks[0];
+
+const struct check *check_named(const char *name)
+{
+    for (int i = 0; i < softmax_check_count; i++)
+        if (strcmp(softmax_checks[i].name, name) == 0)
+            return &softmax_checks[i];
+    return NULL;
+}
+
+void check_fill(const struct check *c, void *x, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    float largest = dtype == FP16 ? 65504 : dtype == BF16 ? 0x1.fep127f : FLT_MAX;
+    if (c->family) {
+        input_fill(x, dtype, rows, cols, c->family, 1);
+        return;
+    }
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t col = 0; col < cols; col++)
+            element_set(x, dtype, row * cols + col, c->value(row, col, cols, largest));
+}
+
+/* ---- the verdict */
+
+static bool all_bytes(const void *p, size_t bytes, unsigned char byte)
+{
+    for (size_t i = 0; i < bytes; i++)
+        if (((const unsigned char *)p)[i] != byte)
+            return false;
+    return true;
+}
+
+static void set_failure(struct outcome *o, const struct subject *s, const struct problem *p, const char *what)
+{
+    o->pass = false;
+    snprintf(o->what, sizeof o->what, "%s, %lld x %lld, offsets %d and %d: %s", subject_name(s), (long long)p->rows,
+             (long long)p->cols, p->x_offset, p->y_offset, what);
+}
+
+/* Runs on the GPU: x and y are guarded host buffers, which are mirrored there. NULL, or what went wrong. */
+static const char *run_on_gpu(const struct subject *s, const struct problem *p, const struct buffer *x, struct buffer *y)
+{
+    size_t element = dtype_bytes(s->dtype), bytes = s->step->workspace ? s->step->workspace(p->rows, p->cols, s->dtype) : 0;
+    struct buffer device_x = buffer_new(x->bytes, true), device_y = buffer_new(y->bytes, true), workspace = { 0 };
+    gpu_upload(device_x.data, x->data, x->bytes);
+    if (bytes) {
+        workspace = buffer_new(bytes, true);
+        gpu_fill(workspace.data, 0, bytes);
+    }
+    subject_run(s, (char *)device_y.data + p->y_offset * element, (char *)device_x.data + p->x_offset * element, p->rows, p->cols,
+                workspace.data);
+    const char *problem = gpu_error();
+    if (problem && gpu_error()) /* it stays: the device is of no more use to this process */
+        fatal("%s, %lld x %lld: %s; no test after it can run", subject_name(s), (long long)p->rows, (long long)p->cols, problem);
+    gpu_download(y->data, device_y.data, y->bytes);
+    if (!problem && (!buffer_guards_intact(&device_x) || !buffer_guards_intact(&device_y)))
+        problem = "memory outside the tensors was written";
+    if (!problem && bytes) {
+        void *left = malloc(bytes);
+        gpu_download(left, workspace.data, bytes);
+        if (!buffer_guards_intact(&workspace) || !all_bytes(left, bytes, 0))
+            problem = "the workspace was not left zeroed, or was left";
+        free(left);
+        buffer_free(&workspace);
+    }
+    buffer_free(&device_x);
+    buffer_free(&device_y);
+    return problem;
+}
+
+struct outcome subject_judge(const struct subject *s, const struct problem *p, const void *x, void *y)
+{
+    struct outcome o = { .pass = true };
+    size_t element = dtype_bytes(s->dtype), bytes = (size_t)(p->rows * p->cols) * element;
+    size_t x_start = (size_t)p->x_offset * element, y_start = (size_t)p->y_offset * element;
+    struct buffer in = buffer_new(x_start + bytes, false), out = buffer_new(y_start + bytes, false);
+    memcpy((char *)in.data + x_start, x, bytes);
+
+    const char *problem = NULL;
+    if (s->gpu)
+        problem = run_on_gpu(s, p, &in, &out);
+    else
+        subject_run(s, (char *)out.data + y_start, (char *)in.data + x_start, p->rows, p->cols, NULL);
+    memcpy(y, (char *)out.data + y_start, bytes);
+    struct verdict v = verify_softmax(y, x, s->dtype, p->rows, p->cols, subject_rounding(s), 1);
+    o.error = v.error;
+    o.tolerance = v.tolerance;
+    if (problem)
+        set_failure(&o, s, p, problem);
+    else if (!buffer_guards_intact(&in) || !buffer_guards_intact(&out) || !all_bytes(out.data, y_start, 0xff))
+        set_failure(&o, s, p, "memory outside the tensors was written");
+    else if (memcmp((char *)in.data + x_start, x, bytes) != 0)
+        set_failure(&o, s, p, "the input was written");
+    else if (!v.pass)
+        set_failure(&o, s, p, v.what);
+    buffer_free(&in);
+    buffer_free(&out);
+    return o;
+}
+
+struct outcome check_run(const struct check *c, const struct subject *s)
+{
+    struct outcome worst = { .pass = true };
+    for (int i = 0; i < c->count && worst.pass; i++) {
+        const struct problem *p = &c->problems[i];
+        size_t bytes = (size_t)(p->rows * p->cols) * dtype_bytes(s->dtype);
+        void *x = malloc(bytes), *y = malloc(bytes);
+        if (!x || !y)
+            fatal("not enough CPU memory for %zu bytes", 2 * bytes);
+        check_fill(c, x, s->dtype, p->rows, p->cols);
+        struct outcome o = subject_judge(s, p, x, y);
+        if (!o.pass || !(o.error <= worst.error))
+            worst = o;
+        free(x);
+        free(y);
+    }
+    return worst;
+}

@@ -1,0 +1,44 @@
+/*
+ * The checks: inputs that a wrong softmax does not survive, each with a name. The same ones judge the steps, which must
+ * pass them all, and the mutants, each of which must fail the one that was made for it.
+ */
+#ifndef CHECKS_H
+#define CHECKS_H
+
+#include "all_steps.h"
+
+/* One run: x is (rows, cols), and it and y start that many elements after an aligned address. */
+struct problem {
+    int64_t rows, cols;
+    int x_offset, y_offset;
+};
+
+struct check {
+    const char *name;
+    const char *about;             /* what goes in */
+    const char *family;            /* of input_fill; NULL: value */
+    /* Element (row, col) of a row of cols. `largest` is the largest finite number of the type. */
+    float (*value)(int64_t row, int64_t col, int64_t cols, float largest);
+    bool beyond_exp;               /* exp of these numbers leaves the range of every type: the naive softmax must fail */
+    const struct problem *problems;
+    int count;
+};
+
+struct outcome {
+    bool pass;
+    double error, tolerance;       /* the worst relative error of all problems, and what was allowed there */
+    char what[320];                /* what went wrong, in words */
+};
+
+extern const struct check softmax_checks[];
+extern const int softmax_check_count;
+
+const struct check *check_named(const char *name); /* NULL when there is none */
+/* x: (rows, cols), the check's numbers. */
+void check_fill(const struct check *c, void *x, enum dtype dtype, int64_t rows, int64_t cols);
+/* All problems of a check, until one fails: verify_softmax on the result, guard bands, and a zeroed workspace. */
+struct outcome check_run(const struct check *c, const struct subject *s);
+/* The same for one given x, (rows, cols) in host memory; y, of the same size in host memory, takes the result. */
+struct outcome subject_judge(const struct subject *s, const struct problem *p, const void *x, void *y);
+
+#endif

@@ -1,0 +1,19 @@
+#!/bin/sh
+# `make test`: the CPU suites; then the GPU suites, in one process and under a timeout, because a hung kernel hangs its program.
+# Usage: B=build/cpu tests/run.sh, with SUITE or CASE to choose. Check's own counts are the last lines.
+set -u
+[ -n "${SUITE:-}" ] && export CK_RUN_SUITE="$SUITE"
+[ -n "${CASE:-}" ] && export CK_RUN_CASE="$CASE"
+GPU_SECONDS=${GPU_SECONDS:-900}
+status=0
+
+plots/tables.sh --check || status=1
+if command -v timeout >/dev/null 2>&1; then limit="timeout $GPU_SECONDS"; else limit=; fi
+$limit "$B/main_gpu"
+case $? in
+0) ;;
+124) echo "GPU tests: still running after $GPU_SECONDS s: a kernel hangs" >&2; status=1 ;;
+*) status=1 ;;
+esac
+"$B/main_cpu" || status=1
+exit $status
