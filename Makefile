@@ -10,6 +10,14 @@ STEPS := 00_ceilings 01_naive_softmax 02_safe_softmax 03_online_softmax 04_paral
 
 .DEFAULT_GOAL := help
 
+# `make setup tour` installs first, and only then looks at what is here: hence a make of its own for what follows setup.
+REST := $(if $(filter setup,$(MAKECMDGOALS)),$(filter-out setup,$(MAKECMDGOALS)))
+ifneq ($(REST),)
+setup: ; @common/setup.sh
+$(REST): setup ; @$(MAKE) --no-print-directory $@
+.PHONY: setup $(REST)
+else
+
 step-0: ## the ruler: copy, multiply-add, exp and matmul rates of this machine
 step-1: ## naive softmax: the definition, and where it overflows
 step-2: ## safe softmax: subtract the maximum; three passes
@@ -46,7 +54,7 @@ ifeq ($(CUDA),1)
 FOUND := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | tr -d . | sed 's/^90$$/90a/; s/^/sm_/')
 ARCH ?= $(or $(FOUND),sm_75)
 NVCCFLAGS := -O3 -std=c++17 -lineinfo $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
-             -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -Icommon -Isteps -DUSE_CUDA -MMD -MP
+             -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -Icommon -Isteps -DUSE_CUDA -MMD -MP $(NVCC_EXTRA)
 LINK := $(NVCC) -Xcompiler "$(OPENMP)" -Wno-deprecated-gpu-targets
 else
 LINK := $(CC) $(CFLAGS) $(OPENMP)
@@ -161,3 +169,4 @@ clean: ## remove build/
 .PHONY: help setup all tour bench peers plots record tables test bug sanitize format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
+endif

@@ -47,24 +47,72 @@ static inline __device__ void from_float(bf16 *y, float x) { y->bits = __bfloat1
 template <class T> static constexpr int PER = 16 / sizeof(T); /* elements of a pack: 4, or 8 of 16 bits */
 
 template <class T> struct __align__(16) pack {
-    T v[PER<T>];
+    uint32_t word[4]; /* each a float, or two elements of 16 bits */
 };
+
+static inline __device__ void word_to_floats(float *v, uint32_t word, float)
+{
+    *v = __uint_as_float(word);
+}
+
+static inline __device__ void word_to_floats(float *v, uint32_t word, fp16)
+{
+    *(float2 *)v = __half22float2(*(__half2 *)&word);
+}
+
+static inline __device__ void word_to_floats(float *v, uint32_t word, bf16)
+{
+    *(float2 *)v = __bfloat1622float2(*(__nv_bfloat162 *)&word);
+}
+
+static inline __device__ uint32_t word_of_floats(const float *v, float)
+{
+    return __float_as_uint(*v);
+}
+
+static inline __device__ uint32_t word_of_floats(const float *v, fp16)
+{
+    __half2 two = __floats2half2_rn(v[0], v[1]);
+    return *(uint32_t *)&two;
+}
+
+static inline __device__ uint32_t word_of_floats(const float *v, bf16)
+{
+    __nv_bfloat162 two = __floats2bfloat162_rn(v[0], v[1]);
+    return *(uint32_t *)&two;
+}
+
+/* v: PER<T> floats, the elements of the pack. */
+template <class T> static inline __device__ void unpack(float *v, pack<T> p)
+{
+    for (int i = 0; i < 4; i++)
+        word_to_floats(v + i * PER<T> / 4, p.word[i], T());
+}
+
+template <class T> static inline __device__ pack<T> make_pack(const float *v)
+{
+    pack<T> p;
+    for (int i = 0; i < 4; i++)
+        p.word[i] = word_of_floats(v + i * PER<T> / 4, T());
+    return p;
+}
 
 /* from: aligned to 16 bytes. */
 template <class T> static inline __device__ pack<T> load_pack(const T *from)
 {
-    uint4 bits = *(const uint4 *)from;
-    return *(pack<T> *)&bits;
+    return *(const pack<T> *)from;
 }
 
 /* One store where `to` is aligned to 16 bytes; element by element where it is not, because x and y are aligned differently. */
 template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
 {
     if ((uintptr_t)to % 16 == 0) {
-        *(uint4 *)to = *(uint4 *)&p;
+        *(pack<T> *)to = p;
     } else {
+        float v[PER<T>];
+        unpack(v, p);
         for (int k = 0; k < PER<T>; k++)
-            to[k] = p.v[k];
+            from_float(to + k, v[k]);
     }
 }
 

@@ -4,26 +4,25 @@
 load "plots/style.gp"
 load query("error")
 
-eval heading("Who still adds up a long row right?", machine.": ".shape.", worst relative error of any element checked")
+eval heading("Who still adds up a long row right?", machine.": ".shape.", the worst relative error of any element checked")
+bits = dtype eq "fp16" ? 10 : dtype eq "bf16" ? 7 : 23
+epsilon = 2.0 ** -bits
 
-epsilon = dtype eq "fp16" ? 2.0 ** -10 : dtype eq "bf16" ? 2.0 ** -7 : 2.0 ** -23
-bottom = 10 ** floor(log10(lowest < epsilon ? lowest : epsilon))
-top = 10 ** ceil(log10(highest > epsilon ? highest : epsilon))
 set logscale x 2
 set logscale y 10
 set xrange [shortest : longest]
-set yrange [bottom : top]
+set yrange [10 ** floor(log10(lowest < epsilon ? lowest : epsilon)) : 10 ** ceil(log10(highest > epsilon ? highest : epsilon))]
 set format y "10^{%T}"
 set xlabel "columns (length of a row)" textcolor rgb ink
 set ylabel "relative error" textcolor rgb ink
-set lmargin at screen 0.09; set rmargin at screen 0.80
-set tmargin at screen 0.84; set bmargin at screen 0.12
+set lmargin at screen 0.09; set rmargin at screen 0.785; set tmargin at screen 0.84; set bmargin at screen 0.12
 set arrow from shortest, epsilon to longest, epsilon nohead back lt 7
-set label sprintf("%s epsilon, 2^{%d}", dtype, log(epsilon) / log(2)) at shortest, epsilon left offset 1,-0.7 textcolor rgb quiet
+set label sprintf("machine epsilon of %s, 2^{-%d}", dtype, bits) at longest, epsilon right offset -1,-0.8 textcolor rgb quiet
+set label odd_text at screen 0.97, screen 0.045 right textcolor rgb quiet
 
 set datafile separator tab
 do for [format in formats] {
-    eval picture(format, "error".(dtype eq "fp32" ? "" : "-".dtype))
+    eval picture(format, "error")
     plot for [i = 1 : words(list)] $curves index i - 1 using 1:2 with linespoints lt word(types, i) + 0, \
          $odd using 1:2:3 with points lc variable pt 6
     set output

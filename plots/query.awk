@@ -95,14 +95,14 @@ function bars(    row, shape, here, label, order, n, i, copy, top, speed, predic
         predicted = "NaN"
         if (copy && cell[row, "predicted_bytes"] > 0)
             predicted = copy * cell[row, "useful_bytes"] / cell[row, "predicted_bytes"]
-        printf("%d\t%s\t%s\t%d\t%s\t%s\n", i, cell[row, "step"], speed, line_type(cell[row, "step"]), predicted,
-            (copy ? sprintf("%.0f %%  ", 100 * speed / copy) : "") digits3(speed) " GB/s" \
+        printf("%d\t%s\t%s\t%d\t%s\t%s\t%s\n", i, cell[row, "step"], speed, line_type(cell[row, "step"]), predicted,
+            (copy ? sprintf("%.0f %%  ", 100 * speed / copy) : "") digits3(speed) " GB/s",
             substr(label[row], length(cell[row, "step"]) + 1))
     }
     print "EOD"
     sub(/ x /, " rows x ", shape)
     if (ceiling > top) top = ceiling
-    printf "bars = %d\ncopy = %s\ntop = %s\ncopy_text = \"copy, %s GB/s\"\n", n, ceiling + 0, top, digits3(ceiling)
+    printf "bars = %d\ncopy = %s\ntop = %s\n", n, ceiling, top
     printf "machine = \"%s\"\nshape = \"%s columns, %s\"\n", machine(), shape, dtype
 }
 
@@ -142,12 +142,13 @@ function curves(column,    row, step, seen, name, names, i, j, n, at, order, poi
             }
         print points ? "\n" : "NaN\tNaN\n\n"
     }
-    print "EOD\n$odd << EOD\nNaN\tNaN\t1"
+    print "EOD"
     for (i = 1; i <= names; i++)
         for (cols = first; cols <= last; cols++)
             if ((name[i], cols) in kept && !power_of_two(cols) && name[i] != "copy")
-                print cols "\t" kept[name[i], cols] "\t" line_type(name[i])
-    print "EOD"
+                odd = odd cols "\t" kept[name[i], cols] "\t" line_type(name[i]) "\n"
+    printf "$odd << EOD\nNaN\tNaN\t1\n%sEOD\n", odd
+    printf "odd_text = \"%s\"\n", odd ? "rings: lengths that are no power of two" : ""
     for (i in kept) {
         value = kept[i] + 0
         if (lowest == "" || value < lowest) lowest = value
@@ -160,7 +161,7 @@ function curves(column,    row, step, seen, name, names, i, j, n, at, order, poi
     printf "machine = \"%s\"\nshape = \"%s elements, %s\"\ndtype = \"%s\"\n", machine(), length_name(2 ^ octave), dtype, dtype
     print "set xtics (" tics(first, last) ")"
     labels(column == "error", names, name, lowest, highest, last * (last / first) ^ 0.03)
-    cliffs(first, last)
+    if (column == "gb_s") cliffs(first, last)
 }
 
 function keep(step, cols, value) {
@@ -178,22 +179,22 @@ function tics(first, last,    n, octaves, text) {
     return text
 }
 
-# Names at the ends of the curves, moved apart where they would overlap: no two nearer than 1/22 of the axis.
+# Names at the ends of the curves, moved apart where they would overlap: no two nearer than a line of text.
 function labels(logarithmic, names, name, lowest, highest, far,    i, y, order, n, gap, low, at, lt) {
     low = logarithmic ? log(lowest) : 0
-    gap = ((logarithmic ? log(highest) : highest) - low) / 22
+    gap = ((logarithmic ? log(highest) : highest) - low) / (logarithmic ? 16 : 22)
     for (i = 1; i <= names; i++)
         if (name[i] in end_y) y[name[i]] = logarithmic ? log(end_y[name[i]]) : end_y[name[i]] + 0
     n = sort_keys(y, order)
     for (i = 2; i <= n; i++)
         if (y[order[i]] < y[order[i - 1]] + gap) y[order[i]] = y[order[i - 1]] + gap
-    if (n && y[order[n]] > low + 22 * gap) y[order[n]] = low + 22 * gap
+    if (n && y[order[n]] > low + (logarithmic ? 16 : 22) * gap) y[order[n]] = low + (logarithmic ? 16 : 22) * gap
     for (i = n - 1; i >= 1; i--)
         if (y[order[i]] > y[order[i + 1]] - gap) y[order[i]] = y[order[i + 1]] - gap
     for (i = 1; i <= n; i++) {
         at = logarithmic ? exp(y[order[i]]) : y[order[i]]
         lt = line_type(order[i])
-        printf "set label \"%s\" at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.8,0\n", order[i], far, at, lt
+        printf "set label \"%s\" at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.6,-0.15\n", order[i], far, at, lt
         printf "set arrow from %d, %g to %g, %g nohead lt %d lw 1 dt 1\n", end_x[order[i]], end_y[order[i]], far, at, lt
     }
 }

@@ -7,13 +7,13 @@ quiet = "#555555"
 faint = "#8a8a8a"
 card = "#fcfcfa"
 
-set linetype 1 lc rgb "#e69f00" lw 2 pt 5  ps 0.8         # 01_naive_softmax
-set linetype 2 lc rgb "#d55e00" lw 2 pt 9  ps 1.0         # 02_safe_softmax
-set linetype 3 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0         # 03_online_softmax
-set linetype 4 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1         # 04_parallel_softmax
-set linetype 5 lc rgb "#0072b2" lw 2 pt 7  ps 0.8         # 05_resident_softmax
-set linetype 6 lc rgb "#009e73" lw 2 pt 15 ps 0.8         # 06_split_softmax
-set linetype 7 lc rgb ink lw 1.5 pt 0 dt (10, 5)          # copy
+set linetype 1 lc rgb "#e69f00" lw 2 pt 5  ps 0.8             # 01_naive_softmax
+set linetype 2 lc rgb "#d55e00" lw 2 pt 9  ps 1.0             # 02_safe_softmax
+set linetype 3 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 03_online_softmax
+set linetype 4 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1             # 04_parallel_softmax
+set linetype 5 lc rgb "#0072b2" lw 2 pt 7  ps 0.8             # 05_resident_softmax
+set linetype 6 lc rgb "#009e73" lw 2 pt 15 ps 0.8             # 06_split_softmax
+set linetype 7 lc rgb ink lw 1.5 pt 0 dt (10, 5)              # copy, and other limits
 set linetype 8 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3)  # torch.softmax
 set linetype 9 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3)  # torch.compile
 set linetype cycle 9
@@ -34,15 +34,17 @@ if (!exists("threads")) threads = ""
 query(want) = sprintf("< awk -f plots/results.awk -f plots/query.awk -v file='%s' -v want=%s -v dtype=%s -v threads='%s'", \
                       file, want, dtype, threads)
 
-# The formats to draw, one after the other, and the command that opens one.
-formats = in_text ? "dumb" : "svg png"
-picture(format, name) = format eq "dumb" ? "set terminal dumb 80 26 noenhanced" : \
+# A picture is drawn twice; this opens one of the two.
+formats = "svg png"
+picture(format, name) = \
     sprintf(format eq "svg" ? "set terminal svg size 960,600 font 'DejaVu Sans,Verdana,Arial,sans-serif,13'" \
                             : "set terminal pngcairo size 1920,1200 fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 font 'DejaVu Sans,12'") \
-    .sprintf(" background rgb '%s' rounded; set output '%s%s.%s'", card, prefix, name, format)
+    .sprintf(" background rgb '%s' rounded; set output '%s%s%s.%s'", card, prefix, name, dtype eq "fp32" ? "" : "-".dtype, format)
 
 # A title that says what to see, and under it what it was measured on.
-heading(title, below) = in_text ? sprintf("set title \"%s\\n%s\"", title, below) : \
+heading(title, below) = \
     sprintf("set label 101 \"%s\" at screen 0.03,0.95 left noenhanced font ',16' textcolor rgb ink;", title) \
     .sprintf("set label 102 \"%s\" at screen 0.03,0.90 left noenhanced textcolor rgb quiet;", below) \
     ."set object 101 rectangle from screen 0,0 to screen 1,1 behind fillstyle empty border lc rgb '#d8d8d4'"
+text_heading(title, below, lines) = sprintf("set terminal dumb 79 %d noenhanced;", lines) \
+    .sprintf("set label 101 \"%s\" at character 1,%d left; set label 102 \"%s\" at character 1,%d left", title, lines - 1, below, lines - 2)

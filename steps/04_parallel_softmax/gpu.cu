@@ -26,12 +26,13 @@ static __device__ float exp_below(float x, float m)
 /* The merge of a state and the elements of a pack. */
 static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<float> p)
 {
-    float m = s.m;
+    float v[PER<float>], m = s.m;
+    unpack(v, p);
     for (int k = 0; k < PER<float>; k++)
-        m = fmaxf(m, p.v[k]);
+        m = fmaxf(m, v[k]);
     float l = s.l * exp_below(s.m, m);
     for (int k = 0; k < PER<float>; k++)
-        l += exp_below(p.v[k], m);
+        l += exp_below(v[k], m);
     return { m, l };
 }
 
@@ -74,10 +75,11 @@ template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 
 
     float scale = 1.0f / s.l;
     for (int64_t j = t; j < at.packs; j += THREADS) {
-        pack<float> p = load_pack(in + at.head + j * PER<float>);
+        float v[PER<float>];
+        unpack(v, load_pack(in + at.head + j * PER<float>));
         for (int k = 0; k < PER<float>; k++)
-            p.v[k] = __expf(p.v[k] - s.m) * scale;
-        store_pack(out + at.head + j * PER<float>, p);
+            v[k] = __expf(v[k] - s.m) * scale;
+        store_pack(out + at.head + j * PER<float>, make_pack<float>(v));
     }
     if (t < at.ends)
         out[end_col(at, cols, t)] = __expf(in[end_col(at, cols, t)] - s.m) * scale;

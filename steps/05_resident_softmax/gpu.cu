@@ -33,12 +33,13 @@ static __device__ float exp_below(float x, float m)
 /* The merge of a state and the elements of a pack. */
 template <class T> static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<T> p)
 {
-    float m = s.m;
+    float v[PER<T>], m = s.m;
+    unpack(v, p);
     for (int k = 0; k < PER<T>; k++)
-        m = fmaxf(m, to_float(p.v[k]));
+        m = fmaxf(m, v[k]);
     float l = s.l * exp_below(s.m, m);
     for (int k = 0; k < PER<T>; k++)
-        l += exp_below(to_float(p.v[k]), m);
+        l += exp_below(v[k], m);
     return { m, l };
 }
 
@@ -66,9 +67,11 @@ template <int THREADS> static __device__ struct softmax_state row_merge(struct s
 /* y = exp(x - m) * scale, for the elements of a pack. */
 template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
 {
+    float v[PER<T>];
+    unpack(v, p);
     for (int k = 0; k < PER<T>; k++)
-        from_float(&p.v[k], __expf(to_float(p.v[k]) - m) * scale);
-    return p;
+        v[k] = __expf(v[k] - m) * scale;
+    return make_pack<T>(v);
 }
 
 /* x, y: (rows, cols), row-major. THREADS threads own a row. */

@@ -57,12 +57,13 @@ static __device__ float exp_below(float x, float m)
 /* The merge of a state and the elements of a pack. */
 template <class T> static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<T> p)
 {
-    float m = s.m;
+    float v[PER<T>], m = s.m;
+    unpack(v, p);
     for (int k = 0; k < PER<T>; k++)
-        m = fmaxf(m, to_float(p.v[k]));
+        m = fmaxf(m, v[k]);
     float l = s.l * exp_below(s.m, m);
     for (int k = 0; k < PER<T>; k++)
-        l += exp_below(to_float(p.v[k]), m);
+        l += exp_below(v[k], m);
     return { m, l };
 }
 
@@ -86,9 +87,11 @@ static __device__ struct softmax_state block_merge(struct softmax_state s, struc
 /* y = exp(x - m) * scale, for the elements of a pack. */
 template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
 {
+    float v[PER<T>];
+    unpack(v, p);
     for (int k = 0; k < PER<T>; k++)
-        from_float(&p.v[k], __expf(to_float(p.v[k]) - m) * scale);
-    return p;
+        v[k] = __expf(v[k] - m) * scale;
+    return make_pack<T>(v);
 }
 
 /* ---- slices */

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Compiles every CUDA file for every architecture that the course supports, warnings being errors; fails where a register is
+# spilled, and where ptxas gives up on overlapping wgmma (its C75xx warnings). Needs nvcc, no GPU.
+set -eu
+ARCHITECTURES="sm_75 sm_80 sm_86 sm_89 sm_90 sm_90a sm_100 sm_120"
+log=build/architectures.log
+mkdir -p build
+files=$(find common steps tests -name '*.cu' | sort)
+targets=$(echo "$files" | sed 's,^,build/architectures/,; s,cu$,o,')
+make -s -j2 CUDA=1 V=1 B=build/architectures ARCH="$ARCHITECTURES" WERROR=-Werror NVCC_EXTRA="-Xptxas -v" $targets >$log 2>&1 ||
+    { cat $log >&2; exit 1; }
+kernels=$(grep -c 'Compiling entry function' $log)
+spilled=$(grep -B 2 -E '[1-9][0-9]* bytes spill' $log || true)
+given_up=$(grep -E 'C75[0-9][0-9]' $log || true)
+echo "$(echo "$files" | wc -l) files, $kernels kernels for $(echo $ARCHITECTURES | wc -w) architectures"
+[ -z "$spilled$given_up" ] || { printf 'registers spilled, or wgmma serialised:\n%s\n%s\n' "$spilled" "$given_up" >&2; exit 1; }

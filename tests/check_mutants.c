@@ -1,0 +1,50 @@
+/*
+ * The test of the tests: every mutant fails the check that was made for it, and the step that it mimics passes the same
+ * check, under the same claims. (GPU mutants are in the GPU's suite.)
+ */
+#include "checks.h"
+#include "mutants/mutants.h"
+#include "suites.h"
+
+START_TEST(test_mutant_is_caught)
+{
+    const struct mutant *m = &mutants[_i];
+    if (m->gpu)
+        return;
+    const struct check *c = check_named(m->caught_by);
+    const struct softmax_step *correct = step_named(m->mimics);
+    ck_assert_msg(c && correct, "%s: no check '%s', or no step '%s'", m->step.name, m->caught_by, m->mimics);
+
+    struct softmax_step step = m->step;
+    step.cpu_sum = correct->cpu_sum;
+    struct outcome wrong = check_run(c, &(struct subject){ &step, m->dtype, false });
+    ck_assert_msg(!wrong.pass, "check '%s' does not see what is wrong with %s", c->name, m->file);
+    struct outcome right = check_run(c, &(struct subject){ correct, m->dtype, false });
+    ck_assert_msg(right.pass, "check '%s' rejects the correct %s: %s", c->name, m->mimics, right.what);
+}
+END_TEST
+
+/* A check that no mutant needs may stay, but none may be so loose that it lets all of them pass. */
+START_TEST(test_check_catches_something)
+{
+    const struct check *c = &softmax_checks[_i];
+    for (int i = 0; i < mutant_count; i++) {
+        struct softmax_step step = mutants[i].step;
+        step.cpu_sum = step_named(mutants[i].mimics)->cpu_sum;
+        if (!mutants[i].gpu && !check_run(c, &(struct subject){ &step, mutants[i].dtype, false }).pass)
+            return;
+    }
+    ck_abort_msg("check '%s' catches none of %d mutants", c->name, mutant_count);
+}
+END_TEST
+
+Suite *mutants_suite(void)
+{
+    Suite *suite = suite_create("mutants");
+    TCase *caught = tcase_create("caught");
+    tcase_set_timeout(caught, 120);
+    tcase_add_loop_test(caught, test_mutant_is_caught, 0, mutant_count);
+    tcase_add_loop_test(caught, test_check_catches_something, 0, softmax_check_count);
+    suite_add_tcase(suite, caught);
+    return suite;
+}
