@@ -7,6 +7,7 @@
 #ifndef TYPES_H
 #define TYPES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +30,31 @@ typedef void softmax_bf16_cpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t c
 typedef void softmax_gpu_fn(float *y, const float *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
 typedef void softmax_fp16_gpu_fn(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
 typedef void softmax_bf16_gpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
+
+/*
+ * An attention problem. Q and O are (batch, heads, seq_q, dim), K and V (batch, kv_heads, seq_k, dim), all row-major: the layout of
+ * PyTorch's scaled_dot_product_attention. Query head h attends to key-value head h / (heads / kv_heads) (GQA).
+ *
+ * causal: query i sees key j if j <= i + seq_k - seq_q, so that the last query sees the last key (bottom-right alignment).
+ */
+struct attention {
+    int64_t batch, heads, kv_heads, seq_q, seq_k, dim;
+    bool causal;
+    float scale;  /* the scores are scale * Q K^T; usually 1 / sqrt(dim) */
+};
+
+/*
+ * O = softmax(scale Q K^T) V, the softmax along the keys. lse: (batch, heads, seq_q), the natural logarithm of the sum of
+ * exp(score) in fp32, or NULL when it is not wanted. A query that sees no key gets zeros and an lse of -inf.
+ */
+typedef void attention_cpu_fn(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p);
+typedef void attention_gpu_fn(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
+                              void *workspace, cudaStream_t stream);
+typedef void attention_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
+                                   void *workspace, cudaStream_t stream);
+typedef void attention_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
+                                   void *workspace, cudaStream_t stream);
+typedef size_t attention_workspace_fn(struct attention p, enum dtype dtype);
 
 typedef size_t workspace_fn(int64_t rows, int64_t cols, enum dtype dtype);
 

@@ -40,6 +40,21 @@ softmax_cpu_fn split_softmax_cpu;               softmax_gpu_fn split_softmax_gpu
 softmax_fp16_cpu_fn split_softmax_fp16_cpu;     softmax_fp16_gpu_fn split_softmax_fp16_gpu;
 softmax_bf16_cpu_fn split_softmax_bf16_cpu;     softmax_bf16_gpu_fn split_softmax_bf16_gpu;
 workspace_fn split_softmax_workspace;
+/* 07_standard_attention */
+attention_cpu_fn standard_attention_cpu;        attention_gpu_fn standard_attention_gpu;
+attention_workspace_fn standard_attention_workspace;
+/* 08_library_attention */
+attention_cpu_fn library_attention_cpu;         attention_gpu_fn library_attention_gpu;
+attention_fp16_gpu_fn library_attention_fp16_gpu; attention_bf16_gpu_fn library_attention_bf16_gpu;
+attention_workspace_fn library_attention_workspace;
+/* 09_fused_attention */
+attention_cpu_fn fused_attention_cpu;           attention_gpu_fn fused_attention_gpu;
+/* 10_flash_attention */
+attention_cpu_fn flash_attention_cpu;           attention_gpu_fn flash_attention_gpu;
+/* 11_tensor_core_attention */
+attention_fp16_gpu_fn tensor_core_attention_fp16_gpu; attention_bf16_gpu_fn tensor_core_attention_bf16_gpu;
+/* 12_pipelined_attention */
+attention_fp16_gpu_fn pipelined_attention_fp16_gpu; attention_bf16_gpu_fn pipelined_attention_bf16_gpu;
 
 #ifdef __cplusplus
 }
