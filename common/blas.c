@@ -1,8 +1,13 @@
-/* The matrix product of a CBLAS, or the news that there is none. See blas.h. */
+/* The matrix products of a CBLAS, or the news that there is none. See blas.h. */
 #include "blas.h"
 
 #ifdef USE_CBLAS
 #include <cblas.h>
+
+bool blas_available(void)
+{
+    return true;
+}
 
 bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k)
 {
@@ -10,11 +15,28 @@ bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k)
     return true;
 }
 
+bool blas_sgemm_transposed(float *c, const float *a, const float *b, int m, int n, int k, float alpha)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, alpha, a, k, b, k, 0.0f, c, n);
+    return true;
+}
+
 #else
+
+bool blas_available(void)
+{
+    return false;
+}
 
 bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k)
 {
     (void)c, (void)a, (void)b, (void)m, (void)n, (void)k;
+    return false;
+}
+
+bool blas_sgemm_transposed(float *c, const float *a, const float *b, int m, int n, int k, float alpha)
+{
+    (void)c, (void)a, (void)b, (void)m, (void)n, (void)k, (void)alpha;
     return false;
 }
 

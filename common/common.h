@@ -72,7 +72,8 @@ uint64_t random_bits(uint64_t seed, uint64_t index);                  /* 64 bits
 
 /* Families of inputs, each a function of (seed, row, col) alone: the same on every machine and for any thread count. */
 extern const char *const input_families; /* "normal, uniform, rising, ...": for messages */
-bool input_is_family(const char *name);
+extern const char *const attention_families;
+bool input_is_family(const char *name, bool attention);
 /* x: (rows, cols). `real` repeats the rows of tests/data/scores.npy, and refuses any other cols than those. */
 void input_fill(void *x, enum dtype dtype, int64_t rows, int64_t cols, const char *family, uint64_t seed);
 
@@ -80,20 +81,25 @@ void input_fill(void *x, enum dtype dtype, int64_t rows, int64_t cols, const cha
 struct npy input_matrix(const char *path, int64_t *rows, int64_t *cols);
 int64_t input_real_cols(void);
 
-/* Shapes that real models run; a list that ends with a NULL name. */
+/* Shapes that real models run; lists that end with a NULL name. */
 struct shape {
     const char *name;
-    int64_t rows, cols;
+    int64_t rows, cols;          /* of a softmax */
+    struct attention attention;  /* or this */
 };
-extern const struct shape softmax_shapes[];
+extern const struct shape softmax_shapes[], attention_shapes[];
 
 /* ---- options.c: the command line */
 
 struct options {
-    int64_t rows, cols;
+    bool is_attention;
+    int64_t rows, cols;             /* softmax */
+    struct attention attention;     /* attention; sizes that were not given are 0 */
     enum dtype dtype;
+    bool dtype_given, input_given, size_given;
     const char *input;              /* family, or "file" */
     const char *x_path, *out_path;
+    const char *q_path, *k_path, *v_path, *lse_path;
     int dims;                       /* of x_path's tensor, for out_path's; 0 without a file */
     int64_t shape[NPY_MAX_DIMS];
     bool cpu, gpu;                  /* devices asked for */
@@ -103,9 +109,16 @@ struct options {
     bool json, noise, sweep;
 };
 
-struct options options_parse(int argc, char **argv, const char *idea); /* usage_error when anything is wrong */
+struct options options_parse(int argc, char **argv, const char *idea, bool is_attention); /* usage_error when anything is wrong */
 struct buffer input_tensor(struct options *o);                        /* x, from a file or a family; sets the shape */
 void output_write(const struct options *o, const void *y);            /* y, in x's shape, to --out */
+
+/* Q, K and V of an attention problem. */
+struct qkv {
+    struct buffer q, k, v;
+};
+
+struct qkv input_qkv(struct options *o); /* from files or a family; sets o->attention's sizes when it is files */
 
 /* ---- reference.c: fp64, independent of every step */
 
@@ -118,6 +131,29 @@ struct row_facts {
 
 /* want: (cols) = softmax(x), x: (cols) of type dtype. Any NaN or +inf, or nothing but -inf: all NaN. */
 struct row_facts reference_softmax_row(double *want, const void *x, enum dtype dtype, int64_t cols);
+
+/*
+ * One query row of attention: q: (dim), K and V: (keys, dim), of type dtype; the first `visible` keys are seen. want: (dim) is set to
+ * the exact output, bound: (dim) to how far a step may be from it (docs/numerics.md). scratch: (2 visible). Returns lse, likewise.
+ */
+struct attention_row {
+    const void *q, *K, *V;
+    enum dtype dtype;
+    int64_t visible, dim;
+    double scale;
+};
+
+/* How a step rounds on the way, besides its fp32 arithmetic. */
+struct attention_rounding {
+    bool scores;   /* the scores are rounded to the 16-bit type */
+    bool weights;  /* so are the weights, exp(score - max), before they multiply V */
+};
+
+struct lse {
+    double want, bound;
+};
+
+struct lse reference_attention_row(double *want, double *bound, double *scratch, struct attention_row row, struct attention_rounding how);
 
 /* ---- verify.c: verdicts */
 
@@ -146,6 +182,11 @@ struct verdict {
  */
 struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
                               uint64_t seed);
+/*
+ * Compare O and lse with fp64 attention, in host memory. Query rows at random, and each row whose O is not finite. lse may be NULL.
+ */
+struct verdict verify_attention(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
+                                struct attention p, struct attention_rounding how, uint64_t seed);
 /* The bound on |got - want|. want: the exact value; below: the row's maximum minus x; spread: as in struct row_facts. */
 double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how);
 
@@ -240,6 +281,7 @@ struct before {
 };
 
 void report_tsv(const struct result *r);  /* appends to build/results.tsv (RESULTS overrides it); its first line names the columns */
+void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */
 bool report_step_before(const struct result *r, struct before *before); /* the last such run; false when there is none */
 FILE *open_whole(const char *path);       /* a file that appears only when it is whole; fatal when it cannot be written */
@@ -252,7 +294,7 @@ struct softmax_step {
     const char *name;                    /* the folder */
     const char *idea;                    /* one line */
     double reads, writes;                /* trips over the tensor: predicted DRAM traffic */
-    double exps;                         /* exponentials per element */
+    double exps, gpu_exps;               /* exponentials per element; on a GPU, where that differs */
     struct rounding cpu_sum, gpu_sum;    /* how a row is added up */
     softmax_cpu_fn *cpu;                 /* NULL where the step has no such version */
     softmax_gpu_fn *gpu;
@@ -266,6 +308,38 @@ struct softmax_step {
 
 /* main() of a softmax step: parse, fill, run, verify, time, report on every device asked for. Returns the exit status. */
 int softmax_main(const struct softmax_step *step, int argc, char **argv);
+
+/* ---- attention.c: an attention step's program */
+
+/* What a step is predicted to move and to compute on a problem. */
+struct attention_cost {
+    double bytes;  /* DRAM traffic */
+    double exps;
+};
+
+/* One attention step: what it claims, and the functions that are held to it. */
+struct attention_step {
+    const char *name, *idea;
+    struct attention_cost (*predict)(struct attention p, enum dtype dtype);
+    attention_cpu_fn *cpu;               /* NULL where the step has no such version */
+    attention_gpu_fn *gpu;
+    attention_fp16_gpu_fn *gpu_fp16;
+    attention_bf16_gpu_fn *gpu_bf16;
+    attention_workspace_fn *workspace;   /* bytes of zeroed workspace that the GPU version wants; NULL: none */
+    struct attention_rounding rounding;  /* of the 16-bit versions */
+    int capability;                      /* the GPU it needs: 80 for sm_80; 0: any */
+    const int *dims;                     /* head dimensions that it takes, ending with 0; NULL: 1 to 256 */
+    bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
+};
+
+/* main() of an attention step. Returns the exit status. */
+int attention_main(const struct attention_step *step, int argc, char **argv);
+
+/* Q, K, V and O, once each: what any attention must move at least. */
+double attention_bytes(struct attention p, enum dtype dtype);
+/* Pairs of a query and a key that it sees: batch * heads * seq_q * seq_k, or fewer with a causal mask. */
+double attention_pairs(struct attention p);
+int64_t attention_visible(struct attention p, int64_t query); /* the number of keys that it sees: the first so many */
 
 /* ---- ruler.c: step 00's program */
 

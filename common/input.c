@@ -12,6 +12,9 @@
 #define PI 3.14159265358979f
 #define SWING 320.0f    /* rising and falling rows run from one to the other end of +-SWING: further than exp reaches in fp32 */
 #define REAL_SCORES "tests/data/scores.npy"
+#define REAL_Q "tests/data/q.npy"
+#define REAL_K "tests/data/k.npy"
+#define REAL_V "tests/data/v.npy"
 
 /* Random bits that depend on (seed, index) alone: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014). */
 uint64_t random_bits(uint64_t seed, uint64_t index)
@@ -43,12 +46,14 @@ static float rising(uint64_t bits, int64_t col, int64_t cols)
 
 /* One place for all families, so that the list and what it means cannot differ. */
 static const char *const families[] = {
-    "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "shifted", "far", "masked", "empty", "nan", "real",
+    "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "shifted", "far", "masked", "empty", "nan", "real", "large",
 };
-enum family { NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL };
+enum family { NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL, LARGE };
 
 const char *const input_families =
     "normal, uniform, rising, falling, adversarial, equal, peak, shifted, far, masked, empty, nan, real";
+
+const char *const attention_families = "normal, uniform, rising, falling, adversarial, equal, peak, large, real";
 
 static int family_of(const char *name)
 {
@@ -58,9 +63,19 @@ static int family_of(const char *name)
     return -1;
 }
 
-bool input_is_family(const char *name)
+/* Whether `name` is a word of a list such as "normal, uniform, real". */
+static bool listed(const char *name, const char *list)
 {
-    return family_of(name) >= 0;
+    size_t length = strlen(name);
+    for (const char *at = list; length && (at = strstr(at, name)); at += length)
+        if ((at == list || at[-1] == ' ') && (at[length] == ',' || at[length] == '\0'))
+            return true;
+    return false;
+}
+
+bool input_is_family(const char *name, bool attention)
+{
+    return listed(name, attention ? attention_families : input_families);
 }
 
 static float value(enum family family, uint64_t seed, int64_t row, int64_t col, int64_t cols)
@@ -185,12 +200,139 @@ int64_t input_real_cols(void)
 
 /* The softmaxes of real models: one layer's attention scores (heads x queries rows, keys columns), and vocabulary logits. */
 const struct shape softmax_shapes[] = {
-    { "gpt2-scores", 12 * 1024, 1024 },          /* GPT-2 small: 12 heads, 1024 tokens */
-    { "gpt2-logits", 1024, 50257 },              /* 1024 tokens, vocabulary of 50257 */
-    { "bert-scores", 8 * 12 * 512, 512 },        /* BERT base: batch of 8, 12 heads, 512 tokens */
-    { "llama3-8b-scores", 32 * 512, 8192 },      /* Llama 3 8B: 32 heads, 512 queries of a prompt against 8192 keys */
-    { "llama3-8b-logits", 1024, 128256 },        /* 1024 tokens, vocabulary of 128256 */
-    { "llama3.1-8b-scores", 32 * 32, 131072 },   /* 32 heads, 32 queries against the whole context of 128 Ki */
-    { "one-row", 1, 16 << 20 },                  /* no model's: the longest row of the course, alone */
-    { NULL, 0, 0 },
+    { .name = "gpt2-scores", .rows = 12 * 1024, .cols = 1024 },          /* GPT-2 small: 12 heads, 1024 tokens */
+    { .name = "gpt2-logits", .rows = 1024, .cols = 50257 },              /* 1024 tokens, vocabulary of 50257 */
+    { .name = "bert-scores", .rows = 8 * 12 * 512, .cols = 512 },        /* BERT base: batch of 8, 12 heads, 512 tokens */
+    { .name = "llama3-8b-scores", .rows = 32 * 512, .cols = 8192 },      /* Llama 3 8B: 32 heads, 512 queries of a prompt against 8192 keys */
+    { .name = "llama3-8b-logits", .rows = 1024, .cols = 128256 },        /* 1024 tokens, vocabulary of 128256 */
+    { .name = "llama3.1-8b-scores", .rows = 32 * 32, .cols = 131072 },   /* 32 heads, 32 queries against the whole context of 128 Ki */
+    { .name = "one-row", .rows = 1, .cols = 16 << 20 },                  /* no model's: the longest row of the course, alone */
+    { .name = NULL },
 };
+
+/* Attention as real models run it: { batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale (0: 1 / sqrt(dim)) }. */
+const struct shape attention_shapes[] = {
+    { .name = "gpt2", .attention = { 1, 12, 12, 1024, 1024, 64, true, 0 } },             /* GPT-2 small, its whole context */
+    { .name = "bert", .attention = { 8, 12, 12, 512, 512, 64, false, 0 } },              /* BERT base, a batch of 8 */
+    { .name = "vit-l", .attention = { 8, 16, 16, 577, 577, 64, false, 0 } },             /* ViT-L/16 at 384 pixels: a ragged length */
+    { .name = "whisper-cross", .attention = { 1, 20, 20, 448, 1500, 64, false, 0 } },    /* Whisper large: text looks at sound */
+    { .name = "llama3-8b", .attention = { 1, 32, 8, 8192, 8192, 128, true, 0 } },        /* Llama 3 8B, its whole context */
+    { .name = "llama3-8b-turn", .attention = { 1, 32, 8, 512, 8192, 128, true, 0 } },    /* 512 new tokens after 7680 old ones */
+    { .name = "llama3-8b-token", .attention = { 1, 32, 8, 1, 8192, 128, true, 0 } },     /* one new token */
+    { .name = NULL },
+};
+
+/* ---- Q, K, V */
+
+#define HIGH 64.0f  /* a query's first coordinates; times a key's, 40, and 1/8: scores reach +-320 at dim 64, as SWING has it */
+#define WIDE 40.0f
+
+static double scale_of(const struct attention *p)
+{
+    return p->scale != 0 ? p->scale : 1 / sqrt((double)p->dim);
+}
+
+/* The coordinate of a query that its kind is steered by; the others are left as they are. */
+static float query_value(enum family family, int64_t query, int64_t i, float plain, float high)
+{
+    static const enum family turns[] = { RISING, FALLING, FAR, NORMAL };
+    if (family == ADVERSARIAL)
+        family = turns[query % 4];
+    switch (family) {
+    case RISING:  return i == 0 ? high : i == 1 ? 0 : 0.1f * plain;
+    case FALLING: return i == 0 ? -high : i == 1 ? 0 : 0.1f * plain;
+    case FAR:     return i == 0 ? 0 : i == 1 ? -high : 0.1f * plain; /* all scores lie around -320 */
+    case NORMAL:  return i < 2 ? 0 : plain;
+    default:      return plain;
+    }
+}
+
+/*
+ * Scores rise or fall along the keys because a key's first coordinate rises from -WIDE to WIDE, and a query's is +-high; its second
+ * is WIDE in all keys, which moves all scores of a query alike.
+ */
+static void fill_qkv(struct qkv *t, enum dtype dtype, const struct attention *p, enum family family, uint64_t seed)
+{
+    bool steered = family == RISING || family == FALLING || family == ADVERSARIAL;
+    float high = HIGH * 0.125f / (float)scale_of(p), q_scale = family == LARGE ? 5 : 1, kv_scale = family == LARGE ? 3 : 1;
+#pragma omp parallel for
+    for (int64_t row = 0; row < p->batch * p->heads * p->seq_q; row++)
+        for (int64_t i = 0; i < p->dim; i++) {
+            float plain = family == UNIFORM ? uniform(random_bits(seed, (uint64_t)(row * p->dim + i)))
+                                            : normal(random_bits(seed, (uint64_t)(row * p->dim + i)));
+            element_set(t->q.data, dtype, row * p->dim + i,
+                        steered ? query_value(family, row % p->seq_q, i, plain, high) : q_scale * plain);
+        }
+#pragma omp parallel for
+    for (int64_t row = 0; row < p->batch * p->kv_heads * p->seq_k; row++)
+        for (int64_t i = 0; i < p->dim; i++) {
+            int64_t key = row % p->seq_k, at = (family == EQUAL ? 0 : row) * p->dim + i;
+            float k = normal(random_bits(seed + 1, (uint64_t)at)), v = normal(random_bits(seed + 2, (uint64_t)(row * p->dim + i)));
+            if (family == UNIFORM)
+                k = uniform(random_bits(seed + 1, (uint64_t)at)), v = uniform(random_bits(seed + 2, (uint64_t)(row * p->dim + i)));
+            if (steered && i == 0)
+                k = WIDE * (p->seq_k > 1 ? 2 * (float)key / (float)(p->seq_k - 1) - 1 : 1);
+            if (steered && i == 1)
+                k = WIDE;
+            if (family == PEAK && key == p->seq_k / 3)
+                k *= 20; /* one key that dominates half of the queries */
+            element_set(t->k.data, dtype, row * p->dim + i, kv_scale * k);
+            element_set(t->v.data, dtype, row * p->dim + i, kv_scale * v);
+        }
+}
+
+/* One tensor of (batch, heads, tokens, dim) from a file; its sizes are put into shape: (4). */
+static struct buffer tensor_from(const char *path, enum dtype dtype, int64_t *shape)
+{
+    struct npy file;
+    char why[512];
+    if (npy_read(path, &file, why, sizeof why))
+        fatal("%s", why);
+    if (file.dims != 4)
+        fatal("%s: it has %d axes; 4 are needed, (batch, heads, tokens, dim)", path, file.dims);
+    int64_t elements = 1;
+    for (int d = 0; d < 4; d++)
+        elements *= shape[d] = file.shape[d];
+    if (elements == 0)
+        fatal("%s: it has no elements; every size must be at least 1", path);
+    struct buffer b = buffer_new((size_t)elements * dtype_bytes(dtype), false);
+    for (int64_t i = 0; i < elements; i++)
+        element_set(b.data, dtype, i, (float)element(file.data, file.dtype, i));
+    free(file.data);
+    return b;
+}
+
+static struct qkv from_files(struct options *o, const char *q_path, const char *k_path, const char *v_path)
+{
+    int64_t q[4], k[4], v[4];
+    struct qkv t = { tensor_from(q_path, o->dtype, q), tensor_from(k_path, o->dtype, k), tensor_from(v_path, o->dtype, v) };
+    if (memcmp(k, v, sizeof k))
+        fatal("%s: its shape is not that of %s", v_path, k_path);
+    if (q[0] != k[0] || q[3] != k[3] || q[1] % k[1])
+        fatal("%s: (%lld, %lld, %lld, %lld) does not fit Q's (%lld, %lld, %lld, %lld): batch and dim must be the same, and Q's heads a multiple",
+              k_path, (long long)k[0], (long long)k[1], (long long)k[2], (long long)k[3], (long long)q[0], (long long)q[1], (long long)q[2],
+              (long long)q[3]);
+    o->attention = (struct attention){ q[0], q[1], k[1], q[2], k[2], q[3], o->attention.causal, 0 };
+    return t;
+}
+
+struct qkv input_qkv(struct options *o)
+{
+    struct attention *p = &o->attention;
+    if (o->q_path || strcmp(o->input, "real") == 0) {
+        if (!o->q_path && o->size_given)
+            usage_error("--input real: it has a shape of its own; leave out sizes and --shape");
+        struct qkv t = o->q_path ? from_files(o, o->q_path, o->k_path, o->v_path) : from_files(o, REAL_Q, REAL_K, REAL_V);
+        if (o->q_path)
+            o->input = "file";
+        return t;
+    }
+    size_t size = dtype_bytes(o->dtype);
+    struct qkv t = {
+        buffer_new((size_t)(p->batch * p->heads * p->seq_q * p->dim) * size, false),
+        buffer_new((size_t)(p->batch * p->kv_heads * p->seq_k * p->dim) * size, false),
+        buffer_new((size_t)(p->batch * p->kv_heads * p->seq_k * p->dim) * size, false),
+    };
+    fill_qkv(&t, o->dtype, p, (enum family)family_of(o->input), o->seed);
+    return t;
+}

@@ -12,36 +12,55 @@
 #define DEFAULT_ELEMENTS ((int64_t)DEFAULT_ROWS * DEFAULT_COLS)
 #define MAX_THREADS 4096
 
-static const char help[] =
-    "  --rows N --cols N   shape of x; Ki, Mi and Gi may follow a number   (default 16384 x 8192)\n"
+static const char softmax_help[] =
+    "  --rows N --cols N   shape of x; Ki, Mi and Gi may follow a number    (default 16384 x 8192)\n"
     "  --shape NAME        or a named shape:%s\n"
     "  --dtype TYPE        fp32, fp16 or bf16, where the step has them      (default fp32)\n"
     "  --input FAMILY      %s\n"
     "                                                                       (default normal)\n"
     "  --x FILE.npy        or a tensor of yours: fp16, fp32 or fp64, the last axis is softmaxed\n"
     "  --out FILE.npy      write y there\n"
+    "  --sweep             every row length from 128 to 16 Mi, with rows x cols as it is, a line each\n";
+static const char attention_help[] =
+    "  --batch N --heads N --kv-heads N --dim N                             (default 1, 32, heads, 64)\n"
+    "  --seq-q N --seq-k N queries and keys a head; --seq N sets both       (default 4096 on a GPU, 1024 on a CPU)\n"
+    "  --causal            query i sees key j if j <= i + seq_k - seq_q\n"
+    "  --shape NAME        or a named shape:%s\n"
+    "  --dtype TYPE        fp32, fp16 or bf16, where the step has them      (default: the first it has)\n"
+    "  --input FAMILY      %s\n"
+    "                                                                       (default normal)\n"
+    "  --q, --k, --v FILE.npy   or tensors of yours, all three: (batch, heads, tokens, dim)\n"
+    "  --out FILE.npy      write O there\n"
+    "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
+    "  --sweep             every length from 512 to 16 Ki, with tokens in all as they are, a line each\n";
+static const char common_help[] =
     "  --device WHICH      cpu, gpu or all                                  (default all)\n"
     "  --threads N         CPU threads                                      (default: all)\n"
     "  --seed N            of the random numbers                            (default 1)\n"
     "  --reps N            timed runs                                       (default: what fits --budget)\n"
     "  --budget SECONDS    time to spend on timing, per device              (default 2)\n"
-    "  --sweep             every row length from 128 to 16 Mi, with rows x cols as it is, a line each\n"
     "  --noise             time the step against itself: smaller differences mean nothing\n"
     "  --json              one JSON object per device instead of text\n"
     "  --help              this\n";
 
-enum { ROWS, COLS, SHAPE, DTYPE, INPUT, X, OUT, DEVICE, THREADS, SEED, REPS, BUDGET, SWEEP, NOISE, JSON, HELP };
+enum {
+    ROWS, COLS, X,                                                          /* softmax */
+    BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, Q, K, V, LSE,   /* attention */
+    SHAPE, DTYPE, INPUT, OUT, SWEEP, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
+};
 
-static const struct option options[] = {
-    { "rows", required_argument, NULL, ROWS },       { "cols", required_argument, NULL, COLS },
-    { "shape", required_argument, NULL, SHAPE },     { "dtype", required_argument, NULL, DTYPE },
-    { "input", required_argument, NULL, INPUT },     { "x", required_argument, NULL, X },
-    { "out", required_argument, NULL, OUT },         { "device", required_argument, NULL, DEVICE },
-    { "threads", required_argument, NULL, THREADS }, { "seed", required_argument, NULL, SEED },
-    { "reps", required_argument, NULL, REPS },       { "budget", required_argument, NULL, BUDGET },
-    { "sweep", no_argument, NULL, SWEEP },           { "noise", no_argument, NULL, NOISE },
-    { "json", no_argument, NULL, JSON },             { "help", no_argument, NULL, HELP },
-    { NULL, 0, NULL, 0 },
+#define VALUE(name, code) { name, required_argument, NULL, code }
+#define FLAG(name, code) { name, no_argument, NULL, code }
+#define SHARED                                                                                                         \
+    VALUE("shape", SHAPE), VALUE("dtype", DTYPE), VALUE("input", INPUT), VALUE("out", OUT), FLAG("sweep", SWEEP),      \
+    VALUE("device", DEVICE), VALUE("threads", THREADS), VALUE("seed", SEED), VALUE("reps", REPS),                      \
+    VALUE("budget", BUDGET), FLAG("noise", NOISE), FLAG("json", JSON), FLAG("help", HELP), { NULL, 0, NULL, 0 }
+
+static const struct option softmax_options[] = { VALUE("rows", ROWS), VALUE("cols", COLS), VALUE("x", X), SHARED };
+static const struct option attention_options[] = {
+    VALUE("batch", BATCH), VALUE("heads", HEADS), VALUE("kv-heads", KV_HEADS), VALUE("seq", SEQ), VALUE("seq-q", SEQ_Q),
+    VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("q", Q), VALUE("k", K), VALUE("v", V),
+    VALUE("lse", LSE), SHARED,
 };
 
 /* A whole number from low to high, perhaps with Ki, Mi or Gi behind it. */
@@ -75,26 +94,32 @@ static enum dtype dtype_of(const char *text)
     usage_error("--dtype '%s': fp32, fp16 and bf16 are allowed", text);
 }
 
-/* " name (rows x cols), ..." of all named shapes */
-static const char *shape_list(void)
+static const struct shape *shapes_of(const struct options *o)
+{
+    return o->is_attention ? attention_shapes : softmax_shapes;
+}
+
+/* " name, name, ..." of all named shapes */
+static const char *shape_list(const struct options *o)
 {
     static char list[1024];
     size_t at = 0;
     list[0] = '\0';
-    for (const struct shape *s = softmax_shapes; s->name && at < sizeof list; s++)
+    for (const struct shape *s = shapes_of(o); s->name && at < sizeof list; s++)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s %s", at ? "," : "", s->name);
     return list;
 }
 
 static void set_shape(struct options *o, const char *name)
 {
-    for (const struct shape *s = softmax_shapes; s->name; s++)
+    for (const struct shape *s = shapes_of(o); s->name; s++)
         if (strcmp(s->name, name) == 0) {
             o->rows = s->rows;
             o->cols = s->cols;
+            o->attention = s->attention;
             return;
         }
-    usage_error("--shape '%s': these are allowed:%s", name, shape_list());
+    usage_error("--shape '%s': these are allowed:%s", name, shape_list(o));
 }
 
 static void set_device(struct options *o, const char *text)
@@ -105,81 +130,110 @@ static void set_device(struct options *o, const char *text)
         usage_error("--device '%s': cpu, gpu and all are allowed", text);
 }
 
-static void print_help(const char *program, const char *idea)
+static void set_input(struct options *o, const char *name)
+{
+    if (!input_is_family(name, o->is_attention))
+        usage_error("--input '%s': these are allowed: %s", name, o->is_attention ? attention_families : input_families);
+    o->input = name;
+    o->input_given = true;
+}
+
+static void print_help(const struct options *o, const char *program, const char *idea)
 {
     printf("%s: %s\n\n", program, idea);
-    printf(help, shape_list(), input_families);
+    if (o->is_attention)
+        printf(attention_help, shape_list(o), attention_families);
+    else
+        printf(softmax_help, shape_list(o), input_families);
+    fputs(common_help, stdout);
 }
 
 static void parse_one(struct options *o, int option, const char *arg)
 {
+    struct attention *p = &o->attention;
     switch (option) {
-    case ROWS:    o->rows = whole("rows", arg, 1, INT64_MAX); break;
-    case COLS:    o->cols = whole("cols", arg, 1, INT64_MAX); break;
-    case SHAPE:   set_shape(o, arg); break;
-    case DTYPE:   o->dtype = dtype_of(arg); break;
-    case X:       o->x_path = arg; break;
-    case OUT:     o->out_path = arg; break;
-    case DEVICE:  set_device(o, arg); break;
-    case THREADS: o->threads = (int)whole("threads", arg, 1, MAX_THREADS); break;
-    case SEED:    o->seed = (uint64_t)whole("seed", arg, 0, INT64_MAX); break;
-    case REPS:    o->reps = (int)whole("reps", arg, 1, 100000); break;
-    case BUDGET:  o->budget = seconds(arg); break;
-    case SWEEP:   o->sweep = true; break;
-    case NOISE:   o->noise = true; break;
-    case JSON:    o->json = true; break;
-    case INPUT:
-        if (!input_is_family(arg))
-            usage_error("--input '%s': these are allowed: %s", arg, input_families);
-        o->input = arg;
-        break;
+    case ROWS:     o->rows = whole("rows", arg, 1, INT64_MAX); break;
+    case COLS:     o->cols = whole("cols", arg, 1, INT64_MAX); break;
+    case X:        o->x_path = arg; break;
+    case BATCH:    p->batch = whole("batch", arg, 1, INT32_MAX); break;
+    case HEADS:    p->heads = whole("heads", arg, 1, INT32_MAX); break;
+    case KV_HEADS: p->kv_heads = whole("kv-heads", arg, 1, INT32_MAX); break;
+    case SEQ:      p->seq_q = p->seq_k = whole("seq", arg, 1, INT32_MAX); break;
+    case SEQ_Q:    p->seq_q = whole("seq-q", arg, 1, INT32_MAX); break;
+    case SEQ_K:    p->seq_k = whole("seq-k", arg, 1, INT32_MAX); break;
+    case DIM:      p->dim = whole("dim", arg, 1, 256); break;
+    case CAUSAL:   p->causal = true; break;
+    case Q:        o->q_path = arg; break;
+    case K:        o->k_path = arg; break;
+    case V:        o->v_path = arg; break;
+    case LSE:      o->lse_path = arg; break;
+    case SHAPE:    set_shape(o, arg); break;
+    case DTYPE:    o->dtype = dtype_of(arg), o->dtype_given = true; break;
+    case INPUT:    set_input(o, arg); break;
+    case OUT:      o->out_path = arg; break;
+    case DEVICE:   set_device(o, arg); break;
+    case THREADS:  o->threads = (int)whole("threads", arg, 1, MAX_THREADS); break;
+    case SEED:     o->seed = (uint64_t)whole("seed", arg, 0, INT64_MAX); break;
+    case REPS:     o->reps = (int)whole("reps", arg, 1, 100000); break;
+    case BUDGET:   o->budget = seconds(arg); break;
+    case SWEEP:    o->sweep = true; break;
+    case NOISE:    o->noise = true; break;
+    case JSON:     o->json = true; break;
     }
+    o->size_given |= option == ROWS || option == COLS || option == SHAPE || (option >= BATCH && option <= DIM);
 }
 
-/* Sizes that were not given, and combinations that make no sense. */
-static void complete(struct options *o, bool input_given, bool size_given)
+/* What makes no sense together. */
+static void check(const struct options *o)
 {
-    if (o->out_path && o->cpu && o->gpu && gpu_count() > 0)
-        usage_error("--out '%s': both devices would write it; choose --device cpu or --device gpu", o->out_path);
-    if (o->x_path && (input_given || size_given))
-        usage_error("--x '%s': the file is the input and its shape the shape; leave out --rows, --cols, --shape and --input", o->x_path);
-    if (o->sweep && (o->x_path || o->out_path))
-        usage_error("--sweep: it makes its own shapes; leave out --x and --out");
+    const char *file = o->x_path ? o->x_path : o->q_path, *out = o->out_path ? o->out_path : o->lse_path;
+    if (o->gpu && !o->cpu && gpu_count() == 0)
+        fatal("--device gpu: %s", gpu_missing());
+    if (out && o->cpu && o->gpu && gpu_count() > 0)
+        usage_error("'%s': both devices would write it; choose --device cpu or --device gpu", out);
+    if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
+        usage_error("--q, --k, --v: all three are needed, or none");
+    if (file && (o->input_given || o->size_given))
+        usage_error("'%s': the file is the input and its shape the shape; leave out sizes, --shape and --input", file);
+    if (o->sweep && (file || out))
+        usage_error("--sweep: it makes its own shapes; leave out files");
+    if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))
+        usage_error("--sweep --input '%s': normal and uniform are allowed, which are the same numbers in every shape", o->input);
+}
+
+/* Sizes that were not given. */
+static void complete_softmax(struct options *o)
+{
     if (o->x_path)
         return;
     if (!o->cols)
         o->cols = strcmp(o->input, "real") == 0 ? input_real_cols() : DEFAULT_COLS;
     if (!o->rows)
         o->rows = DEFAULT_ELEMENTS / o->cols > 0 ? DEFAULT_ELEMENTS / o->cols : 1;
-    if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))
-        usage_error("--sweep --input '%s': normal and uniform are allowed, which are the same numbers in every shape", o->input);
     int64_t elements, bytes;
     if (__builtin_mul_overflow(o->rows, o->cols, &elements) || __builtin_mul_overflow(elements, 8, &bytes))
         usage_error("--rows %lld --cols %lld: their product is allowed up to 2^60 elements", (long long)o->rows, (long long)o->cols);
 }
 
-struct options options_parse(int argc, char **argv, const char *idea)
+struct options options_parse(int argc, char **argv, const char *idea, bool is_attention)
 {
-    struct options o = { .dtype = FP32, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2 };
-    bool input_given = false, size_given = false;
+    struct options o = { .is_attention = is_attention, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2 };
     opterr = 0;
-    for (int option; (option = getopt_long(argc, argv, ":", options, NULL)) != -1;) {
+    for (int option; (option = getopt_long(argc, argv, ":", is_attention ? attention_options : softmax_options, NULL)) != -1;) {
         if (option == HELP) {
-            print_help(argv[0], idea);
+            print_help(&o, argv[0], idea);
             exit(0);
         }
         if (option == '?')
             usage_error("unknown option '%s'; --help lists what is allowed", argv[optind - 1]);
         if (option == ':')
             usage_error("%s: a value must follow; --help tells which", argv[optind - 1]);
-        input_given |= option == INPUT;
-        size_given |= option == ROWS || option == COLS || option == SHAPE;
         parse_one(&o, option, optarg);
     }
     if (optind < argc)
         usage_error("'%s': only options are allowed; --help lists them", argv[optind]);
-    if (o.gpu && !o.cpu && gpu_count() == 0)
-        fatal("--device gpu: %s", gpu_missing());
-    complete(&o, input_given, size_given);
+    check(&o);
+    if (!is_attention)
+        complete_softmax(&o);
     return o;
 }

@@ -44,3 +44,45 @@ struct row_facts reference_softmax_row(double *want, const void *x, enum dtype d
         want[col] /= sum;
     return (struct row_facts){ max, weighted / sum };
 }
+
+struct lse reference_attention_row(double *want, double *bound, double *scratch, struct attention_row row, struct attention_rounding how)
+{
+    const double unit = 0x1p-24, unit16 = row.dtype == FP16 ? 0x1p-11 : row.dtype == BF16 ? 0x1p-8 : 0;
+    double max = -INFINITY, sum = 0, doubt = 0;
+    double *error = scratch + row.visible; /* of each score, as the bound has it */
+    for (int64_t key = 0; key < row.visible; key++) {
+        double dot = 0, size = 0;
+        for (int64_t i = 0; i < row.dim; i++) {
+            double product = element(row.q, row.dtype, i) * element(row.K, row.dtype, key * row.dim + i);
+            dot += product;
+            size += fabs(product);
+        }
+        scratch[key] = dot * row.scale;
+        error[key] = 2 * ((double)row.dim + 4) * unit * size * fabs(row.scale) + (how.scores ? unit16 * fabs(scratch[key]) : 0);
+        if (!(scratch[key] <= max)) /* a NaN gets through, and stays */
+            max = isnan(max) ? max : scratch[key];
+    }
+    for (int64_t i = 0; i < row.dim; i++)
+        want[i] = bound[i] = 0;
+    if (max == -INFINITY) /* nothing to attend to */
+        return (struct lse){ -INFINITY, 0 };
+    for (int64_t key = 0; key < row.visible; key++) {
+        double below = max - scratch[key], weight = exp(-below);
+        error[key] += (3 * below + 4) * unit;
+        scratch[key] = weight;
+        sum += weight;
+        doubt += weight > 0 ? weight * error[key] : 0;
+    }
+    /* O_i = sum of p v: each p is off by its own error, the sum's, and its rounding; and each addition of the two sums counts. */
+    double chain = 2 * ((double)row.visible + 32) * unit;
+    for (int64_t key = 0; key < row.visible; key++)
+        for (int64_t i = 0; i < row.dim && scratch[key] != 0; i++) {
+            double term = scratch[key] / sum * element(row.V, row.dtype, key * row.dim + i);
+            want[i] += term;
+            bound[i] += fabs(term) * (error[key] + doubt / sum + 2 * chain + (how.weights ? unit16 : 0));
+        }
+    for (int64_t i = 0; i < row.dim; i++)
+        bound[i] += fabs(want[i]) * unit16 + 0x1p-126 + (row.dtype == FP16 ? 0x1p-25 : 0);
+    double lse = max + log(sum);
+    return (struct lse){ lse, doubt / sum + chain + 8 * unit * (fabs(lse) + 1) };
+}

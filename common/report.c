@@ -111,6 +111,12 @@ static int fields_of(const struct result *r, struct field *f)
     return sizeof all / sizeof all[0];
 }
 
+void print_bytes(double bytes)
+{
+    int unit = bytes >= 1e12 ? 4 : bytes >= 1e9 ? 3 : bytes >= 1e6 ? 2 : bytes >= 1e3 ? 1 : 0;
+    printf("%.3g %s", bytes / pow(1e3, unit), (const char *const[]){ "B", "KB", "MB", "GB", "TB" }[unit]);
+}
+
 void report_tsv(const struct result *r)
 {
     struct field f[MAX_FIELDS];

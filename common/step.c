@@ -71,12 +71,6 @@ static void (*const run_copy_gpu)(void *) = NULL;
 
 /* ---- what is printed */
 
-static void print_size(double bytes)
-{
-    int unit = bytes >= 1e12 ? 4 : bytes >= 1e9 ? 3 : bytes >= 1e6 ? 2 : bytes >= 1e3 ? 1 : 0;
-    printf("%.3g %s", bytes / pow(1e3, unit), (const char *const[]){ "B", "KB", "MB", "GB", "TB" }[unit]);
-}
-
 static void print_header(const struct softmax_step *step, const struct options *o)
 {
     printf("%s: %s\n", step->name, step->idea);
@@ -84,7 +78,7 @@ static void print_header(const struct softmax_step *step, const struct options *
     if (!o->x_path && strcmp(o->input, "real"))
         printf(", seed %llu", (unsigned long long)o->seed);
     printf("; ");
-    print_size((double)o->rows * (double)o->cols * (double)dtype_bytes(o->dtype));
+    print_bytes((double)o->rows * (double)o->cols * (double)dtype_bytes(o->dtype));
     printf(" to read and as much to write\n");
 }
 
@@ -116,9 +110,10 @@ static void print_result(const struct softmax_step *step, const struct result *r
            r->time.p10, r->time.p90, copy->median);
     printf("    predicted   %g read%s + %g write%s = ", step->reads, step->reads == 1 ? "" : "s", step->writes,
            step->writes == 1 ? "" : "s");
-    print_size(r->predicted_bytes);
+    print_bytes(r->predicted_bytes);
     printf(", at %.4g GB/s%s; %g exps an element\n", predicted_gbs,
-           predicted_gbs > 1.02 * r->copy_gbs ? " (faster than a copy: caches served some of it)" : "", step->exps);
+           predicted_gbs > 1.02 * r->copy_gbs ? " (faster than a copy: caches served some of it)" : "",
+           r->exps / (double)r->rows / (double)r->cols);
     printf("    bandwidth   %.4g GB/s effective, read once + written once; a copy %.4g GB/s\n",
            r->useful_bytes / r->time.median * 1e-6, r->copy_gbs);
     printf("    ceiling     %.0f %% of the tightest, %s\n", r->percent, r->ceiling);
@@ -212,7 +207,7 @@ static bool run_shape(const struct softmax_step *step, const struct options *o, 
         .threads = t->gpu ? 0 : cpu_threads(),
         .useful_bytes = 2 * bytes,
         .predicted_bytes = (step->reads + step->writes) * bytes,
-        .exps = step->exps * (double)o->rows * (double)o->cols,
+        .exps = (t->gpu && step->gpu_exps ? step->gpu_exps : step->exps) * (double)o->rows * (double)o->cols,
         .verdict = judge(&job, o, t),
     };
     if (o->out_path)
@@ -274,7 +269,7 @@ static bool available(const struct softmax_step *step, const struct options *o, 
 
 int softmax_main(const struct softmax_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea);
+    struct options o = options_parse(argc, argv, step->idea, false);
     if (!has(step, o.dtype, false) && !has(step, o.dtype, true))
         usage_error("--dtype %s: %s takes fp32 only; steps 05 and 06 take fp16 and bf16 too", dtype_name(o.dtype), step->name);
     if (o.threads)

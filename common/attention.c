@@ -1,0 +1,356 @@
+/* An attention step's program: run it on every device asked for, hold it to what it claims, and report. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+#include "steps.h"
+
+#define DEFAULT_HEADS 16
+#define DEFAULT_SEQ 2048
+#define DEFAULT_DIM 64
+#define SWEEP_FROM 512      /* tokens: --sweep starts here, */
+#define SWEEP_TO 16384      /* doubles them, and ends here; batch * tokens stays what it is */
+
+int64_t attention_visible(struct attention p, int64_t query)
+{
+    if (!p.causal)
+        return p.seq_k;
+    int64_t visible = query + 1 + p.seq_k - p.seq_q;
+    return visible < 0 ? 0 : visible < p.seq_k ? visible : p.seq_k;
+}
+
+double attention_pairs(struct attention p)
+{
+    double pairs = 0;
+    for (int64_t query = 0; query < p.seq_q; query++)
+        pairs += (double)attention_visible(p, query);
+    return (double)p.batch * (double)p.heads * pairs;
+}
+
+double attention_bytes(struct attention p, enum dtype dtype)
+{
+    double queries = (double)p.batch * (double)p.heads * (double)p.seq_q, keys = (double)p.batch * (double)p.kv_heads * (double)p.seq_k;
+    return 2 * (queries + keys) * (double)p.dim * (double)dtype_bytes(dtype);
+}
+
+/* One call of the step. */
+struct job {
+    const struct attention_step *step;
+    enum dtype dtype;
+    struct attention p;
+    void *O;
+    float *lse;
+    const void *Q, *K, *V;
+    void *workspace;
+};
+
+static bool has(const struct attention_step *s, enum dtype dtype, bool gpu)
+{
+    switch (dtype) {
+    case FP16: return gpu && s->gpu_fp16;
+    case BF16: return gpu && s->gpu_bf16;
+    default:   return gpu ? s->gpu != NULL : s->cpu != NULL;
+    }
+}
+
+static void run_cpu(void *arg)
+{
+    const struct job *j = arg;
+    j->step->cpu(j->O, j->lse, j->Q, j->K, j->V, j->p);
+}
+
+static void run_gpu(void *arg)
+{
+    const struct job *j = arg;
+    switch (j->dtype) {
+    case FP16: j->step->gpu_fp16(j->O, j->lse, j->Q, j->K, j->V, j->p, j->workspace, NULL); break;
+    case BF16: j->step->gpu_bf16(j->O, j->lse, j->Q, j->K, j->V, j->p, j->workspace, NULL); break;
+    default:   j->step->gpu(j->O, j->lse, j->Q, j->K, j->V, j->p, j->workspace, NULL); break;
+    }
+}
+
+/* ---- what is printed */
+
+static void print_header(const struct attention_step *step, const struct options *o)
+{
+    const struct attention *p = &o->attention;
+    printf("%s: %s\n", step->name, step->idea);
+    printf("  Q is (%lld, %lld, %lld, %lld), K and V (%lld, %lld, %lld, %lld), %s%s, %s\n", (long long)p->batch, (long long)p->heads,
+           (long long)p->seq_q, (long long)p->dim, (long long)p->batch, (long long)p->kv_heads, (long long)p->seq_k,
+           (long long)p->dim, dtype_name(o->dtype), p->causal ? ", causal" : "", o->input);
+}
+
+static void print_before(const struct result *r)
+{
+    struct before b;
+    if (!report_step_before(r, &b))
+        printf("    step before not measured on this problem yet: run step %d for the ratio\n", atoi(r->step) - 1);
+    else
+        printf("    step before %.2fx the speed of %s; it was predicted to move %.3gx the bytes\n", b.ms / r->time.median, b.step,
+               b.bytes / r->predicted_bytes);
+}
+
+static void print_result(const struct result *r, double workspace, const struct timing *again)
+{
+    const struct verdict *v = &r->verdict;
+    bool cpu = r->threads > 0;
+    printf("  %s: %s", cpu ? "cpu" : "gpu", r->device);
+    if (cpu)
+        printf(", %d thread%s", r->threads, r->threads > 1 ? "s" : "");
+    printf("\n    verdict     %s: worst error %.2g of the row's largest, allowed there %.2g; %lld query row%s recomputed\n",
+           v->pass ? "pass" : "FAIL", v->error, v->tolerance, (long long)v->checked, v->checked == 1 ? "" : "s");
+    if (!v->pass)
+        printf("                %lld elements are wrong; %s\n", (long long)v->wrong, v->what);
+    printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g\n", r->time.median, r->time.reps, r->time.p10, r->time.p90);
+    printf("    products    %.4g GFLOP, at %.4g TFLOP/s\n", r->flops * 1e-9, r->flops / r->time.median * 1e-9);
+    printf("    predicted   ");
+    print_bytes(r->predicted_bytes);
+    printf(" of memory traffic, at %.4g GB/s; Q, K, V and O alone are ", r->predicted_bytes / r->time.median * 1e-6);
+    print_bytes(r->useful_bytes);
+    printf("\n    workspace   ");
+    print_bytes(workspace);
+    printf("\n");
+    if (r->ceiling)
+        printf("    ceiling     %.0f %% of the tightest, %s\n", r->percent, r->ceiling);
+    else
+        printf("    ceiling     not known: run step 0, which measures it\n");
+    print_before(r);
+    if (again)
+        printf("    noise       against itself: %.3fx\n", again->median / r->time.median);
+    if (r->percent > 100)
+        printf("    ERROR       above the ceiling: one of the two measurements is wrong\n");
+}
+
+static void print_line(const struct result *r)
+{
+    printf("    %8lld x %-8lld %9.4g ms  %7.4g TFLOP/s  %4.0f %% of %-6s  error %-8.2g %s\n", (long long)r->seq_q, (long long)r->seq_k,
+           r->time.median, r->flops / r->time.median * 1e-9, r->percent, r->ceiling ? r->ceiling : "-", r->verdict.error,
+           r->verdict.pass ? "pass" : r->verdict.what);
+    fflush(stdout);
+}
+
+/* ---- one device */
+
+/* What would take longest at its full speed: the compulsory bytes, the products, or the exponentials. */
+static void set_ceiling(struct result *r)
+{
+    bool tensor_cores = r->dtype != FP32;
+    const struct { const char *name; double work, rate; } all[] = {
+        { "copy", r->useful_bytes, 1e6 * ceiling_get(r->device, r->threads, "copy", FP32) },
+        { "exp", r->exps, 1e6 * ceiling_get(r->device, r->threads, "exp", FP32) },
+        { tensor_cores ? "matmul" : "fma", r->flops, 1e9 * ceiling_get(r->device, r->threads, tensor_cores ? "matmul" : "fma", tensor_cores ? BF16 : FP32) },
+    };
+    double longest = 0;
+    r->percent = NAN;
+    r->copy_gbs = all[0].rate * 1e-6;
+    for (int i = 0; i < 3; i++)
+        if (all[i].rate > 0 && all[i].work / all[i].rate > longest) {
+            longest = all[i].work / all[i].rate;
+            r->percent = 100 * longest / r->time.median;
+            r->ceiling = all[i].name;
+        }
+}
+
+/* Where a step runs; on a CPU the device's buffers are the host's. */
+struct tensors {
+    struct qkv host, device;
+    struct buffer O, lse, host_O, host_lse, workspace;
+    bool gpu;
+};
+
+static struct tensors tensors_new(const struct attention_step *step, const struct options *o, struct qkv host, bool gpu)
+{
+    struct attention p = o->attention;
+    size_t lse_bytes = (size_t)(p.batch * p.heads * p.seq_q) * sizeof(float);
+    struct tensors t = { .host = host, .device = host, .gpu = gpu };
+    t.O = t.host_O = buffer_new(host.q.bytes, false);
+    t.lse = t.host_lse = buffer_new(lse_bytes, false);
+    if (!gpu)
+        return t;
+    struct buffer *from[] = { &host.q, &host.k, &host.v }, *to[] = { &t.device.q, &t.device.k, &t.device.v };
+    for (int i = 0; i < 3; i++) {
+        *to[i] = buffer_new(from[i]->bytes, true);
+        gpu_upload(to[i]->data, from[i]->data, from[i]->bytes);
+    }
+    t.O = buffer_new(host.q.bytes, true);
+    t.lse = buffer_new(lse_bytes, true);
+    size_t bytes = step->workspace ? step->workspace(p, o->dtype) : 0;
+    if (bytes) {
+        t.workspace = buffer_new(bytes, true);
+        gpu_fill(t.workspace.data, 0, bytes);
+    }
+    return t;
+}
+
+static void tensors_free(struct tensors *t) /* all but host, which is the caller's */
+{
+    struct buffer *device[] = { &t->device.q, &t->device.k, &t->device.v, &t->O, &t->lse, &t->workspace };
+    for (int i = 0; t->gpu && i < 6; i++)
+        buffer_free(device[i]);
+    buffer_free(&t->host_O);
+    buffer_free(&t->host_lse);
+}
+
+/* Runs once, into poisoned memory, for the verdict. */
+static struct verdict judge(struct job *j, const struct options *o, struct tensors *t)
+{
+    buffer_poison(&t->O);
+    buffer_poison(&t->lse);
+    (t->gpu ? run_gpu : run_cpu)(j);
+    if (t->gpu) {
+        gpu_finish(j->step->name);
+        gpu_download(t->host_O.data, t->O.data, t->O.bytes);
+        gpu_download(t->host_lse.data, t->lse.data, t->lse.bytes);
+    }
+    struct attention_rounding how = o->dtype == FP32 ? (struct attention_rounding){ 0 } : j->step->rounding;
+    struct verdict v = verify_attention(t->host_O.data, t->host_lse.data, t->host.q.data, t->host.k.data, t->host.v.data, o->dtype, j->p,
+                                        how, o->seed);
+    const struct buffer *all[] = { &t->device.q, &t->device.k, &t->device.v, &t->O, &t->lse };
+    for (int i = 0; i < 5; i++)
+        if (!buffer_guards_intact(all[i])) {
+            v.pass = false;
+            snprintf(v.what, sizeof v.what, "memory outside the tensors was written");
+        }
+    return v;
+}
+
+static void write_outputs(const struct options *o, const struct tensors *t)
+{
+    const struct attention *p = &o->attention;
+    int64_t shape[] = { p->batch, p->heads, p->seq_q, p->dim };
+    char why[512];
+    if (o->out_path && npy_write(o->out_path, t->host_O.data, o->dtype, 4, shape, why, sizeof why))
+        fatal("%s", why);
+    if (o->lse_path && npy_write(o->lse_path, t->host_lse.data, FP32, 3, shape, why, sizeof why))
+        fatal("%s", why);
+}
+
+/* Verify, time and report the step on one problem. */
+static bool run_problem(const struct attention_step *step, const struct options *o, struct qkv host, bool gpu)
+{
+    struct attention p = o->attention;
+    struct tensors t = tensors_new(step, o, host, gpu);
+    struct job job = { step, o->dtype, p, t.O.data, t.lse.data, t.device.q.data, t.device.k.data, t.device.v.data, t.workspace.data };
+    struct attention_cost cost = step->predict(p, o->dtype);
+    struct result r = {
+        .step = step->name, .device = gpu ? gpu_name() : cpu_name(), .backend = gpu ? "cuda" : "cpu", .dtype = o->dtype,
+        .batch = p.batch, .heads = p.heads, .kv_heads = p.kv_heads, .seq_q = p.seq_q, .seq_k = p.seq_k, .dim = p.dim, .causal = p.causal,
+        .seed = o->seed, .input = o->input, .threads = gpu ? 0 : cpu_threads(),
+        .useful_bytes = attention_bytes(p, o->dtype),
+        .predicted_bytes = cost.bytes, .exps = cost.exps, .flops = 4 * attention_pairs(p) * (double)p.dim,
+        .verdict = judge(&job, o, &t),
+    };
+    write_outputs(o, &t);
+
+    struct work run = { .run = gpu ? run_gpu : run_cpu, .arg = &job, .bytes = (int64_t)r.useful_bytes };
+    struct work works[] = { run, run };
+    (gpu ? time_gpu : time_cpu)(works, o->noise ? 2 : 1, o->reps, o->budget);
+    r.time = works[0].time;
+    set_ceiling(&r);
+    report_tsv(&r);
+    if (o->json)
+        report_json(&r);
+    else if (o->sweep)
+        print_line(&r);
+    else
+        print_result(&r, (double)t.workspace.bytes, o->noise ? &works[1].time : NULL);
+    tensors_free(&t);
+    return r.verdict.pass;
+}
+
+/* Says why a device is left out, if it is. */
+static bool available(const struct attention_step *step, const struct options *o, bool gpu)
+{
+    const char *why = NULL;
+    char line[160];
+    if (!(gpu ? o->gpu : o->cpu))
+        return false;
+    if (!has(step, o->dtype, gpu)) {
+        snprintf(line, sizeof line, "this step has no %s version for it", dtype_name(o->dtype));
+        why = line;
+    } else if (gpu && gpu_count() == 0)
+        why = gpu_missing();
+    else if (gpu && gpu_capability() < step->capability) {
+        snprintf(line, sizeof line, "it needs a GPU of sm_%d or newer, and this one is sm_%d", step->capability, gpu_capability());
+        why = line;
+    } else if (!gpu && step->ready && !step->ready())
+        why = "built without a CBLAS; `make setup` installs one";
+    if (why && !o->json)
+        printf("  %s: skipped: %s\n", gpu ? "gpu" : "cpu", why);
+    return !why;
+}
+
+/* Sizes that were not given, and what the step cannot take. */
+static void complete(const struct attention_step *step, struct options *o)
+{
+    struct attention *p = &o->attention;
+    if (!o->dtype_given)
+        o->dtype = step->cpu || step->gpu ? FP32 : BF16;
+    if (o->dtype == FP32 && !step->cpu && !step->gpu && step->gpu_bf16)
+        usage_error("--dtype fp32: %s takes fp16 and bf16", step->name);
+    p->batch = p->batch ? p->batch : 1;
+    p->heads = p->heads ? p->heads : p->kv_heads ? p->kv_heads : DEFAULT_HEADS;
+    p->kv_heads = p->kv_heads ? p->kv_heads : p->heads;
+    p->seq_q = p->seq_q ? p->seq_q : p->seq_k ? p->seq_k : DEFAULT_SEQ;
+    p->seq_k = p->seq_k ? p->seq_k : p->seq_q;
+    p->dim = p->dim ? p->dim : DEFAULT_DIM;
+    if (p->heads % p->kv_heads)
+        usage_error("--kv-heads %lld: it must divide --heads, %lld", (long long)p->kv_heads, (long long)p->heads);
+    int64_t size = 16;
+    if (__builtin_mul_overflow(size, p->batch, &size) || __builtin_mul_overflow(size, p->heads, &size) ||
+        __builtin_mul_overflow(size, p->seq_q > p->seq_k ? p->seq_q : p->seq_k, &size) || __builtin_mul_overflow(size, p->dim, &size))
+        usage_error("--batch, --heads, --seq, --dim: their product is allowed up to 2^59 elements");
+}
+
+static void check_dim(const struct attention_step *step, int64_t dim)
+{
+    char list[64] = "";
+    for (const int *d = step->dims; d && *d; d++) {
+        if (*d == dim)
+            return;
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%d", d == step->dims ? "" : d[1] ? ", " : " and ", *d);
+    }
+    if (step->dims || dim > 256)
+        usage_error("--dim %lld: %s takes %s", (long long)dim, step->name, step->dims ? list : "1 to 256");
+}
+
+int attention_main(const struct attention_step *step, int argc, char **argv)
+{
+    struct options o = options_parse(argc, argv, step->idea, true);
+    complete(step, &o);
+    if (o.threads)
+        cpu_set_threads(o.threads);
+    int64_t tokens = o.attention.batch * o.attention.seq_q;
+    if (o.sweep)
+        o.attention.seq_q = o.attention.seq_k = SWEEP_FROM;
+    if (o.sweep)
+        o.attention.batch = tokens / SWEEP_FROM > 0 ? tokens / SWEEP_FROM : 1;
+    struct qkv host = input_qkv(&o);
+    check_dim(step, o.attention.dim);
+    if (o.attention.scale == 0)
+        o.attention.scale = 1 / sqrtf((float)o.attention.dim);
+    if (!o.json)
+        print_header(step, &o);
+
+    bool good = true, ran = false;
+    for (int gpu = 0; gpu <= 1; gpu++) {
+        if (!available(step, &o, gpu))
+            continue;
+        ran = true;
+        struct options at = o;
+        good &= run_problem(step, &at, host, gpu);
+        while (o.sweep && at.attention.seq_q < SWEEP_TO && at.attention.batch > 1) {
+            at.attention.seq_q *= 2;
+            at.attention.seq_k *= 2;
+            at.attention.batch /= 2;
+            good &= run_problem(step, &at, host, gpu);
+        }
+    }
+    buffer_free(&host.q);
+    buffer_free(&host.k);
+    buffer_free(&host.v);
+    if (!ran && (o.cpu != o.gpu))
+        return EXIT_FAILED;
+    return good ? 0 : EXIT_FAILED;
+}

@@ -1,0 +1,24 @@
+/* Step 07: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+static struct attention_cost predict(struct attention p, enum dtype dtype)
+{
+    return (struct attention_cost){
+        .bytes = attention_bytes(p, dtype) + 5 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written; read twice and overwritten by the softmax; read */
+        .exps = 3 * attention_pairs(p), /* the softmax of step 03 */
+    };
+}
+
+int main(int argc, char **argv)
+{
+    static const struct attention_step step = {
+        .name = "07_standard_attention",
+        .idea = "the definition: three kernels, and L^2 numbers in memory",
+        .predict = predict,
+        .cpu = standard_attention_cpu,
+        .gpu = GPU(standard_attention_gpu),
+        .workspace = GPU(standard_attention_workspace),
+    };
+    return attention_main(&step, argc, argv);
+}

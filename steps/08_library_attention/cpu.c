@@ -1,0 +1,82 @@
+/*
+ * Step 08, library attention: the same three matrices, the products by the best library there is, the softmax in vectors.
+ *
+ *     S = scale Q K^T        P = softmax of the rows of S        O = P V
+ *
+ * A library multiplies whole matrices, so causal attention computes the half of S that no query sees as well, and P has zeros there.
+ * (0 times a NaN or an infinity in V is NaN: what a query must not see can still spoil it here, and in no other step.)
+ *
+ * Memory: S of one head, 4 seq_q seq_k bytes.
+ * Changed since step 07: both products are calls, and expf is vexp.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "blas.h"
+#include "common.h"
+#include "steps.h"
+#include "vexp.h"
+
+#define LANES 64 /* partial maxima and sums side by side: enough vectors that one need not wait for another */
+
+/* The largest of x: (count), with lanes in place of one running maximum. -inf where there is nothing else. */
+static float row_max(const float *x, int64_t count)
+{
+    float lanes[LANES], max = -INFINITY;
+    for (int lane = 0; lane < LANES; lane++)
+        lanes[lane] = -INFINITY;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+#pragma omp simd
+        for (int lane = 0; lane < LANES; lane++)
+            lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
+    for (; i < count; i++)
+        max = x[i] > max ? x[i] : max;
+    for (int lane = 0; lane < LANES; lane++)
+        max = lanes[lane] > max ? lanes[lane] : max;
+    return max;
+}
+
+/* Each row of S becomes its softmax. lse: (seq_q) or NULL. */
+static void softmax(float *S, float *lse, struct attention p)
+{
+#pragma omp parallel for
+    for (int64_t query = 0; query < p.seq_q; query++) {
+        float *row = S + query * p.seq_k;
+        int64_t keys = attention_visible(p, query);
+
+        float max = row_max(row, keys);
+        float base = max == -INFINITY ? 0.0f : max; /* no key with any weight: -inf - -inf would be NaN */
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t key = 0; key < keys; key++) {
+            row[key] = vexp(row[key] - base);
+            sum += row[key];
+        }
+
+        float weight = sum == 0.0f ? 0.0f : 1.0f / sum;
+#pragma omp simd
+        for (int64_t key = 0; key < keys; key++)
+            row[key] *= weight;
+        for (int64_t key = keys; key < p.seq_k; key++)
+            row[key] = 0.0f;
+        if (lse)
+            lse[query] = base + logf(sum);
+    }
+}
+
+/* O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), lse: (batch, heads, seq_q) or NULL. */
+void library_attention_cpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
+{
+    size_t bytes = (size_t)p.seq_q * (size_t)p.seq_k * sizeof(float);
+    float *S = malloc(bytes);
+    if (!S)
+        fatal("not enough memory: %.2f GiB needed for the scores of one head", (double)bytes / (1 << 30));
+    for (int64_t head = 0; head < p.batch * p.heads; head++) {
+        int64_t q_at = head * p.seq_q * p.dim, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+        blas_sgemm_transposed(S, Q + q_at, K + k_at, (int)p.seq_q, (int)p.seq_k, (int)p.dim, p.scale);
+        softmax(S, lse ? lse + head * p.seq_q : NULL, p);
+        blas_sgemm(O + q_at, S, V + k_at, (int)p.seq_q, (int)p.dim, (int)p.seq_k);
+    }
+    free(S);
+}

@@ -1,0 +1,29 @@
+/* Step 08: what it claims. The program measures the claim. */
+#include "blas.h"
+#include "common.h"
+#include "steps.h"
+
+static struct attention_cost predict(struct attention p, enum dtype dtype)
+{
+    return (struct attention_cost){
+        .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written, read; P: written, read */
+        .exps = 2 * attention_pairs(p), /* the softmax of step 05 */
+    };
+}
+
+int main(int argc, char **argv)
+{
+    static const struct attention_step step = {
+        .name = "08_library_attention",
+        .idea = "the same on the best matrix product there is",
+        .predict = predict,
+        .cpu = library_attention_cpu,
+        .ready = blas_available,
+        .gpu = GPU(library_attention_gpu),
+        .gpu_fp16 = GPU(library_attention_fp16_gpu),
+        .gpu_bf16 = GPU(library_attention_bf16_gpu),
+        .workspace = GPU(library_attention_workspace),
+        .rounding = { .scores = true, .weights = true },
+    };
+    return attention_main(&step, argc, argv);
+}

@@ -1,0 +1,23 @@
+/* Step 09: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+static struct attention_cost predict(struct attention p, enum dtype dtype)
+{
+    return (struct attention_cost){
+        .bytes = attention_bytes(p, dtype), /* K and V are read again for each query, from caches */
+        .exps = 2 * attention_pairs(p), /* one for the new key, one for the state before it */
+    };
+}
+
+int main(int argc, char **argv)
+{
+    static const struct attention_step step = {
+        .name = "09_fused_attention",
+        .idea = "merge with a payload: (m, l, o)",
+        .predict = predict,
+        .cpu = fused_attention_cpu,
+        .gpu = GPU(fused_attention_gpu),
+    };
+    return attention_main(&step, argc, argv);
+}

@@ -1,0 +1,26 @@
+/* Step 11: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+static struct attention_cost predict(struct attention p, enum dtype dtype)
+{
+    return (struct attention_cost){
+        .bytes = attention_bytes(p, dtype), /* K and V are read again for each tile of queries, from caches */
+        .exps = attention_pairs(p), /* and one a query for each tile of keys */
+    };
+}
+
+int main(int argc, char **argv)
+{
+    static const struct attention_step step = {
+        .name = "11_tensor_core_attention",
+        .idea = "matrix products on tensor cores; the scores never leave registers",
+        .predict = predict,
+        .gpu_fp16 = GPU(tensor_core_attention_fp16_gpu),
+        .gpu_bf16 = GPU(tensor_core_attention_bf16_gpu),
+        .rounding = { .weights = true },
+        .capability = 80,
+        .dims = (const int[]){ 64, 128, 0 },
+    };
+    return attention_main(&step, argc, argv);
+}

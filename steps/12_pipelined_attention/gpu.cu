@@ -1,0 +1,279 @@
+/*
+ * Step 12, pipelined attention: the tensor cores of step 11, kept busy. Needs sm_80.
+ *
+ * Swizzle. A row of a tile is DIM elements, in chunks of 16 bytes. Chunk c of row r lies where chunk c ^ (r % 8) would:
+ *
+ *     row 0 | 0 1 2 3 4 5 6 7        Eight rows of one column of chunks, what ldmatrix reads at a time, lie in eight different
+ *     row 1 | 1 0 3 2 5 4 7 6        groups of four banks: all 32 banks, once each. Eight chunks of a row, what a copy writes at a
+ *     row 2 | 2 3 0 1 6 7 4 5        time, still lie in all 32 as well.
+ *     ...
+ *     row 7 | 7 6 5 4 3 2 1 0
+ *
+ * Pipeline. cp.async copies a tile of K and V to shared memory while the tile before it is being worked on: STAGES tiles have
+ * places, and a thread waits only for a copy that was begun a whole tile ago. One barrier a tile.
+ *
+ * A warp owns two times 16 query rows, a block BR = 128: whatever fragment of K or V is loaded now serves two products.
+ *
+ * Softmax in powers of two: exp(scale (s - m)) = 2^(c s - c m) with c = scale log2(e), one multiply-add and one ex2 an element. And the
+ * maximum m that O and l refer to need not be the latest. It may lag by 2^LAG before it costs accuracy or range, so that O is
+ * rescaled when that is exceeded, hardly ever, instead of for each tile.
+ *
+ * Changed since step 11: the four things above; O leaves through shared memory, in packs.
+ */
+#include "gpu.cuh"
+#include "ptx.cuh"
+#include "steps.h"
+
+#define WARPS 4                    /* of a block */
+#define PARTS 2                    /* of 16 query rows each, that a warp owns */
+#define BR (16 * PARTS * WARPS)    /* query rows of a block */
+#define BC 64                      /* keys of a tile */
+#define STAGES 2                   /* tiles of K and V with a place in shared memory */
+#define LAG 8.0f                   /* binades by which a row's scores may exceed its m: P is at most 2^LAG, and fits fp16 */
+#define THREADS (32 * WARPS)
+#define LOG2E 1.4426950408889634f
+
+/* What a lane holds of 16 rows of its warp: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
+template <int DIM> struct rows {
+    float o[DIM / 8][4];
+    float m[2], l[2];  /* what o and l refer to, at most LAG / c below the maximum; this lane's part of the sum */
+};
+
+/*
+ * Where chunk `chunk` of row `row` of a tile lies, in bytes. Tiles begin at multiples of their rows' bytes, so that to go 2 k chunks, or k
+ * times 16 elements, further in a row is to flip bits, too: (address ^ 32 * k).
+ */
+template <int DIM> static __device__ uint32_t swizzled(int row, int chunk)
+{
+    return row * DIM * 2 + (chunk ^ row % 8) * 16;
+}
+
+/*
+ * Begin to copy a tile: (ROWS, DIM), of which `there` rows exist; the others become zeros. A thread copies a chunk of every STEP-th
+ * row: from and to are where its first chunk is and goes, `there` counts from there.
+ */
+template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+{
+    constexpr int STEP = THREADS / (DIM / 8);
+    for (int row = 0; row < ROWS; row += STEP)
+        cp_async(to + row * DIM * 2, from + row * DIM, row < there);
+}
+
+/* s: PARTS times 16 x BC = the warp's rows of Q times K transposed. q, k: of the lane's row and chunk of the first 16 x 16 of each. */
+template <class T, int DIM> static __device__ void scores(float (*s)[BC / 8][4], uint32_t q_at, uint32_t k_at)
+{
+    for (int i = 0; i < PARTS * BC / 8; i++)
+        for (int j = 0; j < 4; j++)
+            s[i / (BC / 8)][i % (BC / 8)][j] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < DIM / 16; k++) {
+        uint32_t q[PARTS][4];
+        for (int part = 0; part < PARTS; part++)
+            ldmatrix(q[part], (q_at ^ 32 * k) + 32 * DIM * part);
+        for (int n = 0; n < BC / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 keys, two for the next 8 */
+            ldmatrix(b, (k_at ^ 32 * k) + 32 * DIM * n);
+            for (int part = 0; part < PARTS; part++) {
+                mma(s[part][2 * n], q[part], b[0], b[1], T());
+                mma(s[part][2 * n + 1], q[part], b[2], b[3], T());
+            }
+        }
+    }
+}
+
+/* Scores that count for nothing: those of keys from `visible` on, for row g; the row 8 below sees `step` keys more. */
+static __device__ void mask(float (*s)[4], int visible, int step)
+{
+    int t = threadIdx.x % 4;
+    for (int n = 0; n < BC / 8; n++)
+        for (int i = 0; i < 4; i++)
+            if (8 * n + 2 * t + i % 2 >= visible + i / 2 * step)
+                s[n][i] = -INFINITY;
+}
+
+/* Let the state of a row refer to the row's maximum m where that exceeds what it refers to by too much. No other row has a say in it. */
+template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
+{
+    bool exceeded[2] = { (m[0] - r->m[0]) * c > LAG, (m[1] - r->m[1]) * c > LAG };
+    if (!__any_sync(ALL_LANES, exceeded[0] || exceeded[1]))
+        return;
+    for (int h = 0; h < 2; h++) {
+        float factor = exceeded[h] ? ex2((r->m[h] - m[h]) * c) : 1.0f;
+        r->m[h] = exceeded[h] ? m[h] : r->m[h];
+        r->l[h] *= factor;
+        for (int n = 0; n < DIM / 8; n++)
+            for (int i = 2 * h; i < 2 * h + 2; i++)
+                r->o[n][i] *= factor;
+    }
+}
+
+/* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)), c is scale log2(e). */
+template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
+{
+    float m[2] = { -INFINITY, -INFINITY };
+    for (int n = 0; n < BC / 8; n++)
+        for (int i = 0; i < 4; i++)
+            m[i / 2] = fmaxf(m[i / 2], s[n][i]);
+    for (int h = 0; h < 2; h++) { /* the four lanes of a row are neighbours */
+        m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 1));
+        m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 2));
+    }
+    follow(r, m, c);
+
+    for (int h = 0; h < 2; h++) {
+        float below = r->m[h] == -INFINITY ? 0.0f : r->m[h] * c;
+        for (int n = 0; n < BC / 8; n++)
+            for (int i = 2 * h; i < 2 * h + 2; i++) {
+                s[n][i] = ex2(s[n][i] * c - below);
+                r->l[h] += s[n][i];
+            }
+    }
+}
+
+/* o += P V, where P: PARTS times 16 x BC is what softmax() left in s. v_at: as q and k in scores(). */
+template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *r, float (*s)[BC / 8][4], uint32_t v_at)
+{
+#pragma unroll
+    for (int k = 0; k < BC / 16; k++) {
+        uint32_t p[PARTS][4];
+        for (int part = 0; part < PARTS; part++)
+            for (int i = 0; i < 4; i++) /* four quarters of S are four quarters of P */
+                p[part][i] = word_of_floats(&s[part][2 * k + i / 2][i % 2 * 2], T());
+        for (int n = 0; n < DIM / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
+            ldmatrix_trans(b, (v_at ^ 32 * n) + 32 * DIM * k);
+            for (int part = 0; part < PARTS; part++) {
+                mma(r[part].o[2 * n], p[part], b[0], b[1], T());
+                mma(r[part].o[2 * n + 1], p[part], b[2], b[3], T());
+            }
+        }
+    }
+}
+
+/*
+ * O: (there, DIM), lse: (there) or NULL: 16 rows, divided by their sums. No key at all: zeros and -inf.
+ * They go through `tile`, where these rows of Q were, which no other warp reads: so that a lane can store 16 bytes at once.
+ */
+template <class T, int DIM> static __device__ void store(T *O, float *lse, struct rows<DIM> *r, unsigned char *tile, int there, float scale)
+{
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    for (int h = 0; h < 2; h++) {
+        int row = g + 8 * h;
+        float l = r->l[h];
+        l += __shfl_xor_sync(ALL_LANES, l, 1);
+        l += __shfl_xor_sync(ALL_LANES, l, 2);
+        float factor = l == 0.0f ? 0.0f : 1.0f / l;
+        for (int n = 0; n < DIM / 8; n++) {
+            float two[2] = { r->o[n][2 * h] * factor, r->o[n][2 * h + 1] * factor };
+            *(uint32_t *)&tile[swizzled<DIM>(row, n) + 4 * t] = word_of_floats(two, T());
+        }
+        if (lse && t == 0 && row < there)
+            lse[row] = l == 0.0f ? -INFINITY : r->m[h] * scale + logf(l);
+    }
+    __syncwarp();
+    for (int i = lane; i < 16 * DIM / 8; i += 32) {
+        int row = i / (DIM / 8), chunk = i % (DIM / 8);
+        if (row < there)
+            *(pack<T> *)&O[i * 8] = *(const pack<T> *)&tile[swizzled<DIM>(row, chunk)];
+    }
+}
+
+/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM and scale > 0. All tensors aligned to 16 bytes. */
+template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
+    pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p)
+{
+    constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
+    extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it, two tiles of K and two of V */
+    const int lane = threadIdx.x % 32, g = lane / 4, warp = threadIdx.x / 32;
+    const int copy_row = threadIdx.x / (DIM / 8), copy_chunk = threadIdx.x % (DIM / 8); /* that this thread begins to copy at */
+
+    /* Which rows: blocks of a head follow each other, the last rows first, because under a causal mask they take longest. */
+    const int blocks = (int)((p.seq_q + BR - 1) / BR), head = blockIdx.x / blocks, heads = (int)p.heads, kv_heads = (int)p.kv_heads;
+    const int block_row = (blocks - 1 - blockIdx.x % blocks) * BR, warp_row = block_row + warp * 16 * PARTS;
+    const int64_t kv_head = head / heads * kv_heads + head % heads / (heads / kv_heads);
+    int64_t from = (kv_head * p.seq_k + copy_row) * DIM + copy_chunk * 8; /* in K and V, where this thread begins to copy */
+    Q += (p.seq_q * head + block_row + copy_row) * DIM + copy_chunk * 8;
+
+    /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
+    int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
+    int keys = p.causal ? min(seq_k, block_row + BR - 1 + more) : seq_k; /* that any row of the block sees */
+    int visible = p.causal ? warp_row + g + more : seq_k;                /* that row g of the warp sees */
+
+    struct rows<DIM> r[PARTS] = {};
+    for (int part = 0; part < PARTS; part++)
+        r[part].m[0] = r[part].m[1] = -INFINITY;
+    float c = p.scale * LOG2E;
+
+    uint32_t q_at = shared_address(q_tile), k_at = q_at + BR * ROW, v_at = k_at + STAGES * TILE;
+    uint32_t copy_at = swizzled<DIM>(copy_row, copy_chunk);
+    copy_tile<T, DIM, BR>(q_at + copy_at, Q, (int)p.seq_q - block_row - copy_row);
+    copy_tile<T, DIM, BC>(k_at + copy_at, K + from, keys - copy_row);
+    copy_tile<T, DIM, BC>(v_at + copy_at, V + from, keys - copy_row);
+
+    /* Where this lane's row and chunk are for ldmatrix: quarters below each other then side by side, and for K the other way. */
+    q_at += swizzled<DIM>(warp * 16 * PARTS + lane % 16, lane / 16);
+    k_at += swizzled<DIM>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    v_at += swizzled<DIM>(lane % 16, lane / 16);
+    copy_at += shared_address(q_tile) + BR * ROW;
+
+    for (int key = 0, stage = 0; key < keys; key += BC) {
+        cp_async_wait_all();
+        __syncthreads(); /* this tile has arrived, and nobody uses the one before it any more */
+        int next = stage ^ TILE;
+        if (key + BC < keys) {
+            from += BC * DIM;
+            copy_tile<T, DIM, BC>(copy_at + next, K + from, keys - key - BC - copy_row);
+            copy_tile<T, DIM, BC>(copy_at + next + STAGES * TILE, V + from, keys - key - BC - copy_row);
+        }
+        if (key < visible - g + 16 * PARTS - 1) { /* that the warp's last row sees */
+            float s[PARTS][BC / 8][4];
+            scores<T, DIM>(s, q_at, k_at + stage);
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                if (key + BC > visible)
+                    mask(s[part], visible - key + (p.causal ? 16 * part : 0), p.causal ? 8 : 0);
+                softmax(&r[part], s[part], c);
+            }
+            add_values<T, DIM>(r, s, v_at + stage);
+        }
+        stage = next;
+    }
+
+    cp_async_wait_all(); /* where there was no tile, Q may still be on its way */
+    __syncthreads();
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+        int row = warp_row + 16 * part;
+        int64_t at = p.seq_q * head + row;
+        store(O + at * DIM, lse ? lse + at : NULL, &r[part], q_tile + (warp_row - block_row + 16 * part) * ROW, (int)p.seq_q - row, p.scale);
+    }
+}
+
+template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                                                   cudaStream_t stream)
+{
+    unsigned blocks = (unsigned)(p.batch * p.heads * ((p.seq_q + BR - 1) / BR));
+    int bytes = (BR + 2 * STAGES * BC) * DIM * (int)sizeof(T);
+    cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p);
+}
+
+template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
+{
+    if (p.dim == 64)
+        launch_for<T, 64>(O, lse, Q, K, V, p, stream);
+    if (p.dim == 128)
+        launch_for<T, 128>(O, lse, Q, K, V, p, stream);
+}
+
+void pipelined_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p, void *,
+                                  cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, p, stream);
+}
+
+void pipelined_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p, void *,
+                                  cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, p, stream);
+}
