@@ -118,7 +118,8 @@ static void print_result(const struct softmax_step *step, const struct result *r
            step->writes == 1 ? "" : "s");
     print_size(r->predicted_bytes);
     printf(", at %.4g GB/s%s; %g exps an element\n", predicted_gbs,
-           predicted_gbs > 1.02 * r->copy_gbs ? " (faster than a copy: caches served some of it)" : "", step->exps);
+           predicted_gbs > 1.02 * r->copy_gbs ? " (faster than a copy: caches served some of it)" : "",
+           r->exps / (double)r->rows / (double)r->cols);
     printf("    bandwidth   %.4g GB/s effective, read once + written once; a copy %.4g GB/s\n",
            r->useful_bytes / r->time.median * 1e-6, r->copy_gbs);
     printf("    ceiling     %.0f %% of the tightest, %s\n", r->percent, r->ceiling);
@@ -212,7 +213,7 @@ static bool run_shape(const struct softmax_step *step, const struct options *o, 
         .threads = t->gpu ? 0 : cpu_threads(),
         .useful_bytes = 2 * bytes,
         .predicted_bytes = (step->reads + step->writes) * bytes,
-        .exps = step->exps * (double)o->rows * (double)o->cols,
+        .exps = (t->gpu && step->gpu_exps ? step->gpu_exps : step->exps) * (double)o->rows * (double)o->cols,
         .verdict = judge(&job, o, t),
     };
     if (o->out_path)
