@@ -2,8 +2,8 @@
  * Two requests to the memory system that C has no words for.
  *
  * Streaming: stores that go past the caches. An ordinary store first reads the line that it is about to overwrite, and then keeps
- * it in the place of something that will be needed: a trip over memory that no loop shows. It is for results larger than the
- * caches; a result that is read at once is better off in a cache.
+ * it in the place of something that will be needed: a trip over memory that no loop shows. Streaming is for results larger than
+ * the caches; a result that is read at once is better off in a cache.
  *
  * Prefetching: start to read now what a later loop will need, so that memory works while the core computes. On a GPU,
  * asynchronous copies do this.
@@ -19,8 +19,9 @@
 #include <immintrin.h>
 #endif
 
-#define LINE 64         /* bytes of a cache line: what memory moves */
-#define STREAM_ROOM 512 /* bytes that may be put into a stream at once */
+#define LINE 64          /* bytes of a cache line: what memory moves */
+#define STREAM_MOST 512  /* bytes that may be put into a stream at once */
+#define STREAM_HELD 4096 /* bytes that a stream gathers before it starts again at the front of its buffer */
 
 /* Store one whole line past the caches. `to` is aligned to it, `from` need not be. */
 static inline void stream_line(char *to, const char *from)
@@ -38,7 +39,15 @@ static inline void stream_line(char *to, const char *from)
 #endif
 }
 
-/* Copy `bytes` bytes, any number at any alignment: whole lines of `to` past the caches. */
+/* Wait until other threads can see what was streamed: these stores are not ordered by themselves. */
+static inline void stream_fence(void)
+{
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+/* Copy `bytes` bytes, any number at any alignment: whole lines of `to` past the caches. A fence is left to the caller. */
 static inline void stream_bytes(void *to, const void *from, size_t bytes)
 {
     char *t = to;
@@ -53,54 +62,60 @@ static inline void stream_bytes(void *to, const void *from, size_t bytes)
 }
 
 /*
- * Memory that is written once, front to back, in pieces of any size at any alignment, whole lines of it past the caches:
+ * Memory that is written once, front to back, in pieces that end anywhere: a line whose pieces come one by one is stored when it is
+ * whole.
  *
  *     struct stream s = stream_open(y);
- *     stream_put(&s, piece, n); again and again, n <= STREAM_MOST bytes
+ *     stream_put(&s, piece, n);             again and again, n <= STREAM_MOST bytes
  *     stream_close(&s);
  */
 struct stream {
-    char *to;                      /* the line that is being filled */
-    size_t held;                   /* bytes of it that are there */
-    size_t skip;                   /* bytes of it that belong to somebody else: the first line only */
-    char line[LINE + STREAM_ROOM];
+    char *to;     /* where buffer[0] belongs: aligned to a line */
+    size_t begin; /* bytes of the buffer that are stored already (or, at the front of the first line, belong to others) */
+    size_t end;   /* bytes of the buffer that are filled */
+    char buffer[STREAM_HELD + STREAM_MOST];
 };
 
 static inline struct stream stream_open(void *to)
 {
-    size_t skip = (uintptr_t)to % LINE;
-    return (struct stream){ .to = (char *)to - skip, .held = skip, .skip = skip };
+    size_t others = (uintptr_t)to % LINE;
+    struct stream s;
+    s.to = (char *)to - others;
+    s.begin = s.end = others;
+    return s;
 }
 
 static inline void stream_put(struct stream *s, const void *from, size_t bytes)
 {
-    if (s->held == 0 && bytes % LINE == 0) { /* whole lines, straight away */
+    if (s->end == 0 && bytes % LINE == 0) { /* whole lines: no need to gather */
         for (size_t i = 0; i < bytes; i += LINE)
             stream_line(s->to + i, (const char *)from + i);
         s->to += bytes;
         return;
     }
-    memcpy(s->line + s->held, from, bytes);
-    size_t have = s->held + bytes, i = 0;
-    if (s->skip > 0 && have >= LINE) {
-        memcpy(s->to + s->skip, s->line + s->skip, LINE - s->skip);
-        s->skip = 0;
-        i = LINE;
+    /* Lines are stored a call later than they are filled: a core waits when it reads at once what it wrote in other pieces. */
+    size_t whole = s->end - s->end % LINE;
+    memcpy(s->buffer + s->end, from, bytes);
+    s->end += bytes;
+    if (s->begin % LINE != 0 && whole > 0) {
+        memcpy(s->to + s->begin, s->buffer + s->begin, LINE - s->begin);
+        s->begin = LINE;
     }
-    for (; i + LINE <= have; i += LINE)
-        stream_line(s->to + i, s->line + i);
-    s->to += i;
-    s->held = have - i;
-    memcpy(s->line, s->line + i, LINE);
+    for (; s->begin < whole; s->begin += LINE)
+        stream_line(s->to + s->begin, s->buffer + s->begin);
+    if (s->end > STREAM_HELD) {
+        memcpy(s->buffer, s->buffer + s->begin, s->end - s->begin);
+        s->to += s->begin;
+        s->end -= s->begin;
+        s->begin = 0;
+    }
 }
 
-/* Write what is still held, and make it all visible to other threads: streamed stores are not ordered by themselves. */
+/* Store what is left, and fence. */
 static inline void stream_close(struct stream *s)
 {
-    memcpy(s->to + s->skip, s->line + s->skip, s->held - s->skip);
-#if defined(__SSE2__)
-    _mm_sfence();
-#endif
+    memcpy(s->to + s->begin, s->buffer + s->begin, s->end - s->begin);
+    stream_fence();
 }
 
 /* Ask for the lines of `bytes` bytes from `from` on. Only a hint: it never faults, past the end of a tensor or anywhere. */
