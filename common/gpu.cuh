@@ -32,6 +32,19 @@ template <int LANES = 32, class T> static inline __device__ T warp_sum(T v)
     return v;
 }
 
+/* ---- arithmetic */
+
+/*
+ * exp(x) in two instructions, to about 2^-22 (|x| + 1) of its value. Results below 2^-126 become 0: `ftz` says so, and saves the three
+ * instructions with which __expf would keep them.
+ */
+static inline __device__ float fast_exp(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f)); /* 2^(x log2 e) */
+    return y;
+}
+
 /* ---- elements */
 
 static inline __device__ float to_float(float x) { return x; }
@@ -103,17 +116,16 @@ template <class T> static inline __device__ pack<T> load_pack(const T *from)
     return *(const pack<T> *)from;
 }
 
-/* One store where `to` is aligned to 16 bytes; element by element where it is not, because x and y are aligned differently. */
+/* to: aligned to 16 bytes. */
 template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
 {
-    if ((uintptr_t)to % 16 == 0) {
-        *(pack<T> *)to = p;
-    } else {
-        float v[PER<T>];
-        unpack(v, p);
-        for (int k = 0; k < PER<T>; k++)
-            from_float(to + k, v[k]);
-    }
+    *(pack<T> *)to = p;
+}
+
+/* The same, for what nobody reads again soon: the first to leave the cache. */
+template <class T> static inline __device__ void stream_pack(T *to, pack<T> p)
+{
+    __stcs((uint4 *)to, *(uint4 *)&p);
 }
 
 /* ---- rows: where the packs are */
@@ -124,7 +136,8 @@ template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
  *
  *     . . h h | p p p p | p p p p | p p p p | t . . .
  *
- * A thread takes a pack at a time, and for the ends one thread takes one element.
+ * A thread takes a pack at a time, and for the ends one thread takes one element. x and y must lie alike: their addresses may differ
+ * by multiples of 16 only, as those of whole allocations do.
  */
 struct row_layout {
     int head;      /* elements before the first pack */
@@ -143,9 +156,9 @@ template <class T> static inline __device__ struct row_layout layout_row(const T
 }
 
 /* The column of the i-th of the ends. */
-static inline __device__ int64_t end_col(struct row_layout at, int64_t cols, int i)
+template <class T> static inline __device__ int64_t end_col(struct row_layout at, int i)
 {
-    return i < at.head ? i : cols - at.ends + i;
+    return i < at.head ? i : at.packs * PER<T> + i;
 }
 
 #endif

@@ -70,6 +70,8 @@ static int expected(const struct text *text, const char *what)
     int n = 0;
     for (; n < SHOWN && text->at[n] && text->at[n] != '\n'; n++)
         shown[n] = text->at[n] >= ' ' && text->at[n] <= '~' ? text->at[n] : '?';
+    while (n > 0 && shown[n - 1] == ' ')
+        n--;
     shown[n] = 0;
     return wrong(text->report, "header: expected %s, found \"%s\"", what, shown);
 }

@@ -7,6 +7,7 @@
 
 #define FULL_ELEMENTS (4 << 20)  /* up to this many elements are compared one by one; beyond, whole rows at random */
 #define SUM_SCREEN 1e-3          /* a row whose sum is further from 1 than this is compared one by one as well */
+#define WORST_ALLOWED 0.5        /* however long the chain: a result that is wrong by half is wrong */
 
 /* Unit roundoff, smallest normal number, and half the distance of neighbours below it. */
 static const struct { double unit, tiny, half_step; } format[] = {
@@ -25,7 +26,8 @@ double softmax_bound(double want, double below, double spread, enum dtype dtype,
     double numerator = (3 * below + 4) * unit;          /* x - m, exp, the division */
     double sum = (3 * spread + 4 + 4 * chain) * unit;   /* the same, averaged over the row; a rescale and an addition a link */
     double output = dtype == FP32 ? 0 : format[dtype].unit;
-    return want * (numerator + sum + output) + format[dtype].half_step + format[FP32].tiny;
+    double relative = fmin(numerator + sum + output, WORST_ALLOWED);
+    return (want > 0 ? want * relative : 0) + format[dtype].half_step + format[FP32].tiny; /* below may be infinite where want is 0 */
 }
 
 static double row_sum(const void *y, enum dtype dtype, int64_t at, int64_t cols)

@@ -4,14 +4,14 @@
 load "plots/style.gp"
 load query("error")
 
-eval heading("Who still adds up a long row right?", machine.": ".shape.", the worst relative error of any element checked")
+eval heading("Who still adds up a long row right?", machine.": ".dtype.", the worst relative error of any element checked")
 bits = dtype eq "fp16" ? 10 : dtype eq "bf16" ? 7 : 23
 epsilon = 2.0 ** -bits
 
 set logscale x 2
 set logscale y 10
 set xrange [shortest : longest]
-set yrange [10 ** floor(log10(lowest < epsilon ? lowest : epsilon)) : 10 ** ceil(log10(highest > epsilon ? highest : epsilon))]
+set yrange [(lowest < epsilon ? lowest : epsilon) / 2.5 : (highest > epsilon ? highest : epsilon) * 2]
 set format y "10^{%T}"
 set xlabel "columns (length of a row)" textcolor rgb ink
 set ylabel "relative error" textcolor rgb ink

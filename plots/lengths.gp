@@ -15,6 +15,7 @@ set datafile separator tab
 
 if (in_text) {
     unset label; unset arrow; unset grid
+    set xrange [shortest / 1.2 : longest * 1.2]
     eval text_heading(title, machine.": ".shape, 24)
     set lmargin 8; set rmargin 3; set tmargin 4; set bmargin 4
     set xlabel "columns\nGB/s of each step by its number; c: copy, t: torch.softmax, T: torch.compile"

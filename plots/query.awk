@@ -1,11 +1,17 @@
 # What a plot needs of one recorded file, printed as gnuplot commands: variables and data blocks. Each .gp loads it:
-#   awk -f plots/results.awk -f plots/query.awk -v file=F -v want=steps|lengths|error [-v dtype=fp16] [-v threads=1]
+#   awk -f plots/results.awk -f plots/query.awk -v file=F -v want=steps|lengths|error|threads [-v dtype=fp16] [-v threads=1]
 # Threads default to the most that the file has. Steps that are missing are left out; with none at all, exit status 1.
 
 BEGIN {
     load(file)
+    if (failed) nothing("")
     if (dtype == "") dtype = "fp32"
-    if (threads == "") threads = most_threads()
+    n = thread_counts(file, order)
+    if (want == "threads") {
+        for (i = 1; i <= n; i++) print order[i]
+        exit failed
+    }
+    if (threads == "") threads = order[1]
     for (row = 1; row <= count; row++)
         if (usable(row) && cell[row, "dtype"] == dtype && cell[row, "threads"] == threads && cell[row, "cols"] > 0)
             mine[row]
@@ -15,24 +21,15 @@ BEGIN {
     exit failed
 }
 
-function nothing(what) {
-    printf "%s: %s (dtype %s)\n", file, what, dtype > "/dev/stderr"
+function nothing(why) {
+    if (why) printf "%s: nothing to draw: %s (%s)\n", file, why, dtype > "/dev/stderr"
     print "exit status 1"
     exit 1
 }
 
-# "-" on a GPU.
-function most_threads(    row, most) {
-    most = "-"
-    for (row = 1; row <= count; row++)
-        if (usable(row) && (most == "-" || cell[row, "threads"] + 0 > most + 0))
-            most = cell[row, "threads"]
-    return most
-}
-
 function machine(    row) {
     for (row in mine)
-        return cell[row, "device"] (threads > 1 ? ", " threads " threads" : threads == 1 ? ", 1 thread" : "")
+        return machine_name(cell[row, "device"], threads)
 }
 
 # Steps keep their colour in every plot: line type 1 is step 01, ... (style.gp).
@@ -70,9 +67,9 @@ function common_shape(    row, shape, n, far, best, nearest, chosen) {
     return chosen
 }
 
-function bars(    row, shape, here, label, order, n, i, copy, top, speed, predicted) {
+function bars(    row, shape, here, label, order, n, i, copy, top, speed, predicted, value, elsewhere) {
     shape = common_shape()
-    if (shape == "") nothing("no results of a step to draw")
+    if (shape == "") nothing("it has no right results of a step on random input")
     for (row = 1; row <= count; row++) {
         if (!(row in mine)) continue
         here = cell[row, "rows"] " x " cell[row, "cols"]
@@ -95,9 +92,10 @@ function bars(    row, shape, here, label, order, n, i, copy, top, speed, predic
         predicted = "NaN"
         if (copy && cell[row, "predicted_bytes"] > 0)
             predicted = copy * cell[row, "useful_bytes"] / cell[row, "predicted_bytes"]
-        printf("%d\t%s\t%s\t%d\t%s\t%s\t%s\n", i, cell[row, "step"], speed, line_type(cell[row, "step"]), predicted,
-            (copy ? sprintf("%.0f %%  ", 100 * speed / copy) : "") digits3(speed) " GB/s",
-            substr(label[row], length(cell[row, "step"]) + 1))
+        value = share(row) "  " digits3(speed) " GB/s"
+        elsewhere = substr(label[row], length(cell[row, "step"]) + 1)
+        printf("%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", i, cell[row, "step"], speed, line_type(cell[row, "step"]), predicted,
+            value elsewhere, (elsewhere ? substr(label[row], 1, 2) elsewhere : label[row]), value)
     }
     print "EOD"
     sub(/ x /, " rows x ", shape)
@@ -116,8 +114,7 @@ function split_shape(shape,    part) {
 
 function curves(column,    row, step, seen, name, names, i, j, n, at, order, points, cols, value, lowest, highest, first, last) {
     for (row = 1; row <= count; row++) {
-        if (!(row in mine)) continue
-        if (size_octave(row) != octave) continue
+        if (!(row in mine) || (column == "gb_s" && size_octave(row) != octave)) continue
         cols = cell[row, "cols"] + 0
         lengths[cols]
         keep(cell[row, "step"], cols, cell[row, column])
@@ -128,7 +125,7 @@ function curves(column,    row, step, seen, name, names, i, j, n, at, order, poi
         if (first == "" || cols + 0 < first) first = cols + 0
         if (cols + 0 > last) last = cols + 0
     }
-    if (first == last) nothing("needs results at several row lengths (make bench)")
+    if (first == last) nothing("it needs results at several row lengths, which make bench adds")
 
     names = sort_keys(step_named, name)
     print "$curves << EOD"
@@ -148,7 +145,7 @@ function curves(column,    row, step, seen, name, names, i, j, n, at, order, poi
             if ((name[i], cols) in kept && !power_of_two(cols) && name[i] != "copy")
                 odd = odd cols "\t" kept[name[i], cols] "\t" line_type(name[i]) "\n"
     printf "$odd << EOD\nNaN\tNaN\t1\n%sEOD\n", odd
-    printf "odd_text = \"%s\"\n", odd ? "rings: lengths that are no power of two" : ""
+    printf "odd_text = \"%s\"\n", odd ? "rings: lengths that are not a power of two" : ""
     for (i in kept) {
         value = kept[i] + 0
         if (lowest == "" || value < lowest) lowest = value
@@ -158,14 +155,14 @@ function curves(column,    row, step, seen, name, names, i, j, n, at, order, poi
     for (i = 1; i <= names; i++)
         printf "list = list.\" %s\"\ntypes = types.\" %d\"\n", name[i], line_type(name[i])
     printf "lowest = %s\nhighest = %s\nshortest = %d\nlongest = %d\n", lowest, highest, first, last
-    printf "machine = \"%s\"\nshape = \"%s elements, %s\"\ndtype = \"%s\"\n", machine(), length_name(2 ^ octave), dtype, dtype
+    printf "machine = \"%s\"\nshape = \"%s elements, %s\"\n", machine(), length_name(2 ^ octave), dtype
     print "set xtics (" tics(first, last) ")"
-    labels(column == "error", names, name, lowest, highest, last * (last / first) ^ 0.03)
+    labels(column == "error", names, name, lowest, highest, last)
     if (column == "gb_s") cliffs(first, last)
 }
 
 function keep(step, cols, value) {
-    if (value > 0) {
+    if (value > 0 && !(want == "error" && kept[step, cols] > value)) {
         kept[step, cols] = value
         step_named[step] = step == "copy" ? "00" : step
     }
@@ -180,7 +177,8 @@ function tics(first, last,    n, octaves, text) {
 }
 
 # Names at the ends of the curves, moved apart where they would overlap: no two nearer than a line of text.
-function labels(logarithmic, names, name, lowest, highest, far,    i, y, order, n, gap, low, at, lt) {
+function labels(logarithmic, names, name, lowest, highest, longest,    i, y, order, n, gap, low, far, at, lt) {
+    far = longest * 1.3
     low = logarithmic ? log(lowest) : 0
     gap = ((logarithmic ? log(highest) : highest) - low) / (logarithmic ? 16 : 22)
     for (i = 1; i <= names; i++)
@@ -195,7 +193,8 @@ function labels(logarithmic, names, name, lowest, highest, far,    i, y, order, 
         at = logarithmic ? exp(y[order[i]]) : y[order[i]]
         lt = line_type(order[i])
         printf "set label \"%s\" at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.6,-0.15\n", order[i], far, at, lt
-        printf "set arrow from %d, %g to %g, %g nohead lt %d lw 1 dt 1\n", end_x[order[i]], end_y[order[i]], far, at, lt
+        if (end_x[order[i]] == longest)
+            printf "set arrow from %d, %g to %g, %g nohead lt %d lw 1 dt 1\n", longest, end_y[order[i]], far, at, lt
     }
 }
 
@@ -209,16 +208,16 @@ function cliffs(first, last,    size, sms, i, n, line, part, bytes, in_flight, l
         split(line[i], part, " ")
         bytes = part[2] * (part[3] == "MiB" ? 1048576 : 1024) / (2 * size)
         if (sms && part[1] == "L2") {
-            cliff(bytes / (64 * sms), "a warp\\na row", first, last)
-            cliff(bytes / (8 * sms), "256 threads\\na row", first, last)
-            cliff(bytes / (2 * sms), "1024 threads\\na row", first, last)
+            cliff(bytes / (64 * sms), "32\\nthreads", first, last)
+            cliff(bytes / (8 * sms), "256\\nthreads", first, last)
+            cliff(bytes / (2 * sms), "1024\\nthreads", first, last)
         } else if (!sms && part[1] != "L1") {
             in_flight = i == n && threads > 1 ? threads : 1
             cliff(bytes / in_flight, part[1] "\\n" part[2] " " part[3], first, last)
         }
         if (part[1] == "L2") l2 = part[2] " " part[3]
     }
-    text = sms ? "dashed: here the rows in flight, x and y, fill the L2 (" l2 ")" : "dashed: here a thread's row, x and y, fills a cache"
+    text = sms ? "dashed: the rows in flight fill the L2 (" l2 "), by threads a row" : "dashed: the rows in flight fill a cache"
     printf "cliff_text = \"%s\"\n", n ? text : ""
 }
 

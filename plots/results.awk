@@ -8,7 +8,10 @@ function load(file,    line, names, name, part, part_of_key, i, key, row, status
         if (line ~ /^# [a-z]+: /) {
             i = index(line, ": ")
             key = file SUBSEP substr(line, 3, i - 3)
-            fact[key] = (key in fact ? fact[key] "\n" : "") substr(line, i + 2)
+            if (key in fact)
+                fact[key] = fact[key] "\n" substr(line, i + 2)
+            else
+                fact[key] = substr(line, i + 2)
         } else if (line ~ /^#/ || line == "") {
             continue
         } else if (!names) {
@@ -43,13 +46,27 @@ function usable(row) {
 
 function is_peer(step) { return step !~ /^[0-9]/ }
 
+# "AMD EPYC 9R14, 2 threads". On a GPU threads is "-".
+function machine_name(device, threads) {
+    gsub(/\((R|TM)\)/, "", device)
+    return device (threads > 0 ? ", " threads " thread" (threads > 1 ? "s" : "") : "")
+}
+
+# The numbers of threads that a file has results for, in order[1..n], the most first.
+function thread_counts(file, order,    row, seen) {
+    split("", seen)
+    for (row = 1; row <= count; row++)
+        if (file_of[row] == file && usable(row)) seen[cell[row, "threads"]] = -cell[row, "threads"]
+    return sort_keys(seen, order)
+}
+
 # Copy speed beside this row, GB/s: its own, or (peers) that of a step at the same shape. 0 when there is none.
 function copy_speed(row,    r) {
     if (cell[row, "copy_gb_s"] > 0)
-        return cell[row, "copy_gb_s"]
+        return cell[row, "copy_gb_s"] + 0
     for (r = 1; r <= count; r++)
-        if (file_of[r] == file_of[row] && cell[r, "copy_gb_s"] > 0 && same(r, row, "dtype rows cols threads"))
-            return cell[r, "copy_gb_s"]
+        if (file_of[r] == file_of[row] && cell[r, "copy_gb_s"] > 0 && same(r, row, "device dtype rows cols threads"))
+            return cell[r, "copy_gb_s"] + 0
     return 0
 }
 
@@ -59,6 +76,12 @@ function same(a, b, columns,    i, column) {
         if (cell[a, column[i]] != cell[b, column[i]])
             return 0
     return 1
+}
+
+# Share of copy speed, "63 %".
+function share(row,    copy) {
+    copy = copy_speed(row)
+    return copy ? sprintf("%.0f %%", 100 * cell[row, "gb_s"] / copy) : "-"
 }
 
 # Three significant digits, without an exponent.

@@ -17,13 +17,12 @@ if (in_text) {
     # A line a bar: as many characters as make its share of the axis.
     width = 38
     hashes(speed) = "######################################"[1 : int(width * speed / top + 0.5)]
-    name(step, other_shape) = other_shape eq "" ? step : step[1:2].other_shape
     eval text_heading(title, machine.": ".shape, 8 + bars)
     set lmargin 20; set rmargin 18; set tmargin 4; set bmargin 3
     set border 11; set yrange [bars + 0.5 : 0.5]; set y2range [bars + 0.5 : 0.5]; set y2tics scale 0; unset grid
     set xrange [0 : top]
     set xlabel "#: GB/s reached    P: as the trips over memory predict    right edge: copy"
-    plot $bars using (0):1:(hashes($3)):ytic(name(strcol(2), strcol(7))):y2tic(6) with labels left offset 1,0, \
+    plot $bars using (0):1:(hashes($3)):ytic(7):y2tic(8) with labels left offset 1,0, \
          $bars using 5:1:("P") with labels
     exit
 }
@@ -40,6 +39,6 @@ do for [format in formats] {
     eval picture(format, "steps")
     plot $bars using (0):1:(0):3:($1 - half):($1 + half):4:ytic(2) with boxxyerror lc variable, \
          $bars using 5:($1 - half - 0.06):(0):(2 * half + 0.12) with vectors nohead lw 3 lc rgb ink, \
-         $bars using (0):1:(strcol(6).strcol(7)) with labels left offset 0.8,0 textcolor rgb ink noenhanced
+         $bars using (0):1:6 with labels left offset 0.8,0 textcolor rgb ink noenhanced
     set output
 }

@@ -6,11 +6,18 @@
 #include "mutants/mutants.h"
 #include "suites.h"
 
+/* The index-th mutant that runs on a CPU. */
+static const struct mutant *mutant_at(int index)
+{
+    for (int i = 0; i < mutant_count; i++)
+        if (!mutants[i].gpu && index-- == 0)
+            return &mutants[i];
+    return NULL;
+}
+
 START_TEST(test_mutant_is_caught)
 {
-    const struct mutant *m = &mutants[_i];
-    if (m->gpu)
-        return;
+    const struct mutant *m = mutant_at(_i);
     const struct check *c = check_named(m->caught_by);
     const struct softmax_step *correct = step_named(m->mimics);
     ck_assert_msg(c && correct, "%s: no check '%s', or no step '%s'", m->step.name, m->caught_by, m->mimics);
@@ -24,17 +31,17 @@ START_TEST(test_mutant_is_caught)
 }
 END_TEST
 
-/* A check that no mutant needs may stay, but none may be so loose that it lets all of them pass. */
+/* No check may be so loose that it lets all of them pass. */
 START_TEST(test_check_catches_something)
 {
     const struct check *c = &softmax_checks[_i];
-    for (int i = 0; i < mutant_count; i++) {
-        struct softmax_step step = mutants[i].step;
-        step.cpu_sum = step_named(mutants[i].mimics)->cpu_sum;
-        if (!mutants[i].gpu && !check_run(c, &(struct subject){ &step, mutants[i].dtype, false }).pass)
+    for (int i = 0; mutant_at(i); i++) {
+        struct softmax_step step = mutant_at(i)->step;
+        step.cpu_sum = step_named(mutant_at(i)->mimics)->cpu_sum;
+        if (!check_run(c, &(struct subject){ &step, mutant_at(i)->dtype, false }).pass)
             return;
     }
-    ck_abort_msg("check '%s' catches none of %d mutants", c->name, mutant_count);
+    ck_abort_msg("check '%s' catches none of the mutants", c->name);
 }
 END_TEST
 
@@ -43,7 +50,10 @@ Suite *mutants_suite(void)
     Suite *suite = suite_create("mutants");
     TCase *caught = tcase_create("caught");
     tcase_set_timeout(caught, 120);
-    tcase_add_loop_test(caught, test_mutant_is_caught, 0, mutant_count);
+    int count = 0;
+    while (mutant_at(count))
+        count++;
+    tcase_add_loop_test(caught, test_mutant_is_caught, 0, count);
     tcase_add_loop_test(caught, test_check_catches_something, 0, softmax_check_count);
     suite_add_tcase(suite, caught);
     return suite;

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SMALL_ELEMENTS 10000 /* see TESTS_SMALL in checks.h */
+
 /* ---- numbers that no family of common/input.c has */
 
 static float noise(int64_t row, int64_t col, int64_t cols)
@@ -95,27 +97,34 @@ static float drifting(int64_t row, int64_t col, int64_t cols, float largest)
     return col == cols - 1 ? 0 : -1.25f - 0.125f * (float)(row % 8);
 }
 
-/* ---- shapes */
+/* ---- shapes: rows, cols, and the offsets of x and y, which are 0 where they are left out */
 
-static const struct problem grid[] = {
-#define ROWS(rows) \
-    { rows, 1 }, { rows, 2 }, { rows, 3 }, { rows, 15 }, { rows, 16 }, { rows, 17 }, { rows, 31 }, { rows, 33 }, { rows, 64 }, \
-    { rows, 127 }, { rows, 128 }, { rows, 129 }, { rows, 255 }, { rows, 1000 }, { rows, 1023 }, { rows, 1024 }, { rows, 1025 }
+static const int64_t grid[][4] = {
+#define ROWS(n) \
+    { n, 1 }, { n, 2 }, { n, 3 }, { n, 15 }, { n, 16 }, { n, 17 }, { n, 31 }, { n, 33 }, { n, 64 }, { n, 127 }, { n, 128 }, \
+    { n, 129 }, { n, 255 }, { n, 1000 }, { n, 1023 }, { n, 1024 }, { n, 1025 }
     ROWS(1), ROWS(2), ROWS(3), ROWS(7), ROWS(64), ROWS(1031),
 #undef ROWS
-    { 1, 4096 }, { 2, 4096 }, { 3, 4096 }, { 7, 4096 }, { 64, 4096 }, { 1, 8193 }, { 2, 8193 }, { 3, 8193 }, { 7, 8193 },
-    { 64, 8193 }, { 1, 32768 }, { 2, 32768 }, { 3, 32768 }, { 7, 32768 }, { 1, 131073 }, { 2, 131073 }, { 3, 131073 },
-    { 1, 1048577 },
+    { 1, 4096 },  { 2, 4096 },  { 3, 4096 },  { 7, 4096 },   { 64, 4096 },  { 1, 8193 },   { 2, 8193 },   { 3, 8193 },
+    { 7, 8193 },  { 64, 8193 }, { 1, 32768 }, { 2, 32768 },  { 3, 32768 },  { 7, 32768 },  { 1, 131073 }, { 2, 131073 },
+    { 3, 131073 }, { 1, 1048577 },
 };
 
-static const struct problem ordinary[] = { { 64, 128 }, { 7, 1000 }, { 3, 4096 } };
-static const struct problem varied[] = { { 1, 1 }, { 24, 2 }, { 24, 17 }, { 24, 33 }, { 48, 256 }, { 48, 1000 }, { 24, 1025 }, { 24, 4099 } };
-static const struct problem offsets[] = {
-    { 7, 33, 1, 0 },   { 7, 33, 0, 1 },   { 7, 33, 1, 1 },   { 5, 128, 1, 0 },  { 5, 128, 0, 1 },  { 5, 128, 1, 1 },
-    { 3, 1000, 1, 0 }, { 3, 1000, 0, 1 }, { 3, 1000, 3, 1 }, { 3, 4096, 1, 0 }, { 3, 4096, 0, 1 }, { 3, 4096, 1, 1 },
-    { 3, 8193, 1, 2 }, { 2, 32768, 1, 0 }, { 2, 32768, 0, 1 }, { 2, 131072, 1, 1 }, { 1, 1048576, 1, 1 },
+static const int64_t ordinary[][4] = { { 64, 128 }, { 7, 1000 }, { 3, 4096 } };
+static const int64_t varied[][4] = {
+    { 1, 1 }, { 24, 2 }, { 24, 17 }, { 24, 33 }, { 48, 256 }, { 48, 1000 }, { 24, 1025 }, { 24, 4099 },
 };
-static const struct problem long_rows[] = { { 2, 131073 }, { 1, 1048577 } };
+/* x and y alike. */
+static const int64_t offsets[][4] = {
+    { 7, 33, 1, 1 },   { 7, 33, 3, 3 },   { 5, 128, 1, 1 },  { 5, 128, 2, 2 },    { 3, 1000, 1, 1 },   { 3, 1000, 3, 3 },
+    { 3, 4096, 1, 1 }, { 3, 8193, 1, 1 }, { 3, 8193, 2, 2 }, { 2, 131072, 1, 1 }, { 1, 1048576, 1, 1 },
+};
+/* Each for itself, which GPU functions need not take (common/gpu.cuh, struct row_layout). */
+static const int64_t unlike_offsets[][4] = {
+    { 7, 33, 1, 0 },   { 7, 33, 0, 1 },   { 5, 128, 1, 0 },  { 5, 128, 0, 1 },   { 3, 1000, 1, 0 }, { 3, 1000, 3, 1 },
+    { 3, 4096, 0, 1 }, { 3, 4096, 1, 0 }, { 3, 8193, 1, 2 }, { 2, 32768, 1, 0 }, { 2, 32768, 0, 1 },
+};
+static const int64_t long_rows[][4] = { { 2, 131073 }, { 1, 1048577 } };
 
 #define FAMILY(name) .family = name
 #define VALUE(f) .value = f
@@ -125,6 +134,7 @@ const struct check softmax_checks[] = {
     { "ordinary", "normal numbers, ordinary shapes: all that most published checks try", FAMILY("normal"), ON(ordinary) },
     { "shapes", "normal numbers, every number of columns and rows that might be mishandled", FAMILY("normal"), ON(grid) },
     { "offsets", "tensors that start 1, 2 or 3 elements after an aligned address", FAMILY("normal"), ON(offsets) },
+    { "unlike offsets", "x and y start differently many elements after one", FAMILY("normal"), .cpu_only = true, ON(unlike_offsets) },
     { "equal", "all numbers equal: exactly 1/n", FAMILY("equal"), ON(varied) },
     { "rising", "from -320 to +320 along the row", FAMILY("rising"), .beyond_exp = true, ON(varied) },
     { "falling", "from +320 to -320 along the row", FAMILY("falling"), .beyond_exp = true, ON(varied) },
@@ -248,13 +258,16 @@ struct outcome check_run(const struct check *c, const struct subject *s)
 {
     struct outcome worst = { .pass = true };
     for (int i = 0; i < c->count && worst.pass; i++) {
-        const struct problem *p = &c->problems[i];
-        size_t bytes = (size_t)(p->rows * p->cols) * dtype_bytes(s->dtype);
+        const int64_t *numbers = c->problems[i];
+        const struct problem p = { numbers[0], numbers[1], (int)numbers[2], (int)numbers[3] };
+        if (getenv("TESTS_SMALL") && p.rows * p.cols > SMALL_ELEMENTS)
+            continue;
+        size_t bytes = (size_t)(p.rows * p.cols) * dtype_bytes(s->dtype);
         void *x = malloc(bytes), *y = malloc(bytes);
         if (!x || !y)
             fatal("not enough CPU memory for %zu bytes", 2 * bytes);
-        check_fill(c, x, s->dtype, p->rows, p->cols);
-        struct outcome o = subject_judge(s, p, x, y);
+        check_fill(c, x, s->dtype, p.rows, p.cols);
+        struct outcome o = subject_judge(s, &p, x, y);
         if (!o.pass || !(o.error <= worst.error))
             worst = o;
         free(x);

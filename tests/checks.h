@@ -20,7 +20,8 @@ struct check {
     /* Element (row, col) of a row of cols. `largest` is the largest finite number of the type. */
     float (*value)(int64_t row, int64_t col, int64_t cols, float largest);
     bool beyond_exp;               /* exp of these numbers leaves the range of every type: the naive softmax must fail */
-    const struct problem *problems;
+    bool cpu_only;                 /* asks for more than the GPU functions promise */
+    const int64_t (*problems)[4];  /* rows, cols, the offsets of x and y */
     int count;
 };
 
@@ -36,7 +37,10 @@ extern const int softmax_check_count;
 const struct check *check_named(const char *name); /* NULL when there is none */
 /* x: (rows, cols), the check's numbers. */
 void check_fill(const struct check *c, void *x, enum dtype dtype, int64_t rows, int64_t cols);
-/* All problems of a check, until one fails: verify_softmax on the result, guard bands, and a zeroed workspace. */
+/*
+ * All problems of a check, until one fails: verify_softmax on the result, guard bands, and a zeroed workspace. With TESTS_SMALL in
+ * the environment, which is for sanitizers and their fiftyfold time, only problems of up to 10000 elements.
+ */
 struct outcome check_run(const struct check *c, const struct subject *s);
 /* The same for one given x, (rows, cols) in host memory; y, of the same size in host memory, takes the result. */
 struct outcome subject_judge(const struct subject *s, const struct problem *p, const void *x, void *y);

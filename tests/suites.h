@@ -23,7 +23,7 @@ Suite *mutants_suite(void);
 
 Suite *softmax_gpu_suite(void);
 
-/* Runs the suites, all or what CK_RUN_SUITE and CK_RUN_CASE name. A run of no test at all fails: a misspelt name must not pass. */
-int run_suites(Suite *(*const suites[])(void), int count, enum fork_status fork_status);
+/* Runs the suites, all or what CK_RUN_SUITE and CK_RUN_CASE name. Returns the failures; how many tests ran goes to *run. */
+int run_suites(Suite *(*const suites[])(void), int count, enum fork_status fork_status, int *run);
 
 #endif

@@ -14,13 +14,13 @@
 #include "merge.h"
 #include "steps.h"
 
-#define WARP_COLS 1024    /* up to here a warp owns a row, four a block */
-#define BLOCK_COLS 16384  /* up to here a block of 256 threads; beyond, a block of 1024 */
+#define WARP_COLS 512    /* up to here a warp owns a row, four a block */
+#define BLOCK_COLS 4096  /* up to here a block of 256 threads; beyond, a block of 1024 */
 
 /* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
 static __device__ float exp_below(float x, float m)
 {
-    return __expf(x - (m == -INFINITY ? 0.0f : m));
+    return fast_exp(x - (m == -INFINITY ? 0.0f : m));
 }
 
 /* The merge of a state and the elements of a pack. */
@@ -56,7 +56,7 @@ template <int THREADS> static __device__ struct softmax_state block_merge(struct
 
 /* x, y: (rows, cols), row-major. THREADS threads own a row; a block has blockDim.x of them. */
 template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 128 : THREADS)
-    parallel_softmax_kernel(float *y, const float *x, int64_t rows, int64_t cols)
+    parallel_softmax_kernel(float *__restrict__ y, const float *__restrict__ x, int64_t rows, int64_t cols)
 {
     int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / THREADS;
     int t = threadIdx.x % THREADS;
@@ -68,7 +68,7 @@ template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 
 
     struct softmax_state s = softmax_empty();
     if (t < at.ends)
-        s = softmax_one(in[end_col(at, cols, t)]);
+        s = softmax_one(in[end_col<float>(at, t)]);
     for (int64_t j = t; j < at.packs; j += THREADS)
         s = merge_pack(s, load_pack(in + at.head + j * PER<float>));
     s = THREADS == 32 ? warp_merge<32>(s) : block_merge<THREADS>(s);
@@ -78,11 +78,11 @@ template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 
         float v[PER<float>];
         unpack(v, load_pack(in + at.head + j * PER<float>));
         for (int k = 0; k < PER<float>; k++)
-            v[k] = __expf(v[k] - s.m) * scale;
+            v[k] = fast_exp(v[k] - s.m) * scale;
         store_pack(out + at.head + j * PER<float>, make_pack<float>(v));
     }
     if (t < at.ends)
-        out[end_col(at, cols, t)] = __expf(in[end_col(at, cols, t)] - s.m) * scale;
+        out[end_col<float>(at, t)] = fast_exp(in[end_col<float>(at, t)] - s.m) * scale;
 }
 
 void parallel_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)

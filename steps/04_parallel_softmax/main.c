@@ -9,9 +9,10 @@ int main(int argc, char **argv)
         .idea = "merge partial states on purpose",
         .reads = 2,
         .writes = 1,
-        .exps = 3, /* two in the merge, one to normalise; merges of many take fewer */
+        .exps = 3,        /* two in the merge, one to normalise */
+        .gpu_exps = 2.25, /* five for a pack of four, one to normalise */
         .cpu = parallel_softmax_cpu,
-        .cpu_sum = { .lanes = 64, .block = 1024 },
+        .cpu_sum = { .lanes = 64, .extra = 2, .block = 1024 },
         .gpu = GPU(parallel_softmax_gpu),
         .gpu_sum = { .lanes = 1024, .extra = 64 },
     };

@@ -14,7 +14,7 @@
 #include "merge.h"
 #include "steps.h"
 
-#define PACKS 2           /* packs of 16 bytes that a thread holds */
+#define PACKS 4           /* packs of 16 bytes that a thread holds */
 #define MIN_BLOCK 128     /* threads of a block, at least */
 #define MAX_BLOCK 1024    /* threads of a block, at most: the hardware's limit */
 
@@ -27,7 +27,7 @@ static __host__ __device__ constexpr int block_of(int threads)
 /* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
 static __device__ float exp_below(float x, float m)
 {
-    return __expf(x - (m == -INFINITY ? 0.0f : m));
+    return fast_exp(x - (m == -INFINITY ? 0.0f : m));
 }
 
 /* The merge of a state and the elements of a pack. */
@@ -70,7 +70,7 @@ template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float
     float v[PER<T>];
     unpack(v, p);
     for (int k = 0; k < PER<T>; k++)
-        v[k] = __expf(v[k] - m) * scale;
+        v[k] = fast_exp(v[k] - m) * scale;
     return make_pack<T>(v);
 }
 
@@ -78,50 +78,51 @@ template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float
 template <class T, int THREADS> static __global__ void __launch_bounds__(block_of(THREADS))
     resident_softmax_kernel(T *y, const T *x, int64_t rows, int64_t cols)
 {
-    constexpr int ENDS = (2 * PER<T> - 2 + THREADS - 1) / THREADS; /* elements of the ends that a thread holds: 1, rarely 2 */
+    constexpr int STEP = THREADS * PER<T>;               /* elements from one pack of a thread to its next */
+    constexpr int ENDS = (2 * PER<T> - 3) / THREADS + 1; /* elements of the row's ends for a thread: 1, or 2 for few threads */
     int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / THREADS;
     int t = threadIdx.x % THREADS;
     struct row_layout at = { 0, 0, 0 };
-    const T *in = x + row * cols;
-    T *out = y + row * cols;
     if (row < rows) /* otherwise a row of nothing: all lanes must be there for the merge */
-        at = layout_row(in, cols);
-    const T *in_packs = in + at.head;
-    T *out_packs = out + at.head;
-    int packs = (int)min(at.packs, (int64_t)THREADS * PACKS);
+        at = layout_row(x + row * cols, cols);
+    int packs = (int)((uint64_t)(at.packs + THREADS - 1 - t) / THREADS); /* of this thread */
+    int64_t first = row * cols + at.head + t * PER<T>;                 /* element where they begin */
+    int64_t end[ENDS];                                                 /* elements of the ends */
+    for (int i = 0; i < ENDS; i++)
+        end[i] = i * THREADS + t < at.ends ? row * cols + end_col<T>(at, i * THREADS + t) : -1;
 
     /* All loads first, then whatever needs them. */
     pack<T> held[PACKS];
-    float end[ENDS];
+    float held_end[ENDS];
     for (int i = 0; i < PACKS; i++)
-        if (i * THREADS + t < packs)
-            held[i] = load_pack(in_packs + (i * THREADS + t) * PER<T>);
+        if (i < packs)
+            held[i] = load_pack(x + first + i * STEP);
     for (int i = 0; i < ENDS; i++)
-        if (i * THREADS + t < at.ends)
-            end[i] = to_float(in[end_col(at, cols, i * THREADS + t)]);
+        if (end[i] >= 0)
+            held_end[i] = to_float(x[end[i]]);
 
     struct softmax_state s = softmax_empty();
     for (int i = 0; i < PACKS; i++)
-        if (i * THREADS + t < packs)
+        if (i < packs)
             s = merge_pack(s, held[i]);
+#pragma unroll 1
+    for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < packs; i++)
+        s = merge_pack(s, load_pack(x + first + i * STEP));
     for (int i = 0; i < ENDS; i++)
-        if (i * THREADS + t < at.ends)
-            s = softmax_merge(s, softmax_one(end[i]));
-    if (THREADS == MAX_BLOCK)
-        for (int64_t j = packs + t; j < at.packs; j += THREADS)
-            s = merge_pack(s, load_pack(in_packs + j * PER<T>));
+        if (end[i] >= 0)
+            s = softmax_merge(s, softmax_one(held_end[i]));
     s = row_merge<THREADS>(s);
 
     float scale = 1.0f / s.l;
     for (int i = 0; i < PACKS; i++)
-        if (i * THREADS + t < packs)
-            store_pack(out_packs + (i * THREADS + t) * PER<T>, normalise(held[i], s.m, scale));
+        if (i < packs)
+            stream_pack(y + first + i * STEP, normalise(held[i], s.m, scale));
+#pragma unroll 1
+    for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < packs; i++)
+        stream_pack(y + first + i * STEP, normalise(load_pack(x + first + i * STEP), s.m, scale));
     for (int i = 0; i < ENDS; i++)
-        if (i * THREADS + t < at.ends)
-            from_float(&out[end_col(at, cols, i * THREADS + t)], __expf(end[i] - s.m) * scale);
-    if (THREADS == MAX_BLOCK)
-        for (int64_t j = packs + t; j < at.packs; j += THREADS)
-            store_pack(out_packs + j * PER<T>, normalise(load_pack(in_packs + j * PER<T>), s.m, scale));
+        if (end[i] >= 0)
+            from_float(y + end[i], fast_exp(held_end[i] - s.m) * scale);
 }
 
 template <class T, int THREADS> static void launch_for(T *y, const T *x, int64_t rows, int64_t cols, cudaStream_t stream)
@@ -132,20 +133,20 @@ template <class T, int THREADS> static void launch_for(T *y, const T *x, int64_t
 
 template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t cols, cudaStream_t stream)
 {
-    int64_t threads = cols / PER<T> / PACKS; /* that the row needs */
-    if (threads <= 8)
+    int64_t packs = cols / PER<T>; /* of a row, at most */
+    if (packs <= 8 * 2)            /* the shortest rows have half as many a thread, twice as many threads */
         launch_for<T, 8>(y, x, rows, cols, stream);
-    else if (threads <= 16)
+    else if (packs <= 16 * PACKS)
         launch_for<T, 16>(y, x, rows, cols, stream);
-    else if (threads <= 32)
+    else if (packs <= 32 * PACKS)
         launch_for<T, 32>(y, x, rows, cols, stream);
-    else if (threads <= 64)
+    else if (packs <= 64 * PACKS)
         launch_for<T, 64>(y, x, rows, cols, stream);
-    else if (threads <= 128)
+    else if (packs <= 128 * PACKS)
         launch_for<T, 128>(y, x, rows, cols, stream);
-    else if (threads <= 256)
+    else if (packs <= 256 * PACKS)
         launch_for<T, 256>(y, x, rows, cols, stream);
-    else if (threads <= 512)
+    else if (packs <= 512 * PACKS)
         launch_for<T, 512>(y, x, rows, cols, stream);
     else
         launch_for<T, MAX_BLOCK>(y, x, rows, cols, stream);

@@ -9,9 +9,10 @@ int main(int argc, char **argv)
         .idea = "keep the row on chip",
         .reads = 1,
         .writes = 1,
-        .exps = 2, /* one for the sum, one to normalise */
+        .exps = 1,     /* kept, and scaled in the end */
+        .gpu_exps = 2, /* registers hold x: one for the sum, one to normalise */
         .cpu = resident_softmax_cpu,
-        .cpu_sum = { .lanes = 16, .block = 256 },
+        .cpu_sum = { .lanes = 32, .block = 512 },
         .gpu = GPU(resident_softmax_gpu),
         .gpu_sum = { .lanes = 1024, .extra = 64 },
         .cpu_fp16 = resident_softmax_fp16_cpu,

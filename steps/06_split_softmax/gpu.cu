@@ -23,12 +23,10 @@
 #include "merge.h"
 #include "steps.h"
 
-#define THREADS 512         /* threads of a block */
-#define WARPS (THREADS / 32)
-#define BLOCKS_PER_SM 2     /* that run at the same time */
+#define SM_THREADS 1024     /* threads of an SM: four blocks of 256 or two of 512 */
 #define PACKS 4             /* packs of 16 bytes that a thread holds in registers */
+#define CLUSTER_PACKS 16    /* packs that a thread of a cluster holds in all: slices of 64 KiB for 256 threads, 128 KiB for 512 */
 #define MAX_CLUSTER 16      /* blocks of a cluster, at most (more than 8 must be asked for) */
-#define CLUSTER_SLICE 8192  /* packs of a cluster's slice, at most: 128 KiB */
 #define RESIDENT_PACKS 2048 /* rows of up to so many packs are left to step 05 */
 
 /* How rows are shared out. */
@@ -38,20 +36,21 @@ struct split {
     int size;       /* blocks of a team */
     int teams;
     int slots;      /* packs that a thread holds in shared memory */
+    int threads;    /* of a block */
     bool cluster;
 };
 
-/* The part of a row that a block takes, and of its ends that a thread takes. */
-struct slice {
-    int64_t first;  /* its first element, counted from the tensor's */
-    int64_t packs;
-    int64_t end;    /* the element of the row's ends, counted likewise; -1: none */
+/* The part of a row that a thread takes: every THREADS-th pack of its block's slice, and perhaps an element of the row's ends. */
+struct share {
+    int64_t first;  /* the first element of its first pack, counted from the tensor's */
+    int packs;
+    int64_t end;    /* the element of the ends, counted likewise; -1: none */
 };
 
 /* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
 static __device__ float exp_below(float x, float m)
 {
-    return __expf(x - (m == -INFINITY ? 0.0f : m));
+    return fast_exp(x - (m == -INFINITY ? 0.0f : m));
 }
 
 /* The merge of a state and the elements of a pack. */
@@ -74,14 +73,16 @@ template <int LANES> static __device__ struct softmax_state warp_merge(struct so
     return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
 }
 
-/* The merge of the states of a block's threads, in each of them. Nobody may touch of_warp until the next barrier. */
-static __device__ struct softmax_state block_merge(struct softmax_state s, struct softmax_state *of_warp)
+/* The merge of the states of a block's threads, in each of them. */
+template <int THREADS> static __device__ struct softmax_state block_merge(struct softmax_state s)
 {
+    __shared__ struct softmax_state of_warp[THREADS / 32];
     s = warp_merge<32>(s);
+    __syncthreads(); /* some may still be reading what the merge before left here */
     if (threadIdx.x % 32 == 0)
         of_warp[threadIdx.x / 32] = s;
     __syncthreads();
-    return warp_merge<WARPS>(of_warp[threadIdx.x % WARPS]);
+    return warp_merge<THREADS / 32>(of_warp[threadIdx.x % (THREADS / 32)]);
 }
 
 /* y = exp(x - m) * scale, for the elements of a pack. */
@@ -90,38 +91,76 @@ template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float
     float v[PER<T>];
     unpack(v, p);
     for (int k = 0; k < PER<T>; k++)
-        v[k] = __expf(v[k] - m) * scale;
+        v[k] = fast_exp(v[k] - m) * scale;
     return make_pack<T>(v);
 }
 
-/* ---- slices */
+/* ---- shares */
 
-/* The slice of a block in a row; nothing, if there is no such row. */
-template <class T> static __device__ struct slice slice_of(const T *x, struct split how, int64_t row, int rank)
+/* The calling thread's share of a row. */
+template <class T, int THREADS> static __device__ struct share share_of(const T *x, struct split how, int64_t row, int rank)
 {
-    struct slice s = { 0, 0, -1 };
-    if (row >= how.rows)
-        return s;
     struct row_layout at = layout_row(x + row * how.cols, how.cols);
-    int64_t skipped = min(at.packs, rank * how.chunk);
-    s.first = row * how.cols + at.head + skipped * PER<T>;
-    s.packs = min(at.packs - skipped, how.chunk);
-    if (rank == 0 && threadIdx.x < at.ends)
-        s.end = row * how.cols + end_col(at, how.cols, threadIdx.x);
-    return s;
+    int64_t skipped = min(at.packs, rank * how.chunk), slice = min(at.packs - skipped, how.chunk);
+    struct share mine;
+    mine.first = row * how.cols + at.head + (skipped + threadIdx.x) * PER<T>;
+    mine.packs = (int)((uint64_t)(slice + THREADS - 1 - threadIdx.x) / THREADS);
+    mine.end = rank == 0 && threadIdx.x < at.ends ? row * how.cols + end_col<T>(at, threadIdx.x) : -1;
+    return mine;
 }
 
-/* The i-th pack of the calling thread. The first PACKS are in registers, then come those in shared memory, then those nowhere. */
-static __device__ int64_t pack_index(int i)
-{
-    return (int64_t)i * THREADS + threadIdx.x;
-}
+/* What a thread holds of its share: PACKS packs, `slots` more in shared memory, and the element of the ends. */
+template <class T> struct holding {
+    pack<T> held[PACKS];
+    pack<T> *shelf; /* shelf[i * THREADS] is the thread's pack i, i >= PACKS */
+    int count;      /* packs in all */
+    float end;
+};
 
-/* Start to load the pack at `from` into shared memory; __pipeline_wait_prior waits for it. */
-template <class T> static __device__ void start_load(pack<T> *to, const T *from)
+/* Start all loads, wait for none. x: the tensor. */
+template <class T, int THREADS> static __device__ void start_loads(struct holding<T> *h, const T *x, struct share mine)
 {
-    __pipeline_memcpy_async(to, from, sizeof(pack<T>));
+    for (int i = 0; i < PACKS; i++)
+        if (i < mine.packs)
+            h->held[i] = load_pack(x + mine.first + i * THREADS * PER<T>);
+    for (int i = PACKS; i < min(mine.packs, h->count); i++)
+        __pipeline_memcpy_async(&h->shelf[i * THREADS], x + mine.first + (int64_t)i * THREADS * PER<T>, 16);
     __pipeline_commit();
+    if (mine.end >= 0)
+        h->end = to_float(x[mine.end]);
+}
+
+/* The state of the share, merged in the order in which the loads were started. */
+template <class T, int THREADS> static __device__ struct softmax_state merge_share(struct holding<T> *h, const T *x, struct share mine)
+{
+    struct softmax_state s = softmax_empty();
+    for (int i = 0; i < PACKS; i++)
+        if (i < mine.packs)
+            s = merge_pack(s, h->held[i]);
+    __pipeline_wait_prior(0);
+    for (int i = PACKS; i < min(mine.packs, h->count); i++)
+        s = merge_pack(s, h->shelf[i * THREADS]);
+    for (int i = h->count; i < mine.packs; i++)
+        s = merge_pack(s, load_pack(x + mine.first + (int64_t)i * THREADS * PER<T>));
+    return mine.end >= 0 ? softmax_merge(s, softmax_one(h->end)) : s;
+}
+
+/* What is not held goes first: it was read last, and is in the cache if anything is. */
+template <class T, int THREADS>
+static __device__ void store_share(T *y, const T *x, const struct holding<T> *h, struct share mine, struct softmax_state s)
+{
+    float scale = 1.0f / s.l;
+    for (int i = h->count; i < mine.packs; i++) {
+        int64_t at = mine.first + (int64_t)i * THREADS * PER<T>;
+        store_pack(y + at, normalise(load_pack(x + at), s.m, scale));
+    }
+    for (int i = 0; i < PACKS; i++)
+        if (i < mine.packs)
+            store_pack(y + mine.first + i * THREADS * PER<T>, normalise(h->held[i], s.m, scale));
+    for (int i = PACKS; i < min(mine.packs, h->count); i++)
+        store_pack(y + mine.first + (int64_t)i * THREADS * PER<T>, normalise(h->shelf[i * THREADS], s.m, scale));
+    if (mine.end >= 0)
+        from_float(y + mine.end, fast_exp(h->end - s.m) * scale);
 }
 
 /* ---- exchanges: the merge of the states of a team's blocks, in each of them */
@@ -152,8 +191,8 @@ static __device__ void cluster_barrier(void)
  * Through global memory: a row has a word for each block of its team, posts: (rows, size), 0 until the block's state is known. A state
  * fits a word that is stored and loaded as one, and no state is 0 (where l is 0, m is -inf), so that the word is its own flag.
  */
-static __device__ struct softmax_state grid_exchange(struct softmax_state s, volatile uint64_t *posts, int size, int rank,
-                                                     struct softmax_state *of_warp)
+template <int THREADS>
+static __device__ struct softmax_state grid_exchange(struct softmax_state s, volatile uint64_t *posts, int size, int rank)
 {
     if (threadIdx.x == 0)
         posts[rank] = (uint64_t)__float_as_uint(s.m) << 32 | __float_as_uint(s.l);
@@ -165,82 +204,37 @@ static __device__ struct softmax_state grid_exchange(struct softmax_state s, vol
         while (word == 0);
         s = softmax_merge(s, { __uint_as_float(word >> 32), __uint_as_float((uint32_t)word) });
     }
-    return block_merge(s, of_warp);
+    return block_merge<THREADS>(s);
 }
 
 /* ---- the kernel */
 
 /* x, y: (rows, cols), row-major. posts: (rows, size), done: (teams); zeroed, and left zeroed. */
-template <class T, bool CLUSTER> static __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
-    split_softmax_kernel(T *y, const T *x, struct split how, uint64_t *posts, unsigned *done)
+template <class T, int THREADS, bool CLUSTER> static __global__ void __launch_bounds__(THREADS, SM_THREADS / THREADS)
+    split_softmax_kernel(T *__restrict__ y, const T *__restrict__ x, struct split how, uint64_t *posts, unsigned *done)
 {
     extern __shared__ uint4 shared[];
-    __shared__ struct softmax_state of_warp[2][WARPS], inbox[MAX_CLUSTER];
-    pack<T> held[PACKS], *shelf = (pack<T> *)shared;
+    __shared__ struct softmax_state inbox[MAX_CLUSTER];
     int team = blockIdx.x / how.size, rank = blockIdx.x % how.size;
-    int on_chip = PACKS + how.slots; /* packs of a thread */
-    float end = 0.0f;
-
-    struct slice now = slice_of(x, how, team, rank);
-    for (int i = 0; i < PACKS; i++)
-        if (pack_index(i) < now.packs)
-            held[i] = load_pack(x + now.first + pack_index(i) * PER<T>);
-    for (int i = PACKS; i < on_chip; i++)
-        if (pack_index(i) < now.packs)
-            start_load(&shelf[pack_index(i - PACKS)], x + now.first + pack_index(i) * PER<T>);
-    if (now.end >= 0)
-        end = to_float(x[now.end]);
-    if (CLUSTER)
-        cluster_barrier(); /* all have started, and can be written to. The loads are under way meanwhile. */
+    struct holding<T> h;
+    h.shelf = (pack<T> *)shared + threadIdx.x - PACKS * THREADS;
+    h.count = PACKS + how.slots;
 
     for (int64_t row = team; row < how.rows; row += how.teams) {
-        struct softmax_state s = softmax_empty();
-        for (int i = 0; i < PACKS; i++)
-            if (pack_index(i) < now.packs)
-                s = merge_pack(s, held[i]);
-        __pipeline_wait_prior(0);
-        for (int i = PACKS; i < on_chip; i++)
-            if (pack_index(i) < now.packs)
-                s = merge_pack(s, shelf[pack_index(i - PACKS)]);
-        for (int i = on_chip; pack_index(i) < now.packs; i++)
-            s = merge_pack(s, load_pack(x + now.first + pack_index(i) * PER<T>));
-        if (now.end >= 0)
-            s = softmax_merge(s, softmax_one(end));
+        struct share mine = share_of<T, THREADS>(x, how, row, rank);
+        start_loads<T, THREADS>(&h, x, mine);
+        if (CLUSTER)
+            cluster_barrier(); /* all are here, and can be written to; the loads are under way meanwhile */
 
-        s = block_merge(s, of_warp[0]);
+        struct softmax_state s = block_merge<THREADS>(merge_share<T, THREADS>(&h, x, mine));
         if (CLUSTER)
             s = cluster_exchange(s, inbox, how.size, rank);
         else if (how.size > 1) {
-            s = grid_exchange(s, posts + row * how.size, how.size, rank, of_warp[1]);
+            s = grid_exchange<THREADS>(s, posts + row * how.size, how.size, rank);
             if (threadIdx.x == 0 && row >= how.teams) /* everyone is at this row: nobody needs my last post any more */
                 posts[(row - how.teams) * how.size + rank] = 0;
-        } else
-            __syncthreads();
-
-        float scale = 1.0f / s.l;
-        struct slice next = slice_of(x, how, row + how.teams, rank);
-        for (int i = on_chip; pack_index(i) < now.packs; i++) {
-            pack<T> p = load_pack(x + now.first + pack_index(i) * PER<T>);
-            store_pack(y + now.first + pack_index(i) * PER<T>, normalise(p, s.m, scale));
         }
-        if (now.end >= 0)
-            from_float(y + now.end, __expf(end - s.m) * scale);
-        if (next.end >= 0)
-            end = to_float(x[next.end]);
-        for (int i = 0; i < PACKS; i++) {
-            if (pack_index(i) < now.packs)
-                store_pack(y + now.first + pack_index(i) * PER<T>, normalise(held[i], s.m, scale));
-            if (pack_index(i) < next.packs)
-                held[i] = load_pack(x + next.first + pack_index(i) * PER<T>);
-        }
-        for (int i = PACKS; i < on_chip; i++) {
-            pack<T> *slot = &shelf[pack_index(i - PACKS)];
-            if (pack_index(i) < now.packs)
-                store_pack(y + now.first + pack_index(i) * PER<T>, normalise(*slot, s.m, scale));
-            if (pack_index(i) < next.packs)
-                start_load(slot, x + next.first + pack_index(i) * PER<T>);
-        }
-        now = next;
+        store_share<T, THREADS>(y, x, &h, mine, s);
     }
 
     /* The last to leave clears its team's last posts. */
@@ -273,41 +267,47 @@ static int device_attribute(enum cudaDeviceAttr attribute)
 /* `cluster`: whether clusters can be had. */
 static struct split split_rows(int64_t rows, int64_t cols, size_t element_bytes, bool cluster)
 {
-    struct split how = { rows, cols, 0, 1, 0, 0, false };
+    struct split how = {};
+    how.rows = rows;
+    how.cols = cols;
     int64_t packs = cols * (int64_t)element_bytes / 16; /* of a row, at most */
     int sms = device_attribute(cudaDevAttrMultiProcessorCount);
+    int64_t room = CLUSTER_PACKS - PACKS;
 
-    while (how.size < MAX_CLUSTER && how.size * CLUSTER_SLICE < packs)
-        how.size *= 2;
-    how.cluster = cluster && packs <= how.size * CLUSTER_SLICE && rows * how.size >= sms;
+    how.threads = packs <= MAX_CLUSTER * CLUSTER_PACKS * 256 ? 256 : 512;
+    how.size = (int)min(max(ceil_div(packs, CLUSTER_PACKS * how.threads), (int64_t)1), (int64_t)MAX_CLUSTER + 1);
+    how.cluster = cluster && how.size <= MAX_CLUSTER && rows * how.size >= sms;
     how.teams = (int)min(rows, (int64_t)INT32_MAX / how.size);
-    int64_t room = CLUSTER_SLICE / THREADS - PACKS;
     if (!how.cluster) {
         /* As few blocks a team as can hold a row; then all the blocks there are. 2 KiB: the runtime's share, and our small arrays. */
-        room = (device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / BLOCKS_PER_SM - 2048) / (THREADS * 16);
-        int64_t blocks = (int64_t)sms * BLOCKS_PER_SM, least = ceil_div(packs, (PACKS + room) * THREADS);
+        how.threads = 512;
+        int blocks_per_sm = SM_THREADS / how.threads;
+        room = (device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / blocks_per_sm - 2048) / (how.threads * 16);
+        int64_t blocks = (int64_t)sms * blocks_per_sm, least = ceil_div(packs, (PACKS + room) * how.threads);
         how.teams = (int)min(rows, blocks / min(max(least, (int64_t)1), blocks));
         how.size = (int)(blocks / how.teams);
     }
     how.chunk = ceil_div(packs, how.size);
-    how.slots = (int)min(max(ceil_div(how.chunk, THREADS) - PACKS, (int64_t)0), room);
+    how.slots = (int)min(max(ceil_div(how.chunk, how.threads) - PACKS, (int64_t)0), room);
     return how;
 }
 
 /* The code for clusters is there only if this kernel was compiled for sm_90 or later, which says that the device is one, too. */
-template <class T> static bool has_clusters(void)
+static bool has_clusters(void)
 {
     struct cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, split_softmax_kernel<T, true>) == cudaSuccess && attributes.ptxVersion >= 90;
+    return cudaFuncGetAttributes(&attributes, split_softmax_kernel<float, 256, true>) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
 {
-    struct split how = split_rows(rows, cols, sizeof(T), has_clusters<T>());
+    struct split how = split_rows(rows, cols, sizeof(T), has_clusters());
     unsigned *done = (unsigned *)workspace;
     uint64_t *posts = (uint64_t *)(done + 2 * how.teams); /* 2: keeps the words aligned */
     void *arguments[] = { &y, &x, &how, &posts, &done };
-    const void *kernel = how.cluster ? (const void *)split_softmax_kernel<T, true> : (const void *)split_softmax_kernel<T, false>;
+    const void *kernel = !how.cluster         ? (const void *)split_softmax_kernel<T, 512, false>
+                         : how.threads == 256 ? (const void *)split_softmax_kernel<T, 256, true>
+                                              : (const void *)split_softmax_kernel<T, 512, true>;
 
     cudaLaunchAttribute attribute;
     attribute.id = how.cluster ? cudaLaunchAttributeClusterDimension : cudaLaunchAttributeCooperative;
@@ -317,8 +317,8 @@ template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t co
         attribute.val.cooperative = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3((unsigned)(how.teams * how.size));
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = (size_t)how.slots * THREADS * 16;
+    config.blockDim = dim3(how.threads);
+    config.dynamicSmemBytes = (size_t)how.slots * how.threads * 16;
     config.stream = stream;
     config.attrs = &attribute;
     config.numAttrs = 1;
@@ -333,7 +333,7 @@ template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t co
 size_t split_softmax_workspace(int64_t rows, int64_t cols, enum dtype dtype)
 {
     size_t element_bytes = dtype == FP32 ? 4 : 2;
-    struct split how = split_rows(rows, cols, element_bytes, has_clusters<float>());
+    struct split how = split_rows(rows, cols, element_bytes, has_clusters());
     return how.cluster ? 0 : ((size_t)how.teams + (size_t)rows * how.size) * sizeof(uint64_t);
 }
 

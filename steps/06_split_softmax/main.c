@@ -11,9 +11,9 @@ int main(int argc, char **argv)
         .writes = 1,
         .exps = 2, /* one for the sum, one to normalise */
         .cpu = split_softmax_cpu,
-        .cpu_sum = { .lanes = 16, .block = 256 },
+        .cpu_sum = { .lanes = 32, .block = 512 },
         .gpu = GPU(split_softmax_gpu),
-        .gpu_sum = { .lanes = 1024, .extra = 64 },
+        .gpu_sum = { .lanes = 16384, .extra = 160 },
         .cpu_fp16 = split_softmax_fp16_cpu,
         .gpu_fp16 = GPU(split_softmax_fp16_gpu),
         .cpu_bf16 = split_softmax_bf16_cpu,

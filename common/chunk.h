@@ -1,0 +1,95 @@
+/*
+ * A chunk: CHUNK neighbouring columns of any element type, computed as floats. Steps 05 and 06 fetch, compute and store in chunks: a few
+ * vector registers on any CPU, and one or two cache lines.
+ *
+ * `dtype` is FP32, FP16 or BF16, and a constant where these functions are called: they are compiled into their callers, once for
+ * each type, without its branches.
+ */
+#ifndef CHUNK_H
+#define CHUNK_H
+
+#include <math.h>
+
+#include "half.h"
+#include "stream.h"
+#include "types.h"
+
+#define CHUNK 32
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE size_t element_bytes(enum dtype dtype)
+{
+    return dtype == FP32 ? sizeof(float) : sizeof(fp16);
+}
+
+/* The address of x[i]. */
+INLINE char *element_at(const void *x, int64_t i, enum dtype dtype)
+{
+    return (char *)x + i * (int64_t)element_bytes(dtype);
+}
+
+/* x: (cols), cols <= CHUNK, as CHUNK floats: in place, or in `spare`. Those that are missing are -inf, which counts for nothing. */
+INLINE const float *chunk_load(float *restrict spare, const void *restrict x, int cols, enum dtype dtype)
+{
+    if (dtype == FP32 && cols == CHUNK)
+        return x;
+#pragma omp simd
+    for (int i = 0; i < CHUNK; i++)
+        spare[i] = i >= cols       ? -INFINITY
+                   : dtype == FP32 ? ((const float *)x)[i]
+                   : dtype == FP16 ? fp16_to_float(((const fp16 *)x)[i])
+                                   : bf16_to_float(((const bf16 *)x)[i]);
+    return spare;
+}
+
+/* Append the first `cols` columns of v * scale to y. */
+INLINE void chunk_store(struct stream *y, const float *v, float scale, int cols, enum dtype dtype)
+{
+    union {
+        float fp32[CHUNK];
+        fp16 fp16[CHUNK];
+        bf16 bf16[CHUNK];
+    } out;
+#pragma omp simd
+    for (int i = 0; i < CHUNK; i++)
+        if (dtype == FP32)
+            out.fp32[i] = v[i] * scale;
+        else if (dtype == FP16)
+            out.fp16[i] = float_to_fp16(v[i] * scale);
+        else
+            out.bf16[i] = float_to_bf16(v[i] * scale);
+    stream_put(y, &out, (size_t)cols * element_bytes(dtype));
+}
+
+/* Fold v: (2 half) onto its first half. */
+INLINE void fold_max(float *v, int half)
+{
+#pragma omp simd
+    for (int i = 0; i < half; i++)
+        v[i] = v[i + half] > v[i] ? v[i + half] : v[i];
+}
+
+INLINE void fold_sum(float *v, int half)
+{
+#pragma omp simd
+    for (int i = 0; i < half; i++)
+        v[i] += v[i + half];
+}
+
+/* The largest, and the sum, of v: (CHUNK), which is used up. (Written out, because compilers do not unroll a loop over halves.) */
+INLINE float chunk_max(float *v)
+{
+    fold_max(v, 16), fold_max(v, 8), fold_max(v, 4), fold_max(v, 2), fold_max(v, 1);
+    return v[0];
+}
+
+INLINE float chunk_sum(float *v)
+{
+    fold_sum(v, 16), fold_sum(v, 8), fold_sum(v, 4), fold_sum(v, 2), fold_sum(v, 1);
+    return v[0];
+}
+
+_Static_assert(CHUNK == 32, "chunk_max and chunk_sum fold 32 numbers");
+
+#endif

@@ -1,0 +1,85 @@
+/*
+ * The gallery of broken kernels. `bug` lists them; `bug 3` shows the third: its source, every check's verdict on it, and
+ * whether the check that was made for it caught it. Runs in the repository's root, where the sources are.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checks.h"
+#include "mutants/mutants.h"
+
+static void list(void)
+{
+    printf("Broken softmaxes, each a mistake that somebody made. `make bug-N` shows number N and what catches it.\n\n");
+    for (int i = 0; i < mutant_count; i++)
+        printf("  %2d  %-24s caught by \"%s\"%s\n", i + 1, mutants[i].step.name, mutants[i].caught_by, mutants[i].gpu ? ", on a GPU" : "");
+}
+
+static void show_source(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    if (!file)
+        fatal("%s: it cannot be opened; run this in the repository's root", path);
+    printf("%s\n\n", path);
+    for (int c; (c = getc(file)) != EOF;)
+        putchar(c);
+    fclose(file);
+}
+
+static void print_error(const struct outcome *o)
+{
+    if (isnan(o->error))
+        printf("NaN where it is wrong");
+    else if (isinf(o->error))
+        printf("an infinite error");
+    else
+        printf("relative error %.2g, allowed there %.2g", o->error, o->tolerance);
+}
+
+/* Returns the exit status: a mutant that is not caught is a failure. */
+static int judge(const struct mutant *m)
+{
+    const struct softmax_step *correct = step_named(m->mimics);
+    struct softmax_step step = m->step;
+    step.cpu_sum = correct->cpu_sum;
+    step.gpu_sum = correct->gpu_sum;
+    struct subject s = { &step, m->dtype, m->gpu };
+    struct outcome made_for_it = { .pass = true };
+
+    printf("\nWithout its mistake it would be %s. Held to that step's claims:\n\n", m->mimics);
+    for (int i = 0; i < softmax_check_count; i++) {
+        const struct check *c = &softmax_checks[i];
+        struct outcome o = check_run(c, &s);
+        bool is_its_own = strcmp(c->name, m->caught_by) == 0;
+        printf("  %s %-17s %-9s ", is_its_own ? "->" : "  ", c->name, o.pass ? "passes" : "CAUGHT");
+        print_error(&o);
+        printf("\n");
+        if (is_its_own)
+            made_for_it = o;
+    }
+    if (made_for_it.pass)
+        printf("\n\"%s\" should have caught it, and did not.\n", m->caught_by);
+    else
+        printf("\n\"%s\" (%s) catches it:\n  %s\n", m->caught_by, check_named(m->caught_by)->about, made_for_it.what);
+    return made_for_it.pass ? EXIT_FAILED : 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        list();
+        return 0;
+    }
+    char *end;
+    long number = strtol(argv[1], &end, 10);
+    if (argc > 2 || end == argv[1] || *end || number < 1 || number > mutant_count)
+        usage_error("'%s': a number from 1 to %d is allowed; without one, all are listed", argv[argc - 1], mutant_count);
+    const struct mutant *m = &mutants[number - 1];
+    show_source(m->file);
+    if (m->gpu && gpu_count() == 0) {
+        printf("\nskipped: it runs on a GPU: %s\n", gpu_missing());
+        return 0;
+    }
+    return judge(m);
+}

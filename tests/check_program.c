@@ -1,0 +1,389 @@
+/*
+ * The built programs, run as a user runs them: what is wrong with the command line or with a file is said in one line on stderr,
+ * with the right exit status, and no file is left behind.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common.h"
+#include "half.h"
+#include "scratch.h"
+#include "suites.h"
+
+#define MAX_ARGS 16
+
+/* What a program said and how it ended. */
+struct said {
+    int status;
+    char *out, *err;
+};
+
+static struct said last;
+
+static void setup(void)
+{
+    scratch_setup();
+    setenv("RESULTS", scratch_path("results.tsv"), 1);
+    setenv("OMP_NUM_THREADS", "1", 1);
+}
+
+static void teardown(void)
+{
+    free(last.out);
+    free(last.err);
+    last = (struct said){ 0 };
+    scratch_teardown();
+}
+
+/* The programs lie beside this one. */
+static const char *program_path(const char *name)
+{
+    static char path[4096 + 64];
+    char self[4096];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    ck_assert(length > 0);
+    self[length] = 0;
+    const char *folder = getenv("B") ? getenv("B") : dirname(self);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return path;
+}
+
+/* Run a step's program with these words, separated by blanks, in the repository's root. stdout and stderr go to files. */
+static const struct said *run(const char *program, const char *words)
+{
+    char buffer[2048], *argv[MAX_ARGS + 2] = { (char *)program_path(program) };
+    int argc = 1;
+    snprintf(buffer, sizeof buffer, "%s", words);
+    for (char *word = strtok(buffer, " "); word && argc <= MAX_ARGS; word = strtok(NULL, " "))
+        argv[argc++] = strcmp(word, "''") == 0 ? "" : word;
+    char out[512], err[512];
+    snprintf(out, sizeof out, "%s", scratch_path("stdout"));
+    snprintf(err, sizeof err, "%s", scratch_path("stderr"));
+    ck_assert_msg(access(argv[0], X_OK) == 0, "%s is not built", argv[0]);
+    pid_t child = fork();
+    if (child == 0) {
+        if (!freopen(out, "w", stdout) || !freopen(err, "w", stderr))
+            _exit(126);
+        execv(argv[0], argv);
+        _exit(127);
+    }
+    int status;
+    ck_assert(waitpid(child, &status, 0) == child);
+    ck_assert_msg(WIFEXITED(status), "%s %s: ended by signal %d", program, words, WTERMSIG(status));
+    free(last.out);
+    free(last.err);
+    size_t bytes;
+    last = (struct said){ WEXITSTATUS(status), scratch_read(out, &bytes), scratch_read(err, &bytes) };
+    remove(out);
+    remove(err);
+    return &last;
+}
+
+/* One line on stderr that holds these words (up to a NULL), nothing on stdout that looks like a result, and this status. */
+static void assert_refused(const char *program, const char *words, int status, ...)
+{
+    const struct said *s = run(program, words);
+    ck_assert_msg(s->status == status, "%s %s: status %d, not %d; %s%s", program, words, s->status, status, s->out, s->err);
+    char *end = strchr(s->err, '\n');
+    ck_assert_msg(end && end[1] == 0, "%s %s: not one line on stderr: '%s'", program, words, s->err);
+    va_list expected;
+    va_start(expected, status);
+    for (const char *e; (e = va_arg(expected, const char *));)
+        ck_assert_msg(strstr(s->err, e), "%s %s: '%s' is not in: %s", program, words, e, s->err);
+    va_end(expected);
+    ck_assert_msg(access(getenv("RESULTS"), F_OK) != 0, "%s %s: a result was recorded", program, words);
+}
+
+/* ---- bad usage: the option, the value, and what is allowed; status 2 */
+
+static const struct {
+    const char *words, *option, *value, *allowed;
+} usage[] = {
+    { "--colour red", "--colour", "", "--help" },
+    { "--rows=1 --unknown=7", "--unknown", "", "--help" },
+    { "-z", "-z", "", "--help" },
+    { "-zy", "-z", "", "--help" },
+    { "-", "-", "", "--help" },
+    { "something", "something", "", "--help" },
+    { "--rows 3 something", "something", "", "--help" },
+    { "--rows", "--rows", "", "value" },
+    { "--json=5", "--json", "", "" },
+    { "--rows 0", "--rows", "'0'", "from 1" },
+    { "--rows -5", "--rows", "'-5'", "from 1" },
+    { "--rows=-5", "--rows", "'-5'", "from 1" },
+    { "--cols 0", "--cols", "'0'", "from 1" },
+    { "--cols -1", "--cols", "'-1'", "from 1" },
+    { "--rows ''", "--rows", "''", "from 1" },
+    { "--rows abc", "--rows", "'abc'", "from 1" },
+    { "--rows 3x", "--rows", "'3x'", "from 1" },
+    { "--rows 3.5", "--rows", "'3.5'", "from 1" },
+    { "--rows 1e3", "--rows", "'1e3'", "from 1" },
+    { "--rows 0x10", "--rows", "'0x10'", "from 1" },
+    { "--rows 3ki", "--rows", "'3ki'", "from 1" },
+    { "--rows 3KiB", "--rows", "'3KiB'", "from 1" },
+    { "--rows Ki", "--rows", "'Ki'", "from 1" },
+    { "--rows -1Ki", "--rows", "'-1Ki'", "from 1" },
+    { "--rows 9223372036854775808", "--rows", "'9223372036854775808'", "from 1" },
+    { "--rows 99999999999999999999999", "--rows", "'99999999999999999999999'", "from 1" },
+    { "--rows 9223372036854775807Ki", "--rows", "'9223372036854775807Ki'", "from 1" },
+    { "--rows 4294967296 --cols 4294967296", "--rows 4294967296", "--cols 4294967296", "product" },
+    { "--rows 9223372036854775807 --cols 2", "--rows 9223372036854775807", "--cols 2", "product" },
+    { "--rows 9223372036854775807 --cols 1", "--rows 9223372036854775807", "--cols 1", "product" },
+    { "--rows 2305843009213693952 --cols 4", "--rows 2305843009213693952", "--cols 4", "product" },
+    { "--shape gpt9", "--shape", "'gpt9'", "gpt2-scores" },
+    { "--shape ''", "--shape", "''", "gpt2-scores" },
+    { "--dtype fp64", "--dtype", "'fp64'", "fp32, fp16 and bf16" },
+    { "--dtype FP32", "--dtype", "'FP32'", "fp32, fp16 and bf16" },
+    { "--dtype ''", "--dtype", "''", "fp32, fp16 and bf16" },
+    { "--dtype fp16", "--dtype", "fp16", "fp32" }, /* not in this step */
+    { "--input gaussian", "--input", "'gaussian'", "normal" },
+    { "--input ''", "--input", "''", "normal" },
+    { "--device tpu", "--device", "'tpu'", "cpu, gpu and all" },
+    { "--device ''", "--device", "''", "cpu, gpu and all" },
+    { "--threads 0", "--threads", "'0'", "from 1" },
+    { "--threads 1000000", "--threads", "'1000000'", "from 1" },
+    { "--seed -1", "--seed", "'-1'", "from 0" },
+    { "--seed x", "--seed", "'x'", "from 0" },
+    { "--reps 0", "--reps", "'0'", "from 1" },
+    { "--budget 0", "--budget", "'0'", "seconds" },
+    { "--budget -1", "--budget", "'-1'", "seconds" },
+    { "--budget nan", "--budget", "'nan'", "seconds" },
+    { "--budget inf", "--budget", "'inf'", "seconds" },
+    { "--budget 2s", "--budget", "'2s'", "seconds" },
+    { "--input real --cols 77", "--cols", "77", "real" },
+    { "--x a.npy --rows 3", "--x", "'a.npy'", "--rows" },
+    { "--x a.npy --input normal", "--x", "'a.npy'", "--input" },
+};
+
+START_TEST(test_bad_usage)
+{
+    assert_refused("02_safe_softmax", usage[_i].words, EXIT_USAGE, usage[_i].option, usage[_i].value, usage[_i].allowed, NULL);
+}
+END_TEST
+
+/* ---- what is asked for is not there: status 1 */
+
+START_TEST(test_too_little_memory)
+{
+    assert_refused("02_safe_softmax", "--rows 1Mi --cols 1Mi --device cpu", EXIT_FAILED, "memory", "4096.00 GiB", "available", NULL);
+    assert_refused("02_safe_softmax", "--rows 1Gi --cols 512Mi --device cpu", EXIT_FAILED, "memory", "GiB needed", "available", NULL);
+}
+END_TEST
+
+START_TEST(test_absent_device)
+{
+    if (gpu_count() > 0) /* then hide it */
+        setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    assert_refused("02_safe_softmax", "--rows 3 --cols 5 --device gpu", EXIT_FAILED, "--device gpu", NULL);
+    const struct said *s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1");
+    ck_assert_msg(s->status == 0 && strstr(s->out, "gpu: skipped"), "status %d: %s%s", s->status, s->out, s->err);
+}
+END_TEST
+
+/* ---- files */
+
+static const char *words_of(const char *format, const char *path)
+{
+    static char words[1024];
+    snprintf(words, sizeof words, format, path);
+    return words;
+}
+
+/* A .npy of (3, 5) fp32, with `header` in the place of its own unless that is NULL, cut off by `cut` bytes. */
+static const char *tensor(const char *header, size_t cut)
+{
+    float x[15];
+    int64_t shape[] = { 3, 5 };
+    char why[256];
+    for (int i = 0; i < 15; i++)
+        x[i] = (float)(i * i % 7);
+    const char *path = scratch_path("x.npy");
+    ck_assert(npy_write(path, x, FP32, 2, shape, why, sizeof why) == 0);
+    size_t bytes;
+    char *file = scratch_read(path, &bytes);
+    if (header)
+        memcpy(file + 10, header, strlen(header));
+    scratch_write(path, file, bytes - cut);
+    free(file);
+    return path;
+}
+
+START_TEST(test_bad_files)
+{
+    char x[512], missing[512];
+    snprintf(x, sizeof x, "%s", scratch_path("x.npy"));
+    snprintf(missing, sizeof missing, "%s", scratch_path("missing.npy"));
+    assert_refused("02_safe_softmax", words_of("--x %s", missing), EXIT_FAILED, missing, strerror(ENOENT), NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", "/tmp"), EXIT_FAILED, "/tmp", "regular", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor(NULL, 1)), EXIT_FAILED, x, "cut off", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor(NULL, 100)), EXIT_FAILED, x, "cut off", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': True,  ", 0)), EXIT_FAILED, x, "Fortran", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<i4'", 0)), EXIT_FAILED, x, "<f4", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '>f4'", 0)), EXIT_FAILED, x, "big-endian", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 5)", 0)), EXIT_FAILED, x, "size", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': False, 'shape': (9, 5)", 0)), EXIT_FAILED, x, "cut off", NULL);
+}
+END_TEST
+
+/* The tensor that --out wrote is the softmax of the one that --x named, in its shape. */
+static void assert_softmaxed(const char *in, const char *out)
+{
+    struct npy x, y;
+    char why[512];
+    ck_assert_msg(npy_read(in, &x, why, sizeof why) == 0 && npy_read(out, &y, why, sizeof why) == 0, "%s", why);
+    ck_assert(x.dims == y.dims && memcmp(x.shape, y.shape, sizeof x.shape) == 0 && y.dtype == FP32);
+    int64_t cols = x.dims ? x.shape[x.dims - 1] : 1, rows = 1;
+    for (int d = 0; d < x.dims - 1; d++)
+        rows *= x.shape[d];
+    double *want = malloc((size_t)cols * sizeof *want);
+    for (int64_t row = 0; row < rows; row++) {
+        reference_softmax_row(want, (char *)x.data + (size_t)(row * cols) * dtype_bytes(x.dtype), x.dtype, cols);
+        for (int64_t col = 0; col < cols; col++)
+            ck_assert(fabs(((float *)y.data)[row * cols + col] - want[col]) <= 1e-5 * want[col] + 1e-37);
+    }
+    free(want);
+    free(x.data);
+    free(y.data);
+}
+
+START_TEST(test_file_in_file_out)
+{
+    static const int64_t shapes[][NPY_MAX_DIMS] = { { 7 }, { 3, 5 }, { 2, 3, 4 }, { 1, 1, 2, 1, 3, 1, 2, 9 }, { 0 } };
+    static const int dims[] = { 1, 2, 3, 8, 0 };
+    float x[108];
+    double wide[108];
+    char why[256], words[1024];
+    for (int i = 0; i < 108; i++)
+        wide[i] = x[i] = (float)sin(i) * 100;
+    for (int i = 0; i < 5; i++) {
+        bool is_wide = i % 2;
+        ck_assert(npy_write(scratch_path("in.npy"), is_wide ? (void *)wide : x, is_wide ? FP64 : FP32, dims[i], shapes[i], why, sizeof why) == 0);
+        snprintf(words, sizeof words, "--x %s --out %s --reps 1 --device cpu", scratch_path("in.npy"), scratch_path("out.npy"));
+        const struct said *s = run("02_safe_softmax", words);
+        ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+        assert_softmaxed(scratch_path("in.npy"), scratch_path("out.npy"));
+        ck_assert_msg(scratch_files() == 3, "more than the two tensors and the results is left");
+    }
+}
+END_TEST
+
+START_TEST(test_output_that_cannot_be_written)
+{
+    const struct said *s = run("02_safe_softmax", words_of("--rows 3 --cols 5 --reps 1 --device cpu --out %s", scratch_path("missing/y.npy")));
+    ck_assert(s->status == EXIT_FAILED && strstr(s->err, "missing/y.npy") && strchr(s->err, '\n')[1] == 0);
+    s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1 --device cpu --out /dev/null");
+    struct stat null;
+    ck_assert(stat("/dev/null", &null) == 0 && S_ISCHR(null.st_mode));
+    ck_assert(s->status == EXIT_FAILED && strstr(s->err, "/dev/null"));
+}
+END_TEST
+
+/* ---- what works */
+
+START_TEST(test_help)
+{
+    static const char *const options[] = { "--rows", "--cols", "--shape", "--dtype", "--input", "--x", "--out", "--device", "--threads", "--seed", "--reps", "--json", "normal", "gpt2-scores" };
+    const struct said *s = run("02_safe_softmax", "--help");
+    ck_assert(s->status == 0 && s->err[0] == 0);
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        ck_assert_msg(strstr(s->out, options[i]), "'%s' is not in the help", options[i]);
+}
+END_TEST
+
+static const char *const programs[] = {
+    "01_naive_softmax", "02_safe_softmax", "03_online_softmax", "04_parallel_softmax", "05_resident_softmax", "06_split_softmax",
+};
+enum { PROGRAMS = sizeof programs / sizeof programs[0] };
+
+START_TEST(test_every_step_runs)
+{
+    const struct said *s = run(programs[_i], "--rows 7 --cols 1000 --reps 1 --device cpu");
+    ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+    ck_assert(strstr(s->out, programs[_i]) && strstr(s->out, "pass"));
+    size_t bytes;
+    char *table = scratch_read(getenv("RESULTS"), &bytes), *line = strchr(table, '\n');
+    ck_assert(strncmp(table, "step\t", 5) == 0 && line && strncmp(line + 1, programs[_i], strlen(programs[_i])) == 0);
+    free(table);
+    s = run(programs[_i], "--rows 7 --cols 1000 --reps 1 --device cpu --json");
+    ck_assert_msg(s->status == 0 && s->out[0] == '{' && strchr(s->out, '\n')[1] == 0, "not one line of JSON: %s", s->out);
+    ck_assert(strstr(s->out, "\"verdict\": \"pass\""));
+}
+END_TEST
+
+START_TEST(test_every_step_runs_on_real_input)
+{
+    const struct said *s = run(programs[_i], "--input real --rows 64 --reps 1 --device cpu");
+    ck_assert_msg(s->status == 0 && s->err[0] == 0 && strstr(s->out, "pass"), "status %d: %s%s", s->status, s->out, s->err);
+}
+END_TEST
+
+/* A wrong result is a failure, and says so: step 01 on numbers whose exp does not fit. */
+START_TEST(test_a_wrong_result_fails)
+{
+    const struct said *s = run("01_naive_softmax", "--rows 7 --cols 1000 --reps 1 --device cpu --input shifted");
+    ck_assert_msg(s->status == EXIT_FAILED && strstr(s->out, "FAIL"), "status %d: %s%s", s->status, s->out, s->err);
+    size_t bytes;
+    char *table = scratch_read(getenv("RESULTS"), &bytes);
+    ck_assert(strstr(table, "FAIL"));
+    free(table);
+}
+END_TEST
+
+START_TEST(test_sizes_with_suffixes)
+{
+    const struct said *s = run("02_safe_softmax", "--rows 1 --cols 2Ki --reps 1 --device cpu --json");
+    ck_assert(s->status == 0 && strstr(s->out, "\"cols\": 2048"));
+    s = run("02_safe_softmax", "--shape gpt2-scores --rows 3 --reps 1 --device cpu --json");
+    ck_assert(s->status == 0 && strstr(s->out, "\"cols\": 1024") && strstr(s->out, "\"rows\": 3"));
+}
+END_TEST
+
+START_TEST(test_seed_and_threads_are_used)
+{
+    char first[512], words[1024];
+    for (int i = 0; i < 3; i++) {
+        snprintf(words, sizeof words, "--rows 5 --cols 9 --reps 1 --device cpu --seed %d --threads %d --out %s", 7 + i / 2, 1 + i % 2, scratch_path("y.npy"));
+        ck_assert(run("02_safe_softmax", words)->status == 0);
+        size_t bytes;
+        char *y = scratch_read(scratch_path("y.npy"), &bytes);
+        ck_assert(bytes < sizeof first);
+        if (i == 0)
+            memcpy(first, y, bytes);
+        ck_assert((memcmp(first, y, bytes) == 0) == (i < 2)); /* threads change nothing, the seed does */
+        free(y);
+    }
+}
+END_TEST
+
+Suite *program_suite(void)
+{
+    Suite *suite = suite_create("program");
+    TCase *bad = tcase_create("usage"), *absent = tcase_create("absent"), *files = tcase_create("files"), *runs = tcase_create("runs");
+    TCase *const all[] = { bad, absent, files, runs };
+    for (int i = 0; i < 4; i++) {
+        tcase_add_checked_fixture(all[i], setup, teardown);
+        tcase_set_timeout(all[i], 60);
+        suite_add_tcase(suite, all[i]);
+    }
+    tcase_add_loop_test(bad, test_bad_usage, 0, sizeof usage / sizeof usage[0]);
+    tcase_add_test(absent, test_too_little_memory);
+    tcase_add_test(absent, test_absent_device);
+    tcase_add_test(files, test_bad_files);
+    tcase_add_test(files, test_file_in_file_out);
+    tcase_add_test(files, test_output_that_cannot_be_written);
+    tcase_add_test(runs, test_help);
+    tcase_add_loop_test(runs, test_every_step_runs, 0, PROGRAMS);
+    tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);
+    tcase_add_test(runs, test_a_wrong_result_fails);
+    tcase_add_test(runs, test_sizes_with_suffixes);
+    tcase_add_test(runs, test_seed_and_threads_are_used);
+    return suite;
+}

@@ -1,0 +1,217 @@
+/* common/report.c: the table that plots and lessons are made of, and JSON. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common.h"
+#include "scratch.h"
+#include "suites.h"
+
+static void setup(void)
+{
+    scratch_setup();
+    setenv("RESULTS", scratch_path("results.tsv"), 1);
+}
+
+static struct result result_of(const char *step, double ms)
+{
+    return (struct result){
+        .step = step, .device = "A CPU \"with\" quotes", .backend = "cpu", .dtype = FP16, .rows = 16384, .cols = 1048577,
+        .seed = 1234567890123456, .input = "normal", .threads = 2, .time = { ms, ms / 2, ms * 2, 7 }, .useful_bytes = 8e9,
+        .predicted_bytes = 12e9, .exps = 3e9, .copy_gbs = 40, .percent = 50, .ceiling = "copy",
+        .verdict = { .pass = true, .error = 1e-7, .tolerance = 1e-6, .checked = 3, .first_wrong = -1 },
+    };
+}
+
+/* The index-th line of the table, split at tabs in place; returns the number of columns, -1 when there is no such line. */
+static int line_of(int index, char **words)
+{
+    static char *table;
+    size_t bytes;
+    free(table);
+    table = scratch_read(getenv("RESULTS"), &bytes);
+    char *line = table;
+    for (; index > 0 && line; index--) {
+        line = strchr(line, '\n');
+        line = line ? line + 1 : NULL;
+    }
+    if (!line || !*line)
+        return -1;
+    ck_assert_msg(strchr(line, '\n'), "the last line does not end");
+    line[strcspn(line, "\n")] = 0;
+    int count = 0;
+    for (char *tab = line - 1; tab; tab = strchr(tab + 1, '\t'))
+        words[count++] = tab + 1;
+    for (int i = 1; i < count; i++)
+        words[i][-1] = 0;
+    return count;
+}
+
+/* What line `index` has in the column of this name. */
+static const char *cell(int index, const char *name)
+{
+    char *words[64];
+    static char found[256];
+    int columns = line_of(0, words), column = 0;
+    while (column < columns && strcmp(words[column], name) != 0)
+        column++;
+    ck_assert_msg(column < columns, "no column '%s'", name);
+    ck_assert_int_eq(line_of(index, words), columns);
+    snprintf(found, sizeof found, "%s", words[column]);
+    return found;
+}
+
+START_TEST(test_names_once_then_rows)
+{
+    char *words[64];
+    struct result r = result_of("03_online_softmax", 100);
+    for (int i = 0; i < 3; i++)
+        report_tsv(&r);
+    ck_assert_str_eq(cell(1, "step"), "03_online_softmax");
+    ck_assert_str_eq(cell(3, "step"), "03_online_softmax");
+    ck_assert_int_eq(line_of(4, words), -1);
+}
+END_TEST
+
+START_TEST(test_every_column)
+{
+    static const struct { const char *name, *value; } words[] = {
+        { "device", "A CPU \"with\" quotes" }, { "backend", "cpu" }, { "dtype", "fp16" }, { "rows", "16384" }, { "cols", "1048577" },
+        { "batch", "-" }, { "causal", "-" }, { "seed", "1234567890123456" }, { "input", "normal" }, { "threads", "2" },
+        { "reps", "7" }, { "ceiling", "copy" }, { "verdict", "pass" },
+    };
+    static const struct { const char *name; double value; } numbers[] = {
+        { "median_ms", 100 }, { "p10_ms", 50 }, { "p90_ms", 200 }, { "useful_bytes", 8e9 }, { "predicted_bytes", 12e9 },
+        { "exps", 3e9 }, { "gb_s", 80 }, { "copy_gb_s", 40 }, { "percent", 50 }, { "error", 1e-7 }, { "tolerance", 1e-6 },
+    };
+    struct result r = result_of("03_online_softmax", 100);
+    report_tsv(&r);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        ck_assert_msg(strcmp(cell(1, words[i].name), words[i].value) == 0, "%s is %s, not %s", words[i].name, cell(1, words[i].name), words[i].value);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        ck_assert_msg(fabs(atof(cell(1, numbers[i].name)) / numbers[i].value - 1) < 1e-8, "%s is %s", numbers[i].name, cell(1, numbers[i].name));
+}
+END_TEST
+
+START_TEST(test_a_failure_is_recorded)
+{
+    struct result r = result_of("01_naive_softmax", 100);
+    r.verdict.pass = false;
+    r.verdict.error = NAN;
+    report_tsv(&r);
+    ck_assert_str_eq(cell(1, "verdict"), "FAIL");
+    ck_assert_str_eq(cell(1, "error"), "-");
+}
+END_TEST
+
+START_TEST(test_a_folder_is_made)
+{
+    setenv("RESULTS", scratch_path("folder/results.tsv"), 1);
+    struct result r = result_of("01_naive_softmax", 100);
+    report_tsv(&r);
+    ck_assert_str_eq(cell(1, "step"), "01_naive_softmax");
+    remove(scratch_path("folder/results.tsv"));
+}
+END_TEST
+
+START_TEST(test_unwritable_table_ends_with_status_1)
+{
+    setenv("RESULTS", "/dev/null/results.tsv", 1);
+    ck_assert(freopen("/dev/null", "w", stderr) != NULL);
+    struct result r = result_of("01_naive_softmax", 100);
+    report_tsv(&r);
+}
+END_TEST
+
+/* ---- the step before */
+
+START_TEST(test_step_before)
+{
+    struct result before = result_of("02_safe_softmax", 100), other = result_of("02_safe_softmax", 1), r = result_of("03_online_softmax", 50);
+    struct before b;
+    ck_assert(!report_step_before(&r, &b)); /* no table yet */
+    report_tsv(&before);
+    ck_assert(report_step_before(&r, &b));
+    ck_assert(strcmp(b.step, "02_safe_softmax") == 0 && b.ms == 100 && b.bytes == 12e9 && b.exps == 3e9);
+
+    /* Another problem is not the step before. */
+    other.cols = 8;
+    report_tsv(&other);
+    other.cols = r.cols;
+    other.dtype = FP32;
+    report_tsv(&other);
+    other.dtype = r.dtype;
+    other.threads = 1;
+    report_tsv(&other);
+    other.threads = r.threads;
+    other.device = "another";
+    report_tsv(&other);
+    other.device = r.device;
+    other.step = "01_naive_softmax";
+    report_tsv(&other);
+    ck_assert(report_step_before(&r, &b) && b.ms == 100);
+
+    before.time.median = 70; /* the last run counts */
+    report_tsv(&before);
+    ck_assert(report_step_before(&r, &b) && b.ms == 70);
+    ck_assert(!report_step_before(&(struct result){ .step = "05_resident_softmax", .device = "", .backend = "", .input = "", .ceiling = "" }, &b));
+}
+END_TEST
+
+/* A table that something else has written to must not be read past its end. */
+START_TEST(test_foreign_table)
+{
+    static const char *const tables[] = { "", "\n\n\n", "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\n", "02_safe", "02_safe_softmax\tcpu\n" };
+    struct before b;
+    struct result r = result_of("03_online_softmax", 50);
+    for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
+        scratch_write(getenv("RESULTS"), tables[i], strlen(tables[i]));
+        ck_assert(!report_step_before(&r, &b));
+    }
+}
+END_TEST
+
+/* ---- JSON */
+
+START_TEST(test_json_is_one_object)
+{
+    struct result r = result_of("03_online_softmax", 100);
+    r.verdict.error = NAN;
+    fflush(stdout);
+    int saved = dup(STDOUT_FILENO);
+    ck_assert(freopen(scratch_path("json"), "w", stdout) != NULL);
+    report_json(&r);
+    fflush(stdout);
+    dup2(saved, STDOUT_FILENO);
+    size_t bytes;
+    char *text = scratch_read(scratch_path("json"), &bytes);
+    ck_assert(text[0] == '{' && strcmp(text + bytes - 2, "}\n") == 0 && strchr(text, '\n') == text + bytes - 1);
+    ck_assert(strstr(text, "\"step\": \"03_online_softmax\"") && strstr(text, "\"cols\": 1048577"));
+    ck_assert(strstr(text, "\"device\": \"A CPU \\\"with\\\" quotes\""));
+    ck_assert(strstr(text, "\"error\": null") && strstr(text, "\"batch\": null"));
+    ck_assert(!strstr(text, "nan") && !strstr(text, "inf"));
+    free(text);
+}
+END_TEST
+
+Suite *report_suite(void)
+{
+    Suite *suite = suite_create("report");
+    TCase *table = tcase_create("table"), *before = tcase_create("before"), *json = tcase_create("json");
+    tcase_add_checked_fixture(table, setup, scratch_teardown);
+    tcase_add_test(table, test_names_once_then_rows);
+    tcase_add_test(table, test_every_column);
+    tcase_add_test(table, test_a_failure_is_recorded);
+    tcase_add_test(table, test_a_folder_is_made);
+    tcase_add_exit_test(table, test_unwritable_table_ends_with_status_1, EXIT_FAILED);
+    suite_add_tcase(suite, table);
+    tcase_add_checked_fixture(before, setup, scratch_teardown);
+    tcase_add_test(before, test_step_before);
+    tcase_add_test(before, test_foreign_table);
+    suite_add_tcase(suite, before);
+    tcase_add_checked_fixture(json, setup, scratch_teardown);
+    tcase_add_test(json, test_json_is_one_object);
+    suite_add_tcase(suite, json);
+    return suite;
+}

@@ -1,0 +1,28 @@
+/*
+ * The GPU's tests, in one process: CUDA does not survive a fork. An error that leaves the device unusable ends the program,
+ * and a kernel that hangs hangs it, so it is run under a timeout. Without a device everything is skipped, and counted.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "checks.h"
+#include "mutants/mutants.h"
+#include "suites.h"
+
+int main(void)
+{
+    if (gpu_count() == 0) {
+        int kernels = subject_count(true);
+        printf("GPU tests skipped: no CUDA device (%s)", gpu_missing());
+        if (kernels > 0)
+            printf("; %d kernels x %d checks have not run", kernels, softmax_check_count);
+        printf("\n");
+        return EXIT_SUCCESS;
+    }
+    printf("GPU tests on: %s\n", gpu_name());
+    static Suite *(*const suites[])(void) = { softmax_gpu_suite };
+    int run, failed = run_suites(suites, 1, CK_NOFORK, &run);
+    if (run == 0) /* main_cpu has all names of cases that there are, and fails for a misspelt one */
+        printf("no GPU test is so named\n");
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
