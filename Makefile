@@ -6,7 +6,8 @@
 
 # ---- the syllabus: one line a step
 
-STEPS := 00_ceilings 01_naive_softmax 02_safe_softmax 03_online_softmax 04_parallel_softmax 05_resident_softmax 06_split_softmax
+STEPS := 00_ceilings 01_naive_softmax 02_safe_softmax 03_online_softmax 04_parallel_softmax 05_resident_softmax 06_split_softmax \
+         07_standard_attention 08_library_attention 09_fused_attention 10_flash_attention 11_tensor_core_attention 12_pipelined_attention
 
 .DEFAULT_GOAL := help
 
@@ -25,6 +26,12 @@ step-3: ## online softmax: one pass finds the maximum and the sum
 step-4: ## parallel softmax: merge partial states on purpose
 step-5: ## resident softmax: keep the row on chip
 step-6: ## split softmax: a row too long for one core, or one block
+step-7: ## standard attention: three kernels, and L^2 numbers in memory
+step-8: ## library attention: the same on the best matrix product there is
+step-9: ## fused attention: merge with a payload, (m, l, o)
+step-10: ## flash attention: tiles of queries against tiles of keys
+step-11: ## tensor core attention: the scores never leave registers
+step-12: ## pipelined attention: swizzled tiles, copies that overlap with products
 
 # ---- what is here: nvcc, OpenMP, a CBLAS, Check
 
@@ -67,9 +74,10 @@ $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),C
 
 COMMON := $(filter-out $(if $(filter 1,$(CUDA)),common/gpu_none.c),$(wildcard common/*.c)) $(if $(filter 1,$(CUDA)),$(wildcard common/*.cu))
 COMMON_O := $(addsuffix .o,$(addprefix $B/,$(basename $(COMMON))))
-LANGUAGES := cpu $(if $(filter 1,$(CUDA)),gpu)
+# A step's objects: its cpu.o where it has a cpu.c, and with CUDA its gpu.o.
+parts = $(foreach l,cpu $(if $(filter 1,$(CUDA)),gpu),$(if $(wildcard steps/$(1)/$l.c*),$B/steps/$(1)/$l.o))
 PROGRAMS := $(STEPS:%=$B/%)
-STEP_O := $(foreach s,$(STEPS),$(LANGUAGES:%=$B/steps/$s/%.o))
+STEP_O := $(foreach s,$(STEPS),$(call parts,$s))
 
 # Commands are shown in short; V=1 shows them whole. Other flags than last time: everything is built again.
 Q := $(if $(V),,@)
@@ -90,11 +98,11 @@ $B/libcommon.a: $(COMMON_O)
 
 # A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; and the copies of step 00, which all others are measured against.
 .SECONDEXPANSION:
-$(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings,$(LANGUAGES:%=$B/steps/$$s/%.o))) $B/libcommon.a
+$(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(call parts,%) $$(call parts,00_ceilings)) $B/libcommon.a
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-$B/00_ceilings: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+$B/00_ceilings $B/08_library_attention: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
 # ---- what a reader does
 

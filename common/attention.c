@@ -306,13 +306,13 @@ static void complete(const struct attention_step *step, struct options *o)
 static void check_dim(const struct attention_step *step, int64_t dim)
 {
     char list[64] = "";
-    for (const int *d = step->dims; d && *d; d++) {
+    for (const int *d = step->dims; *d; d++) {
         if (*d == dim)
             return;
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%d", d == step->dims ? "" : d[1] ? ", " : " and ", *d);
     }
-    if (step->dims || dim > 256)
-        usage_error("--dim %lld: %s takes %s", (long long)dim, step->name, step->dims ? list : "1 to 256");
+    if (step->dims[0] || dim > 256)
+        usage_error("--dim %lld: %s takes %s", (long long)dim, step->name, step->dims[0] ? list : "1 to 256");
 }
 
 int attention_main(const struct attention_step *step, int argc, char **argv)

@@ -328,7 +328,7 @@ struct attention_step {
     attention_workspace_fn *workspace;   /* bytes of zeroed workspace that the GPU version wants; NULL: none */
     struct attention_rounding rounding;  /* of the 16-bit versions */
     int capability;                      /* the GPU it needs: 80 for sm_80; 0: any */
-    const int *dims;                     /* head dimensions that it takes, ending with 0; NULL: 1 to 256 */
+    int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */
     bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
 };
 

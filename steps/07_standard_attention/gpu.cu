@@ -130,7 +130,8 @@ static __global__ void __launch_bounds__(TILE *TILE)
         weight[y][x] = at(P, query, first_key + x, p.seq_q, p.seq_k);
         v[y][x] = at(V, first_key + y, first_dim + x, p.seq_k, p.dim);
         __syncthreads();
-        for (int key = 0; key < TILE && first_key + key < visible; key++)
+        int keys = (int)min((int64_t)TILE, visible - first_key);
+        for (int key = 0; key < keys; key++)
             sum += weight[y][key] * v[key][x];
         __syncthreads();
     }

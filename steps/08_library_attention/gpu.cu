@@ -23,6 +23,7 @@
 #include "steps.h"
 
 #define PANEL 512      /* queries that are multiplied at a time under a causal mask */
+#ifndef PACKS
 #define PACKS 4        /* packs of 16 bytes that a thread holds */
 #define MIN_BLOCK 128  /* threads of a block, at least: rows of fewer threads share one */
 #define ROW_ALIGN 8    /* rows of S start on a multiple of so many elements: 16 bytes, or 32 */

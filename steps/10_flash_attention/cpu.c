@@ -55,12 +55,16 @@ struct block {
 /*
  * `rows` rows of C = A B, or where c is not NULL of C = C c + A B. B: (depth, QUERIES), C: (rows, QUERIES), c: (QUERIES); row r of A
  * begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant wherever this is inlined.
+ *
+ * On the way, as many floats as A has are requested from memory, from `next` on: they will be wanted soon.
  */
 static inline __attribute__((always_inline)) void product_of(const int rows, float *C, const float *A, int64_t row_stride,
-                                                             int64_t depth_stride, const float *B, int depth, const float *c)
+                                                             int64_t depth_stride, const float *B, int depth, const float *c,
+                                                             const float *next)
 {
     vector sum[ROWS][VECTORS] = { 0 };
-    for (int i = 0; i < depth; i++)
+    for (int i = 0; i < depth; i++) {
+        __builtin_prefetch(next + i * rows, 0, 2);
 #pragma GCC unroll 8
         for (int row = 0; row < rows; row++) {
             float a = A[row * row_stride + i * depth_stride];
@@ -68,6 +72,7 @@ static inline __attribute__((always_inline)) void product_of(const int rows, flo
             for (int v = 0; v < VECTORS; v++)
                 sum[row][v] += a * ((const vector *)B)[i * VECTORS + v];
         }
+    }
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 4
@@ -77,28 +82,29 @@ static inline __attribute__((always_inline)) void product_of(const int rows, flo
         }
 }
 
-/* Not inlined: on their own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not. */
+/* Not inlined: on its own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not. */
 static __attribute__((noinline)) void product_rows(float *C, const float *A, int64_t row_stride, int64_t depth_stride, const float *B,
-                                                   int depth, const float *c)
+                                                   int depth, const float *c, const float *next)
 {
-    product_of(ROWS, C, A, row_stride, depth_stride, B, depth, c);
+    product_of(ROWS, C, A, row_stride, depth_stride, B, depth, c, next);
 }
 
 static __attribute__((noinline)) void product_row(float *C, const float *A, int64_t depth_stride, const float *B, int depth,
-                                                  const float *c)
+                                                  const float *c, const float *next)
 {
-    product_of(1, C, A, 0, depth_stride, B, depth, c);
+    product_of(1, C, A, 0, depth_stride, B, depth, c, next);
 }
 
-/* The same for any number of rows. */
+/* The same for any number of rows. A is a tile of K or V, rows * depth floats in one piece, and the next tile lies behind it. */
 static void product(float *C, int rows, const float *A, int64_t row_stride, int64_t depth_stride, const float *B, int depth,
                     const float *c)
 {
+    const float *next = A + (int64_t)rows * depth;
     int row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        product_rows(C + row * QUERIES, A + row * row_stride, row_stride, depth_stride, B, depth, c);
+        product_rows(C + row * QUERIES, A + row * row_stride, row_stride, depth_stride, B, depth, c, next + row * depth);
     for (; row < rows; row++)
-        product_row(C + row * QUERIES, A + row * row_stride, depth_stride, B, depth, c);
+        product_row(C + row * QUERIES, A + row * row_stride, depth_stride, B, depth, c, next + row * depth);
 }
 
 #define LOG2E 0x1.715476p+0f
@@ -144,39 +150,88 @@ static __attribute__((noinline)) void merge_tile(struct block *b, int keys)
         b->l[lane] = b->l[lane] * b->c[lane] + sum[lane];
 }
 
-/* One block: queries first .. first + queries - 1 of one head. q, o: (seq_q, dim), k, v: (seq_k, dim), lse: (seq_q) or NULL. */
-static void attend(struct block *b, float *o, float *lse, const float *q, const float *k, const float *v, struct attention p,
-                   int64_t first, int queries)
+/* Whether x: (count) has no infinity and no NaN: 0 times one of those is not 0. */
+static bool all_finite(const float *x, int64_t count)
 {
-    int dim = (int)p.dim;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; i++)
+        sum += 0.0f * x[i];
+    return sum == 0.0f;
+}
+
+/* O^T = O^T c + V^T P for the first seen[lane] keys of V: (keys, dim) in each lane: the slow way, that never touches the others. */
+static void product_seen(struct block *b, const float *V, const int *seen, int dim)
+{
     for (int i = 0; i < dim; i++)
         for (int lane = 0; lane < QUERIES; lane++) {
-            b->Q[i][lane] = lane < queries ? q[(first + lane) * dim + i] * (p.scale * LOG2E) : 0.0f;
+            float sum = 0.0f;
+            for (int key = 0; key < seen[lane]; key++)
+                sum += V[key * dim + i] * b->S[key][lane];
+            b->O[i][lane] = b->O[i][lane] * b->c[lane] + sum;
+        }
+}
+
+/*
+ * A tile that not all queries of the block see whole: `seen[lane]` of its keys, 0 to `keys`. Their scores become -inf, so that their
+ * weight is 0. What a query must not see may be anything, though, and 0 * NaN is NaN: then the slow product.
+ */
+static void masked_tile(struct block *b, const float *V, const int *seen, int keys, int dim)
+{
+    for (int lane = 0; lane < QUERIES; lane++)
+        for (int key = seen[lane]; key < keys; key++)
+            b->S[key][lane] = -INFINITY;
+    merge_tile(b, keys);
+    if (all_finite(V, (int64_t)keys * dim))
+        product(b->O[0], dim, V, 1, dim, b->S[0], keys, b->c);
+    else
+        product_seen(b, V, seen, dim);
+}
+
+/* Q: (queries, dim) into the lanes of b, transposed and scaled; nothing seen yet. */
+static void start(struct block *b, const float *Q, int queries, int dim, float scale)
+{
+    for (int lane = 0; lane < QUERIES; lane++) {
+        for (int i = 0; i < dim; i++) {
+            b->Q[i][lane] = lane < queries ? Q[lane * dim + i] * scale : 0.0f;
             b->O[i][lane] = 0.0f;
         }
-    for (int lane = 0; lane < QUERIES; lane++) {
         b->m[lane] = -INFINITY;
         b->l[lane] = 0.0f;
     }
+}
 
-    int64_t all = attention_visible(p, first), some = attention_visible(p, first + queries - 1);
-    for (int64_t tile = 0; tile < some; tile += KEYS) {
-        int keys = some - tile < KEYS ? (int)(some - tile) : KEYS;
-        product(b->S[0], keys, k + tile * dim, dim, 1, b->Q[0], dim, NULL);
-        for (int64_t key = all > tile ? all : tile; key < tile + keys; key++) /* that not all of these queries see */
-            for (int lane = 0; lane < queries; lane++)
-                if (key >= attention_visible(p, first + lane))
-                    b->S[key - tile][lane] = -INFINITY;
-        merge_tile(b, keys);
-        product(b->O[0], dim, v + tile * dim, 1, dim, b->S[0], keys, b->c);
-    }
-
+/* O: (queries, dim), from the lanes of b, divided by l. lse: (queries) or NULL. */
+static void finish(const struct block *b, float *O, float *lse, int queries, int dim)
+{
     for (int lane = 0; lane < queries; lane++) {
         float weight = b->l[lane] == 0.0f ? 0.0f : 1.0f / b->l[lane];
         for (int i = 0; i < dim; i++)
-            o[(first + lane) * dim + i] = b->O[i][lane] * weight;
+            O[lane * dim + i] = b->O[i][lane] * weight;
         if (lse)
-            lse[first + lane] = b->m[lane] * LN2 + logf(b->l[lane]);
+            lse[lane] = b->m[lane] * LN2 + logf(b->l[lane]);
+    }
+}
+
+/* Queries first to first + queries - 1 of a head, whose keys and values are K and V: (seq_k, dim). */
+static void attend(struct block *b, const float *K, const float *V, struct attention p, int64_t first, int queries)
+{
+    int dim = (int)p.dim;
+    int64_t all = attention_visible(p, first), some = attention_visible(p, first + queries - 1); /* keys that all, and some see */
+    for (int64_t tile = 0; tile < some; tile += KEYS) {
+        int keys = some - tile < KEYS ? (int)(some - tile) : KEYS;
+        product(b->S[0], keys, K + tile * dim, dim, 1, b->Q[0], dim, NULL);
+        if (tile + keys <= all) {
+            merge_tile(b, keys);
+            product(b->O[0], dim, V + tile * dim, 1, dim, b->S[0], keys, b->c);
+        } else {
+            int seen[QUERIES];
+            for (int lane = 0; lane < QUERIES; lane++) {
+                int64_t visible = attention_visible(p, lane < queries ? first + lane : first) - tile;
+                seen[lane] = visible < 0 ? 0 : visible < keys ? (int)visible : keys;
+            }
+            masked_tile(b, V + tile * dim, seen, keys, dim);
+        }
     }
 }
 
@@ -187,9 +242,11 @@ void flash_attention_cpu(float *O, float *lse, const float *Q, const float *K, c
 #pragma omp parallel for schedule(dynamic)
     for (int64_t at = 0; at < heads * blocks; at++) {
         struct block b;
-        int64_t head = at / blocks, first = at % blocks * QUERIES, left = p.seq_q - first;
-        int64_t kv = head / (p.heads / p.kv_heads); /* heads of a batch share kv_heads in order, and so do batches */
-        attend(&b, O + head * p.seq_q * p.dim, lse ? lse + head * p.seq_q : NULL, Q + head * p.seq_q * p.dim,
-               K + kv * p.seq_k * p.dim, V + kv * p.seq_k * p.dim, p, first, left < QUERIES ? (int)left : QUERIES);
+        int64_t head = at / blocks, first = (blocks - 1 - at % blocks) * QUERIES; /* causal: the longest first */
+        int64_t row = head * p.seq_q + first, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+        int queries = p.seq_q - first < QUERIES ? (int)(p.seq_q - first) : QUERIES, dim = (int)p.dim;
+        start(&b, Q + row * dim, queries, dim, p.scale * LOG2E);
+        attend(&b, K + k_at, V + k_at, p, first, queries);
+        finish(&b, O + row * dim, lse ? lse + row : NULL, queries, dim);
     }
 }

@@ -1,26 +1,29 @@
 /*
- * Step 10, flash attention on the GPU: step 09 in tiles. A tile of queries meets a tile of keys, so that a key loaded once serves all
- * of the queries, and each thread multiplies 8 queries by 4 keys at a time, so that a number read from shared memory serves 4 or 8
+ * Step 10, flash attention on the GPU: step 09 in tiles. A tile of queries meets a tile of keys, so that a key loaded once serves all of
+ * the queries; and a thread multiplies 8 queries by 4 or 8 keys, so that a number read from shared memory serves 4 or 8
  * multiply-adds, not one.
  *
- *     for each tile of keys:   S = Q K^T      m' = max(m, rows of S)      P = exp(S - m')
- *                              l = l exp(m - m') + rows of P              O = O exp(m - m') + P V
- *     at the end:              O / l
+ *     for each tile of keys:    S = Q K^T     m' = max(m, S's rows)     P = exp(S - m')
+ *                               l = l exp(m - m') + P's rows            O = O exp(m - m') + P V
+ *     at the end:               O / l
  *
- * A block owns a tile of queries, and its Q tile stays in shared memory; K and V tiles come and go, each copied while the other is
- * multiplied. A warp owns 32 of the queries, and shares nothing but K and V with the other warps. In a warp, 8 lanes share a query:
+ * That is the merge of step 09, for a tile of keys instead of one. Nothing is divided by l before the end.
  *
- *             lane column  0   1   2  ..  7   0   1   2  ..  7   ..            lane column    0       1     ..    7
- *     lane row 0   query 0 |   keys 0 .. 7   |   keys 8 .. 15   | ..     O, query 0   dims 0-3 | 4-7 | .. | 28-31 | 32-35 ..
- *              1         1 |
- *              2         2 |    S: 8 x 4 of these a thread                    O: 8 x dim / 8 of these a thread
- *              3         3 |
- *     lane row 0         4 |
- *     ..                 . |
+ * A block owns a tile of queries. A warp owns 32 of these, and shares only K and V with the other warps. Its lanes stand in 4 rows and
+ * 8 columns; the 8 lanes of a row share the row's queries, and each has some of the keys in S, and some of the dims in O:
  *
- * S and O live in registers. P goes through shared memory, because a thread has all keys of no query, but the next product needs them.
+ *                              column 0       1     ..     7     ; in S, with 8 keys a thread: 0 again, ..
+ *     row 0   queries  0-3    |  0-3   |   4-7   | .. |  28-31   |  32-35   ..     keys, or dims
+ *     row 1   queries  4-7    |
+ *     row 2   queries  8-11   |
+ *     row 3   queries 12-15   |
+ *     row 0   queries 16-19   |
+ *     ..
  *
- * Elements moved: 4 L dim from DRAM; from L2, K and V once for each tile of queries. FLOPs: 4 L^2 dim, tiles above the diagonal skipped.
+ * S and O stay in registers, and both products are sums of outer products: a column of Q^T by a row of K^T, dim after dim; then a column
+ * of P by a row of V, key after key. P goes through shared memory, because a thread has few keys' weights, and then needs all.
+ *
+ * Elements moved: 4 L dim from DRAM; from L2, K and V once for each tile of queries. FLOPs: 4 L^2 dim; tiles above the diagonal are skipped.
  * Changed since step 09: tiles, in shared memory and in registers; the maximum and the rescaling once a tile, not once a key.
  */
 #include <cuda_pipeline.h>
@@ -28,33 +31,40 @@
 #include "common.h"
 #include "gpu.cuh"
 #include "merge.h"
+#include "ptx.cuh"
 #include "steps.h"
 
-#ifndef KEYS
-#define KEYS 4                 /* keys that a thread multiplies at a time */
-#endif
-#define COLUMNS 8              /* lanes that share a query */
-#define ROWS (32 / COLUMNS)    /* lane rows in a warp */
-#define BC (COLUMNS * KEYS)    /* keys of a tile */
-#ifndef MAX_WARPS
-#define MAX_WARPS 8            /* of a block: more share a tile of keys, but shared memory and registers end */
-#endif
-#define PAD 4                  /* floats behind each row in shared memory: 8 rows' packs then lie in 32 different banks */
-#ifndef MINB
-#define MINB 1
-#endif
-#ifndef QKU
-#define QKU 2
-#endif
-#ifndef PVU
-#define PVU 1
-#endif
-static constexpr int QK_UNROLL = QKU, PV_UNROLL = PVU;
-#define P_STRIDE (BC + COLUMNS)
+#define COLUMNS 8       /* lanes that share a query */
+#define ROWS 4          /* groups of such lanes in a warp */
+#define PAD 4           /* floats behind each row of a transposed tile: what 32 lanes write to it then goes to 32 banks */
+#define LOG2_E 1.44269504f
+#define LN_2 0.693147181f
 
-/* Queries that a thread multiplies at a time. 8, but for large dims, where O would not fit in registers. */
-template <int DIM> static constexpr int QUERIES = DIM <= 128 ? 8 : 4;
-template <int DIM> static constexpr int WARP_QUERIES = QUERIES<DIM> * ROWS;
+#ifndef KEYS64
+#define KEYS64 8
+#endif
+#ifndef KEYS128
+#define KEYS128 4
+#endif
+#ifndef WARPS64
+#define WARPS64 4
+#endif
+#ifndef WARPS128
+#define WARPS128 8
+#endif
+#ifndef UNROLL
+#define UNROLL 4
+#endif
+static constexpr int U = UNROLL;
+
+/* What a head dimension allows: O takes most of a thread's registers, Q and K most of the shared memory. */
+template <int DIM> static constexpr int QUERIES = DIM <= 128 ? 8 : 4;        /* that a thread multiplies */
+template <int DIM> static constexpr int KEYS = DIM <= 64 ? KEYS64 : KEYS128; /* that it multiplies them by */
+template <int DIM> static constexpr int MAX_WARPS = DIM <= 64 ? WARPS64 : WARPS128; /* of a block, where shared memory lasts */
+
+template <int DIM> static constexpr int WARP_QUERIES = ROWS * QUERIES<DIM>;
+template <int DIM> static constexpr int BC = COLUMNS * KEYS<DIM>; /* keys of a tile */
+template <int DIM> static constexpr int P_STRIDE = WARP_QUERIES<DIM> + PAD;
 
 /* The number of keys that a query sees: the first so many. */
 static __device__ int64_t visible_keys(struct attention p, int64_t query)
@@ -63,221 +73,207 @@ static __device__ int64_t visible_keys(struct attention p, int64_t query)
     return p.causal ? max((int64_t)0, min(last + 1, p.seq_k)) : p.seq_k;
 }
 
-/* Where a thread stands in its warp. Neighbouring lanes are in the same column, which lets one read of shared memory serve both. */
-#ifdef PLAIN
-static __device__ int lane_column(void) { return threadIdx.x % COLUMNS; }
-static __device__ int lane_row(void) { return threadIdx.x / COLUMNS % ROWS; }
-#define FIRST_DISTANCE 1
-#else
-static __device__ int lane_column(void) { return threadIdx.x / 2 % COLUMNS; }
-static __device__ int lane_row(void) { return threadIdx.x / 16 % 2 * 2 + threadIdx.x % 2; }
-#define FIRST_DISTANCE 2
-#endif
+/* Where the i-th of a thread's queries, keys or dims is, from its first on: in packs of 4, at distances of 4 lanes' each. */
+static __device__ constexpr int spread(int i, int lanes)
+{
+    return i / 4 * 4 * lanes + i % 4;
+}
 
 /* The maximum, and the sum, over the lanes that share a query. */
-static __device__ float row_max(float v)
-{
-    for (int distance = FIRST_DISTANCE; distance < FIRST_DISTANCE * COLUMNS; distance *= 2)
-        v = fmaxf(v, __shfl_xor_sync(ALL_LANES, v, distance));
-    return v;
-}
+static __device__ float row_max(float v) { return warp_max<COLUMNS>(v); }
+static __device__ float row_sum(float v) { return warp_sum<COLUMNS>(v); }
 
-static __device__ float row_sum(float v)
+/* 2^(x - m), and 0 where m is the maximum of nothing, -inf: -inf - -inf would be NaN. */
+static __device__ float exp2_below(float x, float m)
 {
-    for (int distance = FIRST_DISTANCE; distance < FIRST_DISTANCE * COLUMNS; distance *= 2)
-        v += __shfl_xor_sync(ALL_LANES, v, distance);
-    return v;
-}
-
-/* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
-static __device__ float exp_below(float x, float m)
-{
-    return __expf(x - (m == -INFINITY ? 0.0f : m));
+    return ex2(x - (m == -INFINITY ? 0.0f : m));
 }
 
 /*
- * Start to copy `rows` rows of `dim` elements to a tile of max_rows x DIM in shared memory; what is missing becomes 0. The whole block
- * takes part. aligned: each row starts on a multiple of 16 bytes.
+ * Start to copy a tile of a matrix, `rows` rows of `dim` elements, to shared memory. What is missing to max_rows x DIM becomes 0. The whole
+ * block takes part, and each thread keeps to its own dims. Whole tiles are copied in the background, ragged ones at once.
+ *
+ * Transposed: to[d][row], in rows of `stride` elements. A warp copies 8 elements of 4 rows at a time: whole sectors of memory, 32 banks.
  */
-template <int DIM> static __device__ void load_tile(float *to, int stride, const float *from, int64_t rows, int max_rows, int dim,
-                                                    bool aligned)
+template <int DIM> static __device__ void load_transposed(float *to, int stride, const float *from, int64_t rows, int max_rows, int dim)
 {
-    for (int i = threadIdx.x; i < max_rows * DIM / 4; i += blockDim.x) {
-        int row = i / (DIM / 4), d = i % (DIM / 4) * 4;
-        float *pack_to = to + row * stride + d;
-        const float *pack_from = from + (int64_t)row * dim + d;
-        if (aligned && row < rows && d < dim)
-            __pipeline_memcpy_async(pack_to, pack_from, 16);
-        else
-            for (int j = 0; j < 4; j++)
-                pack_to[j] = row < rows && d + j < dim ? pack_from[j] : 0.0f;
-    }
+    int first = threadIdx.x % 8;
+    if (rows >= max_rows && dim == DIM)
+        for (int row = threadIdx.x / 8; row < max_rows; row += blockDim.x / 8)
+#pragma unroll
+            for (int d = 0; d < DIM; d += 8)
+                __pipeline_memcpy_async(to + (first + d) * stride + row, from + row * DIM + first + d, 4);
+    else
+        for (int row = threadIdx.x / 8; row < max_rows; row += blockDim.x / 8)
+            for (int d = first; d < DIM; d += 8)
+                to[d * stride + row] = row < rows && d < dim ? from[row * dim + d] : 0.0f;
     __pipeline_commit();
 }
 
-/* All copies that this thread started are there, and all that the block's other threads started. */
-static __device__ void wait_for_tiles(void)
+/* As it is: to[row][d], in rows of DIM elements. aligned: rows start on a multiple of 16 bytes. */
+template <int DIM> static __device__ void load_tile(float *to, const float *from, int64_t rows, int max_rows, int dim, bool aligned)
+{
+    if (rows >= max_rows && dim == DIM && aligned)
+        for (int i = threadIdx.x * 4; i < max_rows * DIM; i += blockDim.x * 4)
+            __pipeline_memcpy_async(to + i, from + i, 16);
+    else
+        for (int i = threadIdx.x; i < max_rows * DIM; i += blockDim.x)
+            to[i] = i / DIM < rows && i % DIM < dim ? from[i / DIM * dim + i % DIM] : 0.0f;
+    __pipeline_commit();
+}
+
+/* All copies that this thread has started are there; and those of the block's other threads, too. */
+static __device__ void wait_for_copies(void)
 {
     __pipeline_wait_prior(0);
     __syncthreads();
 }
 
-static __device__ float4 load4(const float *x)
+/* part: N elements of a row in shared memory, in packs of 4 at distances of 4 lanes' each. */
+template <int N> static __device__ void load_part(float part[N], const float *row, int lanes)
 {
-    return *(const float4 *)x;
-}
-
-/* s = Q K^T: dot products of this thread's queries and keys, both tiles in rows of DIM + PAD. */
-template <int DIM> static __device__ void multiply_qk(float s[QUERIES<DIM>][KEYS], const float *Q, const float *K, float scale)
-{
-    for (int i = 0; i < QUERIES<DIM>; i++)
-        for (int j = 0; j < KEYS; j++)
-            s[i][j] = 0.0f;
-#pragma unroll QK_UNROLL
-    for (int d = 0; d < DIM; d += 4) {
-        float4 k[KEYS];
-        for (int j = 0; j < KEYS; j++)
-            k[j] = load4(K + j * COLUMNS * (DIM + PAD) + d);
-        for (int i = 0; i < QUERIES<DIM>; i++) {
-            float4 q = load4(Q + i * ROWS * (DIM + PAD) + d);
-            for (int j = 0; j < KEYS; j++) {
-                s[i][j] += q.x * k[j].x;
-                s[i][j] += q.y * k[j].y;
-                s[i][j] += q.z * k[j].z;
-                s[i][j] += q.w * k[j].w;
-            }
-        }
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+        float4 four = *(const float4 *)(row + i * lanes);
+        part[i] = four.x, part[i + 1] = four.y, part[i + 2] = four.z, part[i + 3] = four.w;
     }
-    for (int i = 0; i < QUERIES<DIM>; i++)
-        for (int j = 0; j < KEYS; j++)
-            s[i][j] *= scale;
 }
 
-/* o += P V: this thread's queries and dims, over all keys of the tile. */
-template <int DIM> static __device__ void multiply_pv(float o[QUERIES<DIM>][DIM / COLUMNS], const float *P, const float *V)
+/* c += a^T b: this thread's M x N part of the product of two tiles in shared memory, of `depth` rows each. */
+template <int M, int N> static __device__ void multiply(float c[M][N], const float *a, int a_stride, const float *b, int b_stride,
+                                                        int depth)
 {
-#pragma unroll PV_UNROLL
-    for (int key = 0; key < BC; key += 4) {
-        float4 w[QUERIES<DIM>];
-        for (int i = 0; i < QUERIES<DIM>; i++)
-            w[i] = load4(P + i * ROWS * P_STRIDE + key);
+#pragma unroll U
+    for (int k = 0; k < depth; k++) {
+        float x[M], y[N];
+        load_part<M>(x, a + k * a_stride, ROWS);
+        load_part<N>(y, b + k * b_stride, COLUMNS);
 #pragma unroll
-        for (int k = 0; k < 4; k++)
+        for (int i = 0; i < M; i++)
 #pragma unroll
-            for (int d = 0; d < DIM / COLUMNS; d += 4) {
-                float4 v = load4(V + (key + k) * DIM + d * COLUMNS);
-                for (int i = 0; i < QUERIES<DIM>; i++) {
-                    float weight = k == 0 ? w[i].x : k == 1 ? w[i].y : k == 2 ? w[i].z : w[i].w;
-                    o[i][d + 0] += weight * v.x;
-                    o[i][d + 1] += weight * v.y;
-                    o[i][d + 2] += weight * v.z;
-                    o[i][d + 3] += weight * v.w;
-                }
-            }
+            for (int j = 0; j < N; j++)
+                c[i][j] += x[i] * y[j];
     }
 }
 
 /* Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= DIM. */
-template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS, MINB)
+template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>, 8 / MAX_WARPS<DIM>)
     flash_attention_kernel(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, bool aligned)
 {
-    constexpr int N = QUERIES<DIM>;
-    int br = (int)blockDim.x / 32 * WARP_QUERIES<DIM>, warp = threadIdx.x / 32;
+    constexpr int M = QUERIES<DIM>, N = KEYS<DIM>, D = DIM / COLUMNS, BC = ::BC<DIM>, P_STRIDE = ::P_STRIDE<DIM>;
+    int warp = threadIdx.x / 32, column = threadIdx.x % COLUMNS, row = threadIdx.x / COLUMNS % ROWS, dim = (int)p.dim;
+    int br = (int)blockDim.x / 32 * WARP_QUERIES<DIM>;
     extern __shared__ __align__(16) float shared[];
-    float *Q_tile = shared;
-    float *K_tile = Q_tile + br * (DIM + PAD);
-    float *V_tile = K_tile + BC * (DIM + PAD);
-    float *P_tile = V_tile + BC * DIM + warp * WARP_QUERIES<DIM> * P_STRIDE; /* one a warp */
+    float *Q_tile = shared;                                 /* [DIM][br + PAD] */
+    float *K_tile = Q_tile + DIM * (br + PAD);              /* [DIM][BC + PAD] */
+    float *V_tile = K_tile + DIM * (BC + PAD);              /* [BC][DIM] */
+    float *P_tile = V_tile + BC * DIM + warp * BC * P_STRIDE; /* [BC][WARP_QUERIES + PAD], one a warp */
 
     /* The blocks of a head, which share K and V, one after another; those with most keys first, so that the last to end are short. */
     int64_t tiles = (p.seq_q + br - 1) / br, head = blockIdx.x / tiles, first_query = (tiles - 1 - blockIdx.x % tiles) * br;
     int64_t kv_head = head / (p.heads / p.kv_heads), queries = min((int64_t)br, p.seq_q - first_query);
     int64_t end = visible_keys(p, first_query + queries - 1); /* nobody in the tile sees a key from here on */
     int64_t all_see = visible_keys(p, first_query);           /* everybody sees the keys before this one */
-    K += kv_head * p.seq_k * p.dim;
-    V += kv_head * p.seq_k * p.dim;
+    Q += (head * p.seq_q + first_query) * dim;
+    O += (head * p.seq_q + first_query) * dim;
+    K += kv_head * p.seq_k * dim;
+    V += kv_head * p.seq_k * dim;
 
-    /* This thread's first query in the tile; the others follow at distances of ROWS. */
-    int row = warp * WARP_QUERIES<DIM> + lane_row(), column = lane_column();
-    int64_t query = head * p.seq_q + first_query + row;
-    float o[N][DIM / COLUMNS] = {}, s[N][KEYS];
-    struct softmax_state state[N]; /* m is the query's, l the part of this lane's keys */
-    for (int i = 0; i < N; i++)
+    int my_query = warp * WARP_QUERIES<DIM> + 4 * row; /* the first of this thread's, in the tile */
+    float o[M][D] = {};
+    struct softmax_state state[M]; /* m is the query's, the same in all its lanes; l is of this lane's keys */
+    for (int i = 0; i < M; i++)
         state[i] = softmax_empty();
 
-    load_tile<DIM>(Q_tile, DIM + PAD, Q + (head * p.seq_q + first_query) * p.dim, queries, br, (int)p.dim, aligned);
-    load_tile<DIM>(K_tile, DIM + PAD, K, end, BC, (int)p.dim, aligned);
+    load_transposed<DIM>(Q_tile, br + PAD, Q, queries, br, dim);
+    load_transposed<DIM>(K_tile, BC + PAD, K, end, BC, dim);
     for (int64_t first_key = 0; first_key < end; first_key += BC) {
-        wait_for_tiles(); /* K is here, and nobody needs the last V any more */
-        load_tile<DIM>(V_tile, DIM, V + first_key * p.dim, end - first_key, BC, (int)p.dim, aligned);
-        multiply_qk<DIM>(s, Q_tile + row * (DIM + PAD), K_tile + column * (DIM + PAD), p.scale);
+        wait_for_copies(); /* K is here, and nobody needs the last V any more */
+        load_tile<DIM>(V_tile, V + first_key * dim, end - first_key, BC, dim, aligned);
 
+        float s[M][N] = {};
+        multiply<M, N>(s, Q_tile + my_query, br + PAD, K_tile + 4 * column, BC + PAD, DIM);
+#pragma unroll
+        for (int i = 0; i < M; i++)
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                s[i][j] *= p.scale * LOG2_E; /* scores to base 2 */
         if (first_key + BC > all_see)
-            for (int i = 0; i < N; i++) {
-                int64_t visible = visible_keys(p, first_query + row + i * ROWS) - first_key - column;
-                for (int j = 0; j < KEYS; j++)
-                    if (j * COLUMNS >= visible)
+#pragma unroll
+            for (int i = 0; i < M; i++) {
+                int64_t visible = visible_keys(p, first_query + my_query + spread(i, ROWS)) - first_key;
+#pragma unroll
+                for (int j = 0; j < N; j++)
+                    if (4 * column + spread(j, COLUMNS) >= visible)
                         s[i][j] = -INFINITY;
             }
+
 #pragma unroll
-        for (int i = 0; i < N; i++) {
+        for (int i = 0; i < M; i++) {
             float m = state[i].m;
-            for (int j = 0; j < KEYS; j++)
+#pragma unroll
+            for (int j = 0; j < N; j++)
                 m = fmaxf(m, s[i][j]);
             m = row_max(m);
-            float keep = exp_below(state[i].m, m);
+            float keep = exp2_below(state[i].m, m);
             state[i].m = m;
             state[i].l *= keep;
-            for (int j = 0; j < KEYS; j++) {
-                float weight = exp_below(s[i][j], m);
-                state[i].l += weight;
-                P_tile[(lane_row() + i * ROWS) * P_STRIDE + column + j * COLUMNS] = weight;
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                s[i][j] = exp2_below(s[i][j], m);
+                state[i].l += s[i][j];
             }
 #pragma unroll
-            for (int d = 0; d < DIM / COLUMNS; d++)
+            for (int d = 0; d < D; d++)
                 o[i][d] *= keep;
         }
+#pragma unroll
+        for (int j = 0; j < N; j++)
+#pragma unroll
+            for (int i = 0; i < M; i += 4)
+                *(float4 *)&P_tile[(4 * column + spread(j, COLUMNS)) * P_STRIDE + 4 * row + spread(i, ROWS)] =
+                    make_float4(s[i][j], s[i + 1][j], s[i + 2][j], s[i + 3][j]);
 
-        wait_for_tiles(); /* V is here, so is P, and nobody needs K any more */
+        wait_for_copies(); /* V is here, so is P, and nobody needs K any more */
         if (first_key + BC < end)
-            load_tile<DIM>(K_tile, DIM + PAD, K + (first_key + BC) * p.dim, end - first_key - BC, BC, (int)p.dim, aligned);
-        multiply_pv<DIM>(o, P_tile + lane_row() * P_STRIDE, V_tile + 4 * column);
+            load_transposed<DIM>(K_tile, BC + PAD, K + (first_key + BC) * dim, end - first_key - BC, BC, dim);
+        multiply<M, D>(o, P_tile + 4 * row, P_STRIDE, V_tile + 4 * column, DIM, BC);
     }
 
 #pragma unroll
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < M; i++) {
+        int64_t query = my_query + spread(i, ROWS);
         float l = row_sum(state[i].l);
-        if (row + i * ROWS >= queries)
-            continue;
-        float scale = visible_keys(p, first_query + row + i * ROWS) == 0 ? 0.0f : 1.0f / l;
+        float scale = visible_keys(p, first_query + query) == 0 ? 0.0f : 1.0f / l;
 #pragma unroll
-        for (int d = 0; d < DIM / COLUMNS; d++) {
-            int dim = d / 4 * 4 * COLUMNS + 4 * column + d % 4;
-            if (dim < p.dim)
-                O[(query + i * ROWS) * p.dim + dim] = o[i][d] * scale;
-        }
-        if (lse && column == 0)
-            lse[query + i * ROWS] = state[i].m + logf(l);
+        for (int d = 0; d < D; d++)
+            if (query < queries && 4 * column + spread(d, COLUMNS) < dim)
+                O[query * dim + 4 * column + spread(d, COLUMNS)] = o[i][d] * scale;
+        if (lse && query < queries && column == 0)
+            lse[head * p.seq_q + first_query + query] = (state[i].m + log2f(l)) * LN_2;
     }
 }
 
 /* Bytes of shared memory that a block of so many warps needs. */
 template <int DIM> static size_t shared_bytes(int warps)
 {
-    return (warps * WARP_QUERIES<DIM> * (DIM + PAD + P_STRIDE) + BC * (2 * DIM + PAD)) * sizeof(float);
+    int br = warps * WARP_QUERIES<DIM>;
+    return (DIM * (br + PAD) + DIM * (BC<DIM> + PAD) + BC<DIM> * DIM + warps * BC<DIM> * P_STRIDE<DIM>) * sizeof(float);
 }
 
 template <int DIM> static void launch(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
                                       cudaStream_t stream)
 {
-    int device = 0, most = 0, warps = MAX_WARPS;
+    int device = 0, most = 0, warps = MAX_WARPS<DIM>;
     cudaGetDevice(&device);
     cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     while (warps > 1 && shared_bytes<DIM>(warps) > (size_t)most)
         warps--;
     size_t bytes = shared_bytes<DIM>(warps);
+    if (bytes > (size_t)most)
+        fatal("flash attention needs %zu bytes of shared memory a block for head dimension %d; this GPU has %d", bytes, (int)p.dim, most);
     int64_t br = warps * WARP_QUERIES<DIM>, blocks = p.batch * p.heads * ((p.seq_q + br - 1) / br);
-    bool aligned = p.dim % 4 == 0 && ((uintptr_t)Q | (uintptr_t)K | (uintptr_t)V) % 16 == 0;
+    bool aligned = p.dim % 4 == 0 && (uintptr_t)V % 16 == 0;
 
     cudaFuncSetAttribute(flash_attention_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     flash_attention_kernel<DIM><<<(unsigned)blocks, 32 * warps, bytes, stream>>>(O, lse, Q, K, V, p, aligned);

@@ -31,6 +31,7 @@
 #define STAGES 2                   /* tiles of K and V with a place in shared memory */
 #define LAG 8.0f                   /* binades by which a row's scores may exceed its m: P is at most 2^LAG, and fits fp16 */
 #define THREADS (32 * WARPS)
+#define MAX_GRID_Y 65535          /* the hardware's limit */
 #define LOG2E 1.4426950408889634f
 
 /* What a lane holds of 16 rows of its warp: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
@@ -162,7 +163,7 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
         float l = r->l[h];
         l += __shfl_xor_sync(ALL_LANES, l, 1);
         l += __shfl_xor_sync(ALL_LANES, l, 2);
-        float factor = l == 0.0f ? 0.0f : 1.0f / l;
+        float factor = l == 0.0f ? 0.0f : __fdividef(1.0f, l); /* otherwise l >= 1 */
         for (int n = 0; n < DIM / 8; n++) {
             float two[2] = { r->o[n][2 * h] * factor, r->o[n][2 * h + 1] * factor };
             *(uint32_t *)&tile[swizzled<DIM>(row, n) + 4 * t] = word_of_floats(two, T());
@@ -180,19 +181,19 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
 
 /* As attention_fp16_gpu_fn in types.h, for p.dim == DIM and scale > 0. All tensors aligned to 16 bytes. */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
-    pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p)
+    pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                               float c, int64_t first_head)
 {
     constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
     extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it, two tiles of K and two of V */
-    const int lane = threadIdx.x % 32, g = lane / 4, warp = threadIdx.x / 32;
-    const int copy_row = threadIdx.x / (DIM / 8), copy_chunk = threadIdx.x % (DIM / 8); /* that this thread begins to copy at */
+    const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, warp = thread / 32;
+    const int copy_row = thread / (DIM / 8), copy_chunk = thread % (DIM / 8); /* that this thread begins to copy at */
 
-    /* Which rows: blocks of a head follow each other, the last rows first, because under a causal mask they take longest. */
-    const int blocks = (int)((p.seq_q + BR - 1) / BR), head = blockIdx.x / blocks, heads = (int)p.heads, kv_heads = (int)p.kv_heads;
-    const int block_row = (blocks - 1 - blockIdx.x % blocks) * BR, warp_row = block_row + warp * 16 * PARTS;
-    const int64_t kv_head = head / heads * kv_heads + head % heads / (heads / kv_heads);
+    /* Which rows: the last of a head first, because under a causal mask they take longest. */
+    const int64_t head = first_head + blockIdx.y, kv_head = head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
+    const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, warp_row = block_row + warp * 16 * PARTS;
     int64_t from = (kv_head * p.seq_k + copy_row) * DIM + copy_chunk * 8; /* in K and V, where this thread begins to copy */
-    Q += (p.seq_q * head + block_row + copy_row) * DIM + copy_chunk * 8;
+    Q += (head * p.seq_q + block_row + copy_row) * DIM + copy_chunk * 8;
 
     /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
     int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
@@ -202,13 +203,13 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     struct rows<DIM> r[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
         r[part].m[0] = r[part].m[1] = -INFINITY;
-    float c = p.scale * LOG2E;
 
     uint32_t q_at = shared_address(q_tile), k_at = q_at + BR * ROW, v_at = k_at + STAGES * TILE;
     uint32_t copy_at = swizzled<DIM>(copy_row, copy_chunk);
     copy_tile<T, DIM, BR>(q_at + copy_at, Q, (int)p.seq_q - block_row - copy_row);
-    copy_tile<T, DIM, BC>(k_at + copy_at, K + from, keys - copy_row);
-    copy_tile<T, DIM, BC>(v_at + copy_at, V + from, keys - copy_row);
+    int left = keys - copy_row; /* of the keys, from where this thread copies */
+    copy_tile<T, DIM, BC>(k_at + copy_at, K + from, left);
+    copy_tile<T, DIM, BC>(v_at + copy_at, V + from, left);
 
     /* Where this lane's row and chunk are for ldmatrix: quarters below each other then side by side, and for K the other way. */
     q_at += swizzled<DIM>(warp * 16 * PARTS + lane % 16, lane / 16);
@@ -216,14 +217,15 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     v_at += swizzled<DIM>(lane % 16, lane / 16);
     copy_at += shared_address(q_tile) + BR * ROW;
 
-    for (int key = 0, stage = 0; key < keys; key += BC) {
+    for (int key = 0; key < keys; key += BC) {
         cp_async_wait_all();
         __syncthreads(); /* this tile has arrived, and nobody uses the one before it any more */
-        int next = stage ^ TILE;
+        const int stage = (key & BC) * ROW, next = stage ^ TILE;
         if (key + BC < keys) {
             from += BC * DIM;
-            copy_tile<T, DIM, BC>(copy_at + next, K + from, keys - key - BC - copy_row);
-            copy_tile<T, DIM, BC>(copy_at + next + STAGES * TILE, V + from, keys - key - BC - copy_row);
+            left -= BC;
+            copy_tile<T, DIM, BC>(copy_at + next, K + from, left);
+            copy_tile<T, DIM, BC>(copy_at + next + STAGES * TILE, V + from, left);
         }
         if (key < visible - g + 16 * PARTS - 1) { /* that the warp's last row sees */
             float s[PARTS][BC / 8][4];
@@ -236,7 +238,6 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
             }
             add_values<T, DIM>(r, s, v_at + stage);
         }
-        stage = next;
     }
 
     cp_async_wait_all(); /* where there was no tile, Q may still be on its way */
@@ -244,7 +245,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
         int row = warp_row + 16 * part;
-        int64_t at = p.seq_q * head + row;
+        int64_t at = head * p.seq_q + row;
         store(O + at * DIM, lse ? lse + at : NULL, &r[part], q_tile + (warp_row - block_row + 16 * part) * ROW, (int)p.seq_q - row, p.scale);
     }
 }
@@ -252,10 +253,12 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
 template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                    cudaStream_t stream)
 {
-    unsigned blocks = (unsigned)(p.batch * p.heads * ((p.seq_q + BR - 1) / BR));
     int bytes = (BR + 2 * STAGES * BC) * DIM * (int)sizeof(T);
     cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p);
+    for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
+        dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, (int64_t)MAX_GRID_Y));
+        pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, p.scale * LOG2E, head);
+    }
 }
 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)

@@ -20,7 +20,7 @@ int main(int argc, char **argv)
         .gpu_bf16 = GPU(pipelined_attention_bf16_gpu),
         .rounding = { .weights = true },
         .capability = 80,
-        .dims = (const int[]){ 64, 128, 0 },
+        .dims = { 64, 128 },
     };
     return attention_main(&step, argc, argv);
 }
