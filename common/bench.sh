@@ -1,8 +1,9 @@
 #!/bin/sh
-# `make bench`: every step at every row length, in every type that it has, on every device. Rows are added to
-# build/results.tsv. BENCH_ARGS goes to every program: BENCH_ARGS="--device gpu --budget 0.3".
+# `make bench`: every step at every row length, in every type that it has, on every device. Rows go to
+# build/results.tsv, which is begun anew unless BENCH_KEEP=1. BENCH_ARGS goes to every program: BENCH_ARGS="--device gpu --budget 0.3".
 set -eu
 results=${RESULTS:-build/results.tsv}
+[ -n "${BENCH_KEEP:-}" ] || rm -f "$results"
 for program; do
     step=${program##*/}
     if [ "$step" = 00_ceilings ]; then

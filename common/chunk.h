@@ -32,34 +32,36 @@ INLINE char *element_at(const void *x, int64_t i, enum dtype dtype)
 /* x: (cols), cols <= CHUNK, as CHUNK floats: in place, or in `spare`. Those that are missing are -inf, which counts for nothing. */
 INLINE const float *chunk_load(float *restrict spare, const void *restrict x, int cols, enum dtype dtype)
 {
+    uint16_t copy[CHUNK];
     if (dtype == FP32 && cols == CHUNK)
         return x;
+    if (dtype != FP32 && cols < CHUNK)
+        x = memcpy(copy, x, (size_t)cols * sizeof *copy);
+    if (dtype == FP16)
+        fp16_to_floats(spare, x, CHUNK);
+    if (dtype == BF16)
+        bf16_to_floats(spare, x, CHUNK);
+    const float *v = dtype == FP32 ? x : spare;
+    if (cols < CHUNK)
 #pragma omp simd
-    for (int i = 0; i < CHUNK; i++)
-        spare[i] = i >= cols       ? -INFINITY
-                   : dtype == FP32 ? ((const float *)x)[i]
-                   : dtype == FP16 ? fp16_to_float(((const fp16 *)x)[i])
-                                   : bf16_to_float(((const bf16 *)x)[i]);
+        for (int i = 0; i < CHUNK; i++)
+            spare[i] = i < cols ? v[i] : -INFINITY;
     return spare;
 }
 
 /* Append the first `cols` columns of v * scale to y. */
-INLINE void chunk_store(struct stream *y, const float *v, float scale, int cols, enum dtype dtype)
+INLINE void chunk_store(struct stream *y, const float *restrict v, float scale, int cols, enum dtype dtype)
 {
-    union {
-        float fp32[CHUNK];
-        fp16 fp16[CHUNK];
-        bf16 bf16[CHUNK];
-    } out;
+    float scaled[CHUNK];
+    uint16_t half[CHUNK];
 #pragma omp simd
     for (int i = 0; i < CHUNK; i++)
-        if (dtype == FP32)
-            out.fp32[i] = v[i] * scale;
-        else if (dtype == FP16)
-            out.fp16[i] = float_to_fp16(v[i] * scale);
-        else
-            out.bf16[i] = float_to_bf16(v[i] * scale);
-    stream_put(y, &out, (size_t)cols * element_bytes(dtype));
+        scaled[i] = v[i] * scale;
+    if (dtype == FP16)
+        floats_to_fp16((fp16 *)half, scaled, CHUNK);
+    if (dtype == BF16)
+        floats_to_bf16((bf16 *)half, scaled, CHUNK);
+    stream_put(y, dtype == FP32 ? (void *)scaled : (void *)half, (size_t)cols * element_bytes(dtype));
 }
 
 /* Fold v: (2 half) onto its first half. */

@@ -113,16 +113,17 @@ template <class T> static inline __device__ pack<T> make_pack(const float *v)
 /* from: aligned to 16 bytes. */
 template <class T> static inline __device__ pack<T> load_pack(const T *from)
 {
-    return *(const pack<T> *)from;
+    uint4 bits = *(const uint4 *)from;
+    return *(pack<T> *)&bits;
 }
 
-/* to: aligned to 16 bytes. */
+/* to: aligned to 16 bytes. An intrinsic, because the compiler may split an assignment into stores of 4 bytes. */
 template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
 {
-    *(pack<T> *)to = p;
+    __stwb((uint4 *)to, *(uint4 *)&p);
 }
 
-/* The same, for what nobody reads again soon: the first to leave the cache. */
+/* The same for what nobody reads again soon: it is the first to leave the cache. */
 template <class T> static inline __device__ void stream_pack(T *to, pack<T> p)
 {
     __stcs((uint4 *)to, *(uint4 *)&p);

@@ -58,6 +58,21 @@ static const struct { const char *name, *unit, *what; double scale; } kinds[] = 
     [MATMUL] = { "matmul", "TFLOP/s", "matrix product", 1e-9 },
 };
 
+static struct ceiling ceiling_of(bool gpu, const char *name, enum dtype dtype, double value, const char *unit)
+{
+    struct ceiling c = { .threads = gpu ? 0 : cpu_threads(), .dtype = dtype, .value = value };
+    snprintf(c.device, sizeof c.device, "%s", gpu ? gpu_name() : cpu_name());
+    snprintf(c.name, sizeof c.name, "%s", name);
+    snprintf(c.unit, sizeof c.unit, "%s", unit);
+    return c;
+}
+
+static void keep(bool gpu, const char *name, double value, const char *unit)
+{
+    struct ceiling c = ceiling_of(gpu, name, FP32, value, unit);
+    ceiling_put(&c);
+}
+
 /* Measure one ceiling, print it, keep it. Returns it; 0 where this build cannot. */
 static double measure(struct probe p, const struct options *o, bool gpu)
 {
@@ -68,10 +83,7 @@ static double measure(struct probe p, const struct options *o, bool gpu)
         return 0;
     }
     (gpu ? time_gpu : time_cpu)(&work, 1, o->reps, o->budget / 5);
-    struct ceiling c = { .threads = gpu ? 0 : cpu_threads(), .dtype = p.dtype, .value = p.done / work.time.median * kinds[p.kind].scale };
-    snprintf(c.device, sizeof c.device, "%s", gpu ? gpu_name() : cpu_name());
-    snprintf(c.name, sizeof c.name, "%s", kinds[p.kind].name);
-    snprintf(c.unit, sizeof c.unit, "%s", kinds[p.kind].unit);
+    struct ceiling c = ceiling_of(gpu, kinds[p.kind].name, p.dtype, p.done / work.time.median * kinds[p.kind].scale, kinds[p.kind].unit);
     ceiling_put(&c);
     if (o->json)
         printf("{\"device\": \"%s\", \"threads\": %d, \"ceiling\": \"%s\", \"dtype\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"}\n", c.device,
@@ -80,6 +92,19 @@ static double measure(struct probe p, const struct options *o, bool gpu)
         printf("    %-26s %9.4g %-8s %s; %.4g ms, p10 %.4g, p90 %.4g\n", kinds[p.kind].what, c.value, c.unit, dtype_name(c.dtype),
                work.time.median, work.time.p10, work.time.p90);
     return c.value;
+}
+
+/* What the plots want to know besides: the sizes of the caches, and how many rows can be under way on a GPU. */
+static void keep_sizes(bool gpu)
+{
+    if (gpu) {
+        keep(gpu, "L2", (double)gpu_l2_bytes() / (1 << 20), "MiB");
+        keep(gpu, "sms", gpu_sms(), "SMs");
+        return;
+    }
+    for (int level = 1; level <= 3; level++)
+        if (cpu_cache_bytes(level))
+            keep(gpu, (const char *const[]){ "L1", "L2", "L3" }[level - 1], (double)cpu_cache_bytes(level) / 1024, "KiB");
 }
 
 static void print_card(bool gpu)
@@ -98,6 +123,7 @@ static void print_card(bool gpu)
 
 static void measure_device(const struct ceilings_step *step, const struct options *o, bool gpu)
 {
+    keep_sizes(gpu);
     if (!o->json)
         print_card(gpu);
     struct buffer x = buffer_new(COPY_BYTES, gpu), y = buffer_new(COPY_BYTES, gpu), host = gpu ? buffer_new(COPY_BYTES, false) : x;

@@ -67,7 +67,7 @@ function common_shape(    row, shape, n, far, best, nearest, chosen) {
     return chosen
 }
 
-function bars(    row, shape, here, label, order, n, i, copy, top, speed, predicted, value, elsewhere) {
+function bars(    row, shape, here, label, order, n, i, copy, copies, median_of, top, speed, predicted, value, elsewhere) {
     shape = common_shape()
     if (shape == "") nothing("it has no right results of a step on random input")
     for (row = 1; row <= count; row++) {
@@ -79,19 +79,20 @@ function bars(    row, shape, here, label, order, n, i, copy, top, speed, predic
             label[row] = cell[row, "step"] ", " here
         else
             continue
-        # digits sort before letters: the steps, then their peers
     }
-    n = sort_keys(label, order)
+    n = sort_keys(label, order) # the steps, then their peers: digits sort before letters
     print "$bars << EOD"
     for (i = 1; i <= n; i++) {
         row = order[i]
-        speed = cell[row, "gb_s"]
+        speed = cell[row, "gb_s"] + 0
         copy = copy_speed(row)
-        if (label[row] == cell[row, "step"] && !is_peer(label[row]) && copy > ceiling) ceiling = copy
+        if (label[row] == cell[row, "step"] && !is_peer(label[row]) && copy) copies[row] = copy
         if (speed > top) top = speed
         predicted = "NaN"
-        if (copy && cell[row, "predicted_bytes"] > 0)
+        if (copy && cell[row, "predicted_bytes"] > 0) {
             predicted = copy * cell[row, "useful_bytes"] / cell[row, "predicted_bytes"]
+            if (predicted > top) top = predicted
+        }
         value = share(row) "  " digits3(speed) " GB/s"
         elsewhere = substr(label[row], length(cell[row, "step"]) + 1)
         printf("%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", i, cell[row, "step"], speed, line_type(cell[row, "step"]), predicted,
@@ -99,8 +100,9 @@ function bars(    row, shape, here, label, order, n, i, copy, top, speed, predic
     }
     print "EOD"
     sub(/ x /, " rows x ", shape)
-    if (ceiling > top) top = ceiling
-    printf "bars = %d\ncopy = %s\ntop = %s\n", n, ceiling, top
+    copy = copies[median_of[int((sort_keys(copies, median_of) + 1) / 2)]]
+    if (copy > top) top = copy
+    printf "bars = %d\ncopy = %s\ntop = %s\n", n, copy + 0, top
     printf "machine = \"%s\"\nshape = \"%s columns, %s\"\n", machine(), shape, dtype
 }
 
@@ -112,38 +114,37 @@ function split_shape(shape,    part) {
 
 # ---- something against row length
 
-function curves(column,    row, step, seen, name, names, i, j, n, at, order, points, cols, value, lowest, highest, first, last) {
+function curves(column,    row, cols, lengths, length_at, n, name, names, i, j, points, odd, value, lowest, highest, first, last) {
     for (row = 1; row <= count; row++) {
         if (!(row in mine) || (column == "gb_s" && size_octave(row) != octave)) continue
         cols = cell[row, "cols"] + 0
-        lengths[cols]
+        lengths[cols] = cols
         keep(cell[row, "step"], cols, cell[row, column])
         if (column == "gb_s" && copy_speed(row) && !is_peer(cell[row, "step"]))
             keep("copy", cols, copy_speed(row))
     }
-    for (cols in lengths) {
-        if (first == "" || cols + 0 < first) first = cols + 0
-        if (cols + 0 > last) last = cols + 0
-    }
+    n = sort_keys(lengths, length_at)
+    first = length_at[1] + 0
+    last = length_at[n] + 0
     if (first == last) nothing("it needs results at several row lengths, which make bench adds")
 
     names = sort_keys(step_named, name)
     print "$curves << EOD"
     for (i = 1; i <= names; i++) {
-        points = 0
-        for (cols = 1; cols <= last; cols *= 2)
-            if ((name[i], cols) in kept) {
-                print cols "\t" kept[name[i], cols]
-                points++
-                end_x[name[i]] = cols; end_y[name[i]] = kept[name[i], cols]
-            }
-        print points ? "\n" : "NaN\tNaN\n\n"
+        points = ""
+        for (j = 1; j <= n; j++) {
+            cols = length_at[j]
+            if (!((name[i], cols) in kept)) continue
+            if (power_of_two(cols)) {
+                points = points cols "\t" kept[name[i], cols] "\n"
+                end_x[name[i]] = cols + 0
+                end_y[name[i]] = kept[name[i], cols] + 0
+            } else if (name[i] != "copy")
+                odd = odd cols "\t" kept[name[i], cols] "\t" line_type(name[i]) "\n"
+        }
+        print (points ? points : "NaN\tNaN\n") "\n"
     }
     print "EOD"
-    for (i = 1; i <= names; i++)
-        for (cols = first; cols <= last; cols++)
-            if ((name[i], cols) in kept && !power_of_two(cols) && name[i] != "copy")
-                odd = odd cols "\t" kept[name[i], cols] "\t" line_type(name[i]) "\n"
     printf "$odd << EOD\nNaN\tNaN\t1\n%sEOD\n", odd
     printf "odd_text = \"%s\"\n", odd ? "rings: lengths that are not a power of two" : ""
     for (i in kept) {

@@ -42,8 +42,8 @@ header() { # of device $1, which runs by backend $2
     [ ! -f "$ceilings" ] || awk -F '\t' -v d="$1" '
         NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i; next }
         $at["device"] != d { next }
-        $at["name"] ~ /^L[123]$/ { print "# cache: " $at["name"], $at["value"], $at["unit"]; next }
-        $at["name"] == "sms" { print "# sms: " $at["value"]; next }
+        $at["name"] ~ /^L[123]$/ { if (!seen[$at["name"]]++) print "# cache: " $at["name"], $at["value"], $at["unit"]; next }
+        $at["name"] == "sms" { if (!seen["sms"]++) print "# sms: " $at["value"]; next }
         { print "# ceiling: " $at["name"], $at["dtype"], $at["threads"] ? $at["threads"] : "-", $at["value"], $at["unit"] }' "$ceilings"
 }
 
@@ -90,4 +90,5 @@ wrong=$(awk -F '\t' '/^#/ { next } !n++ { for (i = 1; i <= NF; i++) at[$i] = i; 
 mkdir -p plots/recorded
 cp "build/plots/$name.tsv" "plots/recorded/$name.tsv"
 echo "recorded $(grep -vc '^#' "plots/recorded/$name.tsv" | awk '{ print $1 - 1 }') results of $device in plots/recorded/$name.tsv"
+command -v gnuplot >/dev/null || { echo "record: no gnuplot here; where there is one: plots/draw.sh plots/recorded/$name.tsv"; exit; }
 exec plots/draw.sh "plots/recorded/$name.tsv"

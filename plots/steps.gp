@@ -6,7 +6,7 @@ load "plots/style.gp"
 load query("steps")
 
 title = "How much of copy speed does each step reach?"
-set yrange [bars + 0.6 : 0.4]
+set yrange [(bars < 6 ? 6 : bars) + 0.6 : 0.4]
 set xrange [0 : 1.02 * top]
 set ytics scale 0 noenhanced
 set grid noytics
@@ -21,9 +21,10 @@ if (in_text) {
     set lmargin 20; set rmargin 18; set tmargin 4; set bmargin 3
     set border 11; set yrange [bars + 0.5 : 0.5]; set y2range [bars + 0.5 : 0.5]; set y2tics scale 0; unset grid
     set xrange [0 : top]
-    set xlabel "#: GB/s reached    P: as the trips over memory predict    right edge: copy"
+    set xlabel "#: GB/s reached    P: as the trips over memory predict    |: copy"
+    inside = copy < 0.97 * top ? copy : NaN  # otherwise it is the right edge
     plot $bars using (0):1:(hashes($3)):ytic(7):y2tic(8) with labels left offset 1,0, \
-         $bars using 5:1:("P") with labels
+         $bars using 5:1:("P") with labels, $bars using (inside):1:("|") with labels
     exit
 }
 
@@ -31,7 +32,7 @@ eval heading(title, machine.": ".shape)
 set xlabel "effective bandwidth, GB/s (x read once and y written once, over the time taken)" textcolor rgb ink
 set lmargin at screen 0.21; set rmargin at screen 0.97; set tmargin at screen 0.81; set bmargin at screen 0.12
 set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 7
-set label 1 sprintf("copy, %.0f GB/s", copy) at graph 1, graph 1.045 right textcolor rgb ink
+set label 1 sprintf(copy < 100 ? "copy, %.1f GB/s" : "copy, %.0f GB/s", copy) at graph 1, graph 1.045 right textcolor rgb ink
 set arrow 2 from graph 0.008, graph 1.02 to graph 0.008, graph 1.07 nohead lw 3 lc rgb ink
 set label 2 "as its trips over memory predict" at graph 0.022, graph 1.045 left textcolor rgb quiet
 half = 0.36

@@ -113,7 +113,7 @@ START_TEST(test_normal_is_normal)
     double sum = 0, squares = 0;
     int beyond_two = 0;
     for (int i = 0; i < N; i++) {
-        ck_assert(fabsf(x[i]) < 7);
+        REQUIRE(fabsf(x[i]) < 7, "%g is not normal", (double)x[i]);
         sum += x[i];
         squares += (double)x[i] * x[i];
         beyond_two += fabsf(x[i]) > 2;
@@ -198,7 +198,7 @@ START_TEST(test_real_scores)
     float *x = malloc((size_t)(2 * cols) * sizeof *x);
     input_fill(x, FP32, 2, cols, "real", 1);
     for (int64_t i = 0; i < 2 * cols; i++)
-        ck_assert(!isnan(x[i]) && x[i] < 1e4f);
+        REQUIRE(!isnan(x[i]) && x[i] < 1e4f, "a score of %g", (double)x[i]);
     free(x);
 }
 END_TEST

@@ -15,9 +15,11 @@ START_TEST(test_starts_as_nan)
     struct buffer b = buffer_new(sizes[_i], false);
     ck_assert(b.bytes == sizes[_i] && !b.gpu && (uintptr_t)b.data % 64 == 0);
     for (size_t i = 0; i < b.bytes; i++)
-        ck_assert(((unsigned char *)b.data)[i] == 0xff);
-    for (size_t i = 0; i < b.bytes / 4; i++)
-        ck_assert(isnan(((float *)b.data)[i]) && isnan(fp16_to_float(((fp16 *)b.data)[i])) && isnan(bf16_to_float(((bf16 *)b.data)[i])));
+        REQUIRE(((unsigned char *)b.data)[i] == 0xff, "byte %zu", i);
+    for (size_t i = 0; i < b.bytes / 4; i++) {
+        REQUIRE(isnan(((float *)b.data)[i]), "float %zu", i);
+        REQUIRE(isnan(fp16_to_float(((fp16 *)b.data)[i])) && isnan(bf16_to_float(((bf16 *)b.data)[i])), "half %zu", i);
+    }
     ck_assert(buffer_guards_intact(&b));
     buffer_free(&b);
     ck_assert(b.data == NULL);
@@ -42,9 +44,9 @@ START_TEST(test_writes_outside_show)
         unsigned char *outside[] = { data - distance, data + b.bytes - 1 + distance };
         for (int side = 0; side < 2; side++) {
             *outside[side] = 0;
-            ck_assert_msg(!buffer_guards_intact(&b), "a write %d bytes outside of %zu is not seen", distance, b.bytes);
+            REQUIRE(!buffer_guards_intact(&b), "a write %d bytes outside of %zu is not seen", distance, b.bytes);
             *outside[side] = 0xff;
-            ck_assert(buffer_guards_intact(&b));
+            REQUIRE(buffer_guards_intact(&b), "the bands do not recover");
         }
     }
     buffer_free(&b);
@@ -58,7 +60,7 @@ START_TEST(test_poison_again)
     buffer_poison(&b);
     ck_assert(buffer_guards_intact(&b));
     for (size_t i = 0; i < b.bytes; i++)
-        ck_assert(((unsigned char *)b.data)[i] == 0xff);
+        REQUIRE(((unsigned char *)b.data)[i] == 0xff, "byte %zu", i);
     buffer_free(&b);
 }
 END_TEST

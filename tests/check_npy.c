@@ -198,7 +198,7 @@ START_TEST(test_any_byte_changed)
     char *file = scratch_read(make_file(1, START "(2, 3), }\n", WHOLE, 24), &whole), why[512];
     const char *path = scratch_path("changed.npy");
     for (size_t at = 0; at < whole - 24; at++)
-        for (int to = 0; to < 256; to += at < 12 ? 1 : 5) {
+        for (int to = 0; to < 256; to += at < 12 ? 5 : 23) {
             char before = file[at];
             file[at] = (char)to;
             scratch_write(path, file, whole);
@@ -207,7 +207,7 @@ START_TEST(test_any_byte_changed)
                 int64_t count = 1;
                 for (int d = 0; d < x.dims; d++)
                     count *= x.shape[d];
-                ck_assert(count * (int64_t)dtype_bytes(x.dtype) == 24);
+                REQUIRE(count * (int64_t)dtype_bytes(x.dtype) == 24, "%s", "not what the file holds");
             }
             free(x.data);
             file[at] = before;

@@ -113,7 +113,7 @@ static void assert_same(const struct subject *s, const struct rows *r, const voi
     for (int64_t i = 0; i < ROWS * r->cols; i++) {
         int64_t col = i % r->cols, moved = i - col + (col + shift) % r->cols;
         double a = element(r->y, s->dtype, i), b = element(other, s->dtype, moved);
-        ck_assert_msg(fabs(a - b) <= 2 * r->bound[i], "%s, %lld columns: element %lld is %.9g, and %.9g after %s", subject_name(s),
+        REQUIRE(fabs(a - b) <= 2 * r->bound[i], "%s, %lld columns: element %lld is %.9g, and %.9g after %s", subject_name(s),
                       (long long)r->cols, (long long)i, a, b, after);
     }
 }

@@ -8,6 +8,13 @@
 
 #include <check.h>
 
+/* ck_assert_msg for inner loops: says nothing to the parent as long as all is well, which ck_assert_msg does every time. */
+#define REQUIRE(condition, ...) \
+    do { \
+        if (!(condition)) \
+            ck_abort_msg(__VA_ARGS__); \
+    } while (0)
+
 Suite *merge_suite(void);
 Suite *half_suite(void);
 Suite *vexp_suite(void);

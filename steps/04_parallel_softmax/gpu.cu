@@ -54,35 +54,42 @@ template <int THREADS> static __device__ struct softmax_state block_merge(struct
     return warp_merge<THREADS / 32>(of_warp[threadIdx.x % (THREADS / 32)]);
 }
 
-/* x, y: (rows, cols), row-major. THREADS threads own a row; a block has blockDim.x of them. */
+/* y = exp(x - m) * scale, for the elements of a pack. */
+static __device__ pack<float> normalise(pack<float> p, float m, float scale)
+{
+    float v[PER<float>];
+    unpack(v, p);
+    for (int k = 0; k < PER<float>; k++)
+        v[k] = fast_exp(v[k] - m) * scale;
+    return make_pack<float>(v);
+}
+
+/* x, y: (rows, cols), row-major. THREADS threads own a row; a block of 128 or more has one row or several. */
 template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 128 : THREADS)
     parallel_softmax_kernel(float *__restrict__ y, const float *__restrict__ x, int64_t rows, int64_t cols)
 {
+    constexpr int STEP = THREADS * PER<float>; /* elements from one pack of a thread to its next */
     int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / THREADS;
     int t = threadIdx.x % THREADS;
     if (row >= rows)
         return;
-    const float *in = x + row * cols;
-    float *out = y + row * cols;
-    struct row_layout at = layout_row(in, cols);
+    struct row_layout at = layout_row(x + row * cols, cols);
+    int packs = (int)((uint64_t)(at.packs + THREADS - 1 - t) / THREADS);            /* of this thread */
+    int64_t first = row * cols + at.head + t * PER<float>;                          /* element where they begin */
+    int64_t end = t < at.ends ? row * cols + end_col<float>(at, t) : -1;            /* element of the ends */
 
     struct softmax_state s = softmax_empty();
-    if (t < at.ends)
-        s = softmax_one(in[end_col<float>(at, t)]);
-    for (int64_t j = t; j < at.packs; j += THREADS)
-        s = merge_pack(s, load_pack(in + at.head + j * PER<float>));
+    for (int i = 0; i < packs; i++)
+        s = merge_pack(s, load_pack(x + first + (int64_t)i * STEP));
+    if (end >= 0)
+        s = softmax_merge(s, softmax_one(x[end]));
     s = THREADS == 32 ? warp_merge<32>(s) : block_merge<THREADS>(s);
 
     float scale = 1.0f / s.l;
-    for (int64_t j = t; j < at.packs; j += THREADS) {
-        float v[PER<float>];
-        unpack(v, load_pack(in + at.head + j * PER<float>));
-        for (int k = 0; k < PER<float>; k++)
-            v[k] = fast_exp(v[k] - s.m) * scale;
-        store_pack(out + at.head + j * PER<float>, make_pack<float>(v));
-    }
-    if (t < at.ends)
-        out[end_col<float>(at, t)] = fast_exp(in[end_col<float>(at, t)] - s.m) * scale;
+    for (int i = 0; i < packs; i++)
+        store_pack(y + first + (int64_t)i * STEP, normalise(load_pack(x + first + (int64_t)i * STEP), s.m, scale));
+    if (end >= 0)
+        y[end] = fast_exp(x[end] - s.m) * scale;
 }
 
 void parallel_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)

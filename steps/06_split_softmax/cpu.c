@@ -1,22 +1,22 @@
 /*
- * Step 06, split softmax: a row too long for one core's cache, shared by all of them.
+ * Step 06, split softmax: a row too long for one core's cache, shared by all cores.
  *
- * Threads take parts of the same row, whole blocks of it. Each finds the states of its blocks; a barrier; the states of the row
- * are merged (by every thread, in the same order, so that the result does not depend on how many there are); each stores its part.
- * A part is read twice. The second reading is free as long as the cores' caches together hold the row; beyond that it is
- * a trip, the price of a row that fits nowhere. Shorter rows go to a thread each, without a barrier.
+ * Threads take parts of the same row, whole blocks of it. Each finds the states of its blocks; a barrier; every thread merges the
+ * states of the row, in the same order, so that the result does not depend on how many threads there are; each stores its part.
+ * A part is read twice. The second reading costs nothing while the caches of all cores together hold the row; beyond
+ * that it is a trip, the price of a row that fits nowhere. Shorter rows go to a thread each, without a barrier.
  *
  * Trips over the tensor: 2 reads, 1 write; 1 read, 1 write where the caches hold the row. Exponentials per element: 2.
- * Changed since step 05: threads share a row; exponentials are computed again instead of kept.
+ * Changed since step 05: threads share a row; exponentials are computed again, not kept.
  */
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
+#include "chunk.h"
 #include "common.h"
 #include "merge.h"
 #include "steps.h"
-#include "stream.h"
 #include "vexp.h"
 
 #ifdef _OPENMP
@@ -26,154 +26,113 @@ static int omp_get_thread_num(void) { return 0; }
 static int omp_get_num_threads(void) { return 1; }
 #endif
 
-#ifndef CHUNK
-#define CHUNK 32   /* columns that are fetched, computed and stored in one turn; also the partial sums of a block */
-#define BLOCK 512  /* columns that share a maximum: a multiple of CHUNK that stays in the first-level cache */
-#define AHEAD 3072 /* bytes from what is computed to what is fetched: within the next page, which is as far as the hardware helps */
-#endif
+#define BLOCK 512  /* columns that share a maximum: they stay in the first-level cache */
+#define AHEAD 3072 /* bytes from what is computed to what is fetched: farther than a page (4096) was slower */
 
-/* The functions below are compiled once for each element type: with `dtype` a constant, its branches are gone. */
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE int64_t size_of(enum dtype dtype)
+/* top: (CHUNK), each the maximum of itself and its column of x: (cols). */
+INLINE void chunk_top(float *restrict top, const void *x, int cols, enum dtype dtype)
 {
-    return dtype == FP32 ? sizeof(float) : sizeof(fp16);
-}
-
-/* CHUNK floats from x: (cols) of type dtype, padded with -inf, which counts for nothing. In place where that is possible. */
-INLINE const float *chunk_load(float *spare, const void *x, int64_t cols, enum dtype dtype)
-{
-    if (dtype == FP32 && cols >= CHUNK)
-        return x;
+    float spare[CHUNK];
+    const float *v = chunk_load(spare, x, cols, dtype);
+#pragma omp simd
     for (int i = 0; i < CHUNK; i++)
-        spare[i] = i >= cols       ? -INFINITY
-                   : dtype == FP32 ? ((const float *)x)[i]
-                   : dtype == FP16 ? fp16_to_float(((const fp16 *)x)[i])
-                                   : bf16_to_float(((const bf16 *)x)[i]);
-    return spare;
+        top[i] = v[i] > top[i] ? v[i] : top[i];
 }
 
-/* Append e, the first `cols` of CHUNK columns, to y. */
-INLINE void chunk_store(struct stream *y, const float *e, int64_t cols, enum dtype dtype)
+/* e: (CHUNK) = exp(x - m), x: (cols), while what comes next is fetched. */
+INLINE void chunk_exp(float *restrict e, const void *x, float m, int cols, enum dtype dtype)
 {
-    union {
-        float fp32[CHUNK];
-        fp16 fp16[CHUNK];
-        bf16 bf16[CHUNK];
-    } out;
+    float spare[CHUNK];
+    prefetch_bytes((const char *)x + AHEAD, CHUNK * element_bytes(dtype));
+    const float *v = chunk_load(spare, x, cols, dtype);
+#pragma omp simd
     for (int i = 0; i < CHUNK; i++)
-        if (dtype == FP32)
-            out.fp32[i] = e[i];
-        else if (dtype == FP16)
-            out.fp16[i] = float_to_fp16(e[i]);
-        else
-            out.bf16[i] = float_to_bf16(e[i]);
-    if (cols >= CHUNK)
-        stream_put(y, &out, (size_t)(CHUNK * size_of(dtype))); /* a size that the compiler knows */
-    else
-        stream_put(y, &out, (size_t)(cols * size_of(dtype)));
+        e[i] = vexp(v[i] - m);
 }
 
-/* The state of x: (cols), cols <= BLOCK. */
+/* The state of a block, x: (cols). */
 INLINE struct softmax_state block_state(const void *x, int64_t cols, enum dtype dtype)
 {
-    float spare[CHUNK], top[CHUNK], sum[CHUNK];
-    for (int i = 0; i < CHUNK; i++) {
+    int64_t whole = cols - cols % CHUNK;
+    int rest = (int)(cols - whole);
+
+    float top[CHUNK], sum[CHUNK] = { 0 }, e[CHUNK];
+    for (int i = 0; i < CHUNK; i++)
         top[i] = -INFINITY;
-        sum[i] = 0.0f;
-    }
-    for (int64_t col = 0; col < cols; col += CHUNK) {
-        const float *v = chunk_load(spare, (const char *)x + col * size_of(dtype), cols - col, dtype);
-#pragma omp simd
-        for (int i = 0; i < CHUNK; i++)
-            top[i] = v[i] > top[i] ? v[i] : top[i];
-    }
-    for (int half = CHUNK / 2; half > 0; half /= 2)
-#pragma omp simd
-        for (int i = 0; i < half; i++)
-            top[i] = top[i + half] > top[i] ? top[i + half] : top[i];
-    float base = top[0] == -INFINITY ? 0.0f : top[0]; /* -inf - base must not be NaN */
+    for (int64_t col = 0; col < whole; col += CHUNK)
+        chunk_top(top, element_at(x, col, dtype), CHUNK, dtype);
+    if (rest)
+        chunk_top(top, element_at(x, whole, dtype), rest, dtype);
+    float m = chunk_max(top), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
 
     for (int64_t col = 0; col < cols; col += CHUNK) {
-        const char *from = (const char *)x + col * size_of(dtype);
-        prefetch_bytes(from + AHEAD, (size_t)(CHUNK * size_of(dtype)));
-        const float *v = chunk_load(spare, from, cols - col, dtype);
+        chunk_exp(e, element_at(x, col, dtype), base, col < whole ? CHUNK : rest, dtype);
 #pragma omp simd
         for (int i = 0; i < CHUNK; i++)
-            sum[i] += vexp(v[i] - base);
+            sum[i] += e[i];
     }
-    for (int half = CHUNK / 2; half > 0; half /= 2)
-#pragma omp simd
-        for (int i = 0; i < half; i++)
-            sum[i] += sum[i + half];
-    return (struct softmax_state){ top[0], sum[0] };
+    return (struct softmax_state){ m, chunk_sum(sum) };
 }
 
-/* The rule, for all of a row's blocks at once. m: the row's maximum; returns 1 / l. */
-static float row_merge(float *m, const struct softmax_state *block, int64_t blocks)
+/* The rule, for all blocks of a row at once. Returns the row's maximum and, in *inverse, 1 / l. */
+static float row_merge(float *inverse, const struct softmax_state *block, int64_t blocks)
 {
-    float top = -INFINITY;
+    float m = -INFINITY;
     for (int64_t b = 0; b < blocks; b++)
-        top = block[b].m > top ? block[b].m : top;
+        m = block[b].m > m ? block[b].m : m;
     double l = 0.0; /* a float that has grown large no longer sees the small numbers that are added to it */
     for (int64_t b = 0; b < blocks; b++)
-        l += (double)block[b].l * vexp(block[b].m - top);
-    *m = top;
-    return (float)(1.0 / l);
+        l += (double)block[b].l * vexp(block[b].m - m);
+    *inverse = (float)(1.0 / l);
+    return m;
 }
 
-/* y = exp(x - m) * inverse, for x, y: (cols). */
-INLINE void part_store(void *y, const void *x, float m, float inverse, int64_t cols, enum dtype dtype)
+/* What one of the threads does. state: (2 or threads, blocks of a row), whichever is larger, for all of them. */
+INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, bool shared, struct softmax_state *state, enum dtype dtype)
 {
-    float spare[CHUNK], e[CHUNK];
-    struct stream out = stream_open(y);
-    for (int64_t col = 0; col < cols; col += CHUNK) {
-        const char *from = (const char *)x + col * size_of(dtype);
-        prefetch_bytes(from + AHEAD, (size_t)(CHUNK * size_of(dtype)));
-        const float *v = chunk_load(spare, from, cols - col, dtype);
-#pragma omp simd
-        for (int i = 0; i < CHUNK; i++)
-            e[i] = vexp(v[i] - m) * inverse;
-        chunk_store(&out, e, cols - col, dtype);
+    int64_t me = omp_get_thread_num(), threads = omp_get_num_threads(), blocks = (cols + BLOCK - 1) / BLOCK;
+    int64_t row = shared ? 0 : rows * me / threads, last = shared ? rows : rows * (me + 1) / threads;
+    int64_t b0 = shared ? blocks * me / threads : 0, b1 = shared ? blocks * (me + 1) / threads : blocks;
+    int64_t left = b0 * BLOCK, right = b1 * BLOCK < cols ? b1 * BLOCK : cols; /* the columns of a row that are this thread's */
+
+    struct stream out = stream_open(element_at(y, row * cols + left, dtype));
+    for (; row < last; row++) {
+        /* Rows that are shared take turns between two sets of states: nobody overwrites what another thread still reads. */
+        struct softmax_state *block = state + (shared ? row % 2 : me) * blocks;
+        const char *in = element_at(x, row * cols, dtype);
+        for (int64_t b = b0; b < b1; b++) {
+            int64_t n = cols - b * BLOCK < BLOCK ? cols - b * BLOCK : BLOCK;
+            block[b] = block_state(element_at(in, b * BLOCK, dtype), n, dtype);
+        }
+        if (shared) {
+            stream_close(&out);
+            out = stream_open(element_at(y, row * cols + left, dtype));
+#pragma omp barrier
+        }
+        float inverse, m = row_merge(&inverse, block, blocks), e[CHUNK];
+        for (int64_t col = left; col < right; col += CHUNK) {
+            int n = right - col < CHUNK ? (int)(right - col) : CHUNK;
+            chunk_exp(e, element_at(in, col, dtype), m, n, dtype);
+            chunk_store(&out, e, inverse, n, dtype);
+        }
     }
     stream_close(&out);
 }
 
-/* What one of the threads does. state: (threads + 1, blocks of a row), for all of them. */
-INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, bool shared, struct softmax_state *state, enum dtype dtype)
-{
-    int64_t me = omp_get_thread_num(), threads = omp_get_num_threads(), blocks = (cols + BLOCK - 1) / BLOCK;
-    int64_t first = shared ? 0 : rows * me / threads, last = shared ? rows : rows * (me + 1) / threads;
-    int64_t begin = shared ? blocks * me / threads : 0, end = shared ? blocks * (me + 1) / threads : blocks;
-    int64_t left = begin * BLOCK, right = end * BLOCK < cols ? end * BLOCK : cols; /* columns of a row that are this thread's */
-
-    for (int64_t row = first; row < last; row++) {
-        /* Shared rows take turns between two sets of states: nobody writes into one that another thread still reads. */
-        struct softmax_state *block = state + (shared ? row % 2 : me) * blocks;
-        const char *in = (const char *)x + row * cols * size_of(dtype);
-        for (int64_t b = begin; b < end; b++)
-            block[b] = block_state(in + b * BLOCK * size_of(dtype), cols - b * BLOCK < BLOCK ? cols - b * BLOCK : BLOCK, dtype);
-        if (shared) {
-#pragma omp barrier
-        }
-        float m, inverse = row_merge(&m, block, blocks);
-        part_store((char *)y + (row * cols + left) * size_of(dtype), in + left * size_of(dtype), m, inverse, right - left, dtype);
-    }
-}
-
 /*
- * Threads share a row if there are fewer rows than threads, or if a row leaves no room in a core's own cache for
- * what is fetched next: more than half of the second level. (Half a megabyte, where the size cannot be told.)
+ * Threads share rows if there are fewer rows than threads, or if a row takes more than half of a core's own cache, the second
+ * level (or half a megabyte, where its size cannot be told): the other half is for what is fetched next.
  */
-static bool row_is_shared(int64_t rows, int64_t bytes)
+static bool rows_are_shared(int64_t rows, int64_t cols)
 {
-    int64_t cache = cpu_cache_bytes(2);
-    return rows < cpu_threads() || bytes > (cache ? cache / 2 : 512 << 10);
+    int64_t cache = cpu_cache_bytes(2), half = cache ? cache / 2 : 512 << 10;
+    return rows < cpu_threads() || cols > half / (int64_t)sizeof(float);
 }
 
 static struct softmax_state *states_new(int64_t cols)
 {
-    struct softmax_state *state = malloc((size_t)((cpu_threads() + 1) * (cols / BLOCK + 1)) * sizeof *state);
+    int64_t sets = cpu_threads() > 2 ? cpu_threads() : 2, blocks = (cols + BLOCK - 1) / BLOCK;
+    struct softmax_state *state = malloc((size_t)(sets * blocks) * sizeof *state);
     if (!state)
         fatal("no memory for the states of %lld columns", (long long)cols);
     return state;
@@ -183,7 +142,7 @@ static struct softmax_state *states_new(int64_t cols)
 void split_softmax_cpu(float *y, const float *x, int64_t rows, int64_t cols)
 {
     struct softmax_state *state = states_new(cols);
-    bool shared = row_is_shared(rows, cols * (int64_t)sizeof *x);
+    bool shared = rows_are_shared(rows, cols);
 #pragma omp parallel
     thread_softmax(y, x, rows, cols, shared, state, FP32);
     free(state);
@@ -192,7 +151,7 @@ void split_softmax_cpu(float *y, const float *x, int64_t rows, int64_t cols)
 void split_softmax_fp16_cpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols)
 {
     struct softmax_state *state = states_new(cols);
-    bool shared = row_is_shared(rows, cols * (int64_t)sizeof *x);
+    bool shared = rows_are_shared(rows, cols);
 #pragma omp parallel
     thread_softmax(y, x, rows, cols, shared, state, FP16);
     free(state);
@@ -201,7 +160,7 @@ void split_softmax_fp16_cpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols)
 void split_softmax_bf16_cpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols)
 {
     struct softmax_state *state = states_new(cols);
-    bool shared = row_is_shared(rows, cols * (int64_t)sizeof *x);
+    bool shared = rows_are_shared(rows, cols);
 #pragma omp parallel
     thread_softmax(y, x, rows, cols, shared, state, BF16);
     free(state);

@@ -112,7 +112,7 @@ template <class T, int THREADS> static __device__ struct share share_of(const T 
 /* What a thread holds of its share: PACKS packs, `slots` more in shared memory, and the element of the ends. */
 template <class T> struct holding {
     pack<T> held[PACKS];
-    pack<T> *shelf; /* shelf[i * THREADS] is the thread's pack i, i >= PACKS */
+    T *shelf;       /* the thread's pack i is at shelf + i * STEP, i >= PACKS */
     int count;      /* packs in all */
     float end;
 };
@@ -124,7 +124,7 @@ template <class T, int THREADS> static __device__ void start_loads(struct holdin
         if (i < mine.packs)
             h->held[i] = load_pack(x + mine.first + i * THREADS * PER<T>);
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
-        __pipeline_memcpy_async(&h->shelf[i * THREADS], x + mine.first + (int64_t)i * THREADS * PER<T>, 16);
+        __pipeline_memcpy_async(h->shelf + i * THREADS * PER<T>, x + mine.first + (int64_t)i * THREADS * PER<T>, 16);
     __pipeline_commit();
     if (mine.end >= 0)
         h->end = to_float(x[mine.end]);
@@ -139,7 +139,7 @@ template <class T, int THREADS> static __device__ struct softmax_state merge_sha
             s = merge_pack(s, h->held[i]);
     __pipeline_wait_prior(0);
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
-        s = merge_pack(s, h->shelf[i * THREADS]);
+        s = merge_pack(s, load_pack(h->shelf + i * THREADS * PER<T>));
     for (int i = h->count; i < mine.packs; i++)
         s = merge_pack(s, load_pack(x + mine.first + (int64_t)i * THREADS * PER<T>));
     return mine.end >= 0 ? softmax_merge(s, softmax_one(h->end)) : s;
@@ -158,7 +158,7 @@ static __device__ void store_share(T *y, const T *x, const struct holding<T> *h,
         if (i < mine.packs)
             store_pack(y + mine.first + i * THREADS * PER<T>, normalise(h->held[i], s.m, scale));
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
-        store_pack(y + mine.first + (int64_t)i * THREADS * PER<T>, normalise(h->shelf[i * THREADS], s.m, scale));
+        store_pack(y + mine.first + (int64_t)i * THREADS * PER<T>, normalise(load_pack(h->shelf + i * THREADS * PER<T>), s.m, scale));
     if (mine.end >= 0)
         from_float(y + mine.end, fast_exp(h->end - s.m) * scale);
 }
@@ -217,7 +217,7 @@ template <class T, int THREADS, bool CLUSTER> static __global__ void __launch_bo
     __shared__ struct softmax_state inbox[MAX_CLUSTER];
     int team = blockIdx.x / how.size, rank = blockIdx.x % how.size;
     struct holding<T> h;
-    h.shelf = (pack<T> *)shared + threadIdx.x - PACKS * THREADS;
+    h.shelf = (T *)shared + threadIdx.x * PER<T> - PACKS * THREADS * PER<T>;
     h.count = PACKS + how.slots;
 
     for (int64_t row = team; row < how.rows; row += how.teams) {

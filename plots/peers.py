@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Time PyTorch's softmax on the shapes that `make bench` uses, and add the rows to the same table.
+
+    plots/peers.py [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N] [--reps N] [--budget SECONDS] [--quick]
+
+Every peer is given its best: an output that exists already, AVX-512 and huge pages on a CPU, a compiled kernel for each shape on
+a GPU. It is timed as a step is (docs/measuring.md): warm up, cold caches, a copy in turn with it, the median. Its error
+against fp64 is recorded; no verdict is passed on it. Without PyTorch: one line, "skipped", and exit status 0.
+"""
+import argparse
+import os
+import sys
+import time
+
+ELEMENTS = {"fp32": 1 << 27, "fp16": 1 << 28, "bf16": 1 << 28}  # of a tensor: 512 MiB
+COLUMNS = [1 << k for k in range(7, 25)]
+ODD_COLUMNS = [1000, 1023, 4097, 12345]
+LONG_ROWS = [(16, 1 << 20), (1, 1 << 24)]
+GPU_FLUSH_BYTES = 512 << 20   # read between runs: ten times the largest L2 of today
+CPU_FLUSH_BYTES = 1 << 30     # tensors at least this large flush a CPU's caches themselves
+MIN_REPS = {"cpu": 5, "cuda": 20}
+MAX_REPS = 200
+CHECKED_ROWS = 8              # compared with fp64
+SEED = 1
+
+NAMES = """step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal seed input threads reps median_ms p10_ms
+    p90_ms useful_bytes predicted_bytes flops exps gb_s tflop_s copy_gb_s percent ceiling error tolerance verdict""".split()
+
+
+def options():
+    p = argparse.ArgumentParser(description="Time PyTorch's softmax on the shapes of `make bench`, into build/results.tsv.")
+    p.add_argument("--device", choices=["cpu", "gpu", "all"], default="all")
+    p.add_argument("--dtype", choices=["fp32", "fp16", "bf16", "all"], help="default: fp32 on a CPU, all three on a GPU")
+    p.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+    p.add_argument("--reps", type=int, default=0, help="timed runs (default: what fits the budget, 20 or more on a GPU)")
+    p.add_argument("--budget", type=float, default=2.0, help="seconds for a shape (default 2)")
+    p.add_argument("--quick", action="store_true", help="four row lengths only")
+    o = p.parse_args()
+    if o.threads < 0 or o.reps < 0 or o.budget <= 0:
+        p.error("--threads and --reps must not be negative, --budget must be more than 0")
+    return o
+
+
+def shapes(elements, extras, quick):
+    columns = [128, 1024, 8192, 1 << 20] if quick else COLUMNS + (ODD_COLUMNS if extras else [])
+    return [(elements // c, c) for c in columns if c <= elements] + (LONG_ROWS if extras and not quick else [])
+
+
+class Table:
+    """Rows of the results table, one `add` a row: what is not named is "-"."""
+
+    def __init__(self):
+        self.path = os.environ.get("RESULTS") or "build/results.tsv"
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        self.rows = 0
+
+    def add(self, **cells):
+        unknown = set(cells) - set(NAMES)
+        assert not unknown, unknown
+        text = [c if isinstance(c, str) else "%.9g" % c for c in (cells.get(n, "-") for n in NAMES)]
+        with open(self.path, "a", encoding="utf-8") as file:
+            if file.tell() == 0:
+                file.write("\t".join(NAMES) + "\n")
+            file.write("\t".join(text) + "\n")
+        self.rows += 1
+
+
+class Cpu:
+    backend = "cpu"
+
+    def __init__(self, torch, threads):
+        self.torch, self.device = torch, "cpu"
+        if threads:
+            torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
+        self.name = "unknown CPU"
+        if os.path.exists("/proc/cpuinfo"):
+            with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+                names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+            self.name = names[0] if names else self.name
+        self.flusher = None
+
+    def memory(self):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+    def time_once(self, work, own_bytes):
+        if own_bytes < CPU_FLUSH_BYTES:
+            if self.flusher is None:
+                self.flusher = self.torch.ones(CPU_FLUSH_BYTES // 4)
+            self.flusher.sum()
+        start = time.perf_counter()
+        work()
+        return 1e3 * (time.perf_counter() - start)
+
+    def cells(self):
+        return {"device": self.name, "backend": "cpu", "threads": self.threads}
+
+
+class Gpu:
+    backend = "cuda"
+
+    def __init__(self, torch):
+        self.torch, self.device = torch, "cuda"
+        self.name = torch.cuda.get_device_name()
+        self.flusher = torch.ones(GPU_FLUSH_BYTES // 4, device="cuda")
+        self.begin, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def memory(self):
+        return self.torch.cuda.mem_get_info()[0]
+
+    def time_once(self, work, own_bytes):
+        self.flusher.sum()  # queued in front of the first event, so that the launch of the work is hidden behind it
+        self.begin.record()
+        work()
+        self.end.record()
+        self.end.synchronize()
+        return self.begin.elapsed_time(self.end)
+
+    def cells(self):
+        return {"device": self.name, "backend": "cuda"}
+
+
+def time_in_turn(device, works, own_bytes, reps, budget):
+    """The times, ms, of each of the works, run round after round."""
+    for work in works:
+        device.time_once(work, own_bytes)
+        device.time_once(work, own_bytes)
+    least, most = (reps, reps) if reps else (MIN_REPS[device.backend], MAX_REPS)
+    times = [[] for _ in works]
+    start = time.perf_counter()
+    while len(times[0]) < least or (len(times[0]) < most and time.perf_counter() - start < budget):
+        for work, ms in zip(works, times):
+            ms.append(device.time_once(work, own_bytes))
+    return [sorted(ms) for ms in times]
+
+
+def softmax_peers(torch, device, x, y):
+    """(name, function that fills or returns the softmax of x) of every peer. A later peer of attention has a function like this one."""
+    yield "torch.softmax", lambda: torch.softmax(x, -1, out=y)
+    if device.backend == "cuda":
+        torch._dynamo.reset()  # one kernel for this shape, not one for all
+        compiled = torch.compile(lambda t: torch.softmax(t, -1), dynamic=False)
+        yield "torch.compile", lambda: compiled(x)
+
+
+def worst_error(torch, x, y):
+    """Worst relative error of the first rows against fp64, where the result is a normal number of its type."""
+    want = torch.softmax(x[:CHECKED_ROWS].double(), -1)
+    got = y[:CHECKED_ROWS].double()
+    smallest = torch.finfo(x.dtype).tiny
+    return ((got - want).abs() / want)[want >= smallest].max().item()
+
+
+def bench_softmax(torch, device, dtype, table, o):
+    kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    elements, size = ELEMENTS[dtype], 2 if dtype != "fp32" else 4
+    while 4 * elements * size > device.memory():  # x, y, a compiled function's own result, and some room
+        elements //= 2
+    torch.manual_seed(SEED)
+    x_all = torch.randn(elements, device=device.device).to(kind)
+    y_all = torch.full_like(x_all, float("nan"))
+    for rows, cols in shapes(elements, device.backend == "cuda", o.quick):
+        x, y = x_all[: rows * cols].view(rows, cols), y_all[: rows * cols].view(rows, cols)
+        useful = 2.0 * rows * cols * size
+        for name, run in softmax_peers(torch, device, x, y):
+            try:
+                y.fill_(float("nan"))
+                error = worst_error(torch, x, run())
+                copy, ms = time_in_turn(device, [lambda: y.copy_(x), run], useful, o.reps, o.budget)
+            except Exception as why:  # a compiler that is missing, too little memory: the other peers go on
+                print("  %s %s %d x %d: skipped: %s" % (name, dtype, rows, cols, str(why).strip().split("\n")[0][:200]))
+                continue
+            n, median = len(ms), ms[len(ms) // 2]
+            speed, copied = (useful * 1e-6 / t for t in (median, copy[len(copy) // 2]))
+            cells = device.cells()
+            if device.backend == "cuda":  # a CPU's copy_ stores through the caches: no ceiling. The steps' own rows have one
+                cells.update(copy_gb_s=copied, percent=100 * speed / copied, ceiling="copy")
+            table.add(step=name, dtype=dtype, rows=rows, cols=cols, seed=SEED, input="normal", reps=n, median_ms=median,
+                      p10_ms=ms[n // 10], p90_ms=ms[n - 1 - n // 10], useful_bytes=useful, gb_s=speed, error=error, **cells)
+            print("  %-14s %s %9d x %-9d %8.3f ms %8.1f GB/s  copy_ %.1f" % (name, dtype, rows, cols, median, speed, copied),
+                  flush=True)
+
+
+def main():
+    o = options()
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            if " avx512f" in file.read():
+                os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx512")
+    except OSError:
+        pass
+    try:
+        import torch
+    except ImportError:
+        print("peers: skipped: PyTorch is not installed for %s (python3 -m pip install torch)" % sys.executable)
+        return 0
+
+    devices = []
+    if o.device in ("cpu", "all"):
+        devices.append(Cpu(torch, o.threads))
+    if o.device in ("gpu", "all"):
+        if torch.cuda.is_available():
+            devices.append(Gpu(torch))
+        else:
+            print("peers: gpu: skipped: PyTorch sees no CUDA device")
+    table = Table()
+    for device in devices:
+        print("PyTorch %s on %s%s" % (torch.__version__, device.name, ", %d threads" % device.threads if device.backend == "cpu" else ""))
+        for dtype in [o.dtype] if o.dtype not in (None, "all") else ["fp32"] if device.backend == "cpu" and not o.dtype else list(ELEMENTS):
+            bench_softmax(torch, device, dtype, table, o)
+    print("peers: %d rows added to %s" % (table.rows, table.path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+/*
+ * A libFuzzer harness for the command line: the input is a program's arguments, a line each. Either all options come out in
+ * range, or one line says what is wrong. usage_error and fatal are defined here, in the place of error.c's, so that refusing
+ * the arguments does not end the fuzzer. `make fuzz` runs it for a minute.
+ */
+#include <getopt.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common.h"
+
+#define MAX_ARGS 30
+#define MAX_INPUT 4096
+
+#define REQUIRE(condition) \
+    do { \
+        if (!(condition)) { \
+            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            abort(); \
+        } \
+    } while (0)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static jmp_buf refused;
+
+static _Noreturn void refuse(const char *format, va_list args)
+{
+    static char line[2 * MAX_INPUT];
+    int length = vsnprintf(line, sizeof line, format, args);
+    REQUIRE(length > 0 && !strchr(line, '\n'));
+    longjmp(refused, 1);
+}
+
+void usage_error(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    refuse(format, args);
+}
+
+void fatal(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    refuse(format, args);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static char text[MAX_INPUT + 1];
+    char *argv[MAX_ARGS + 2] = { "program" };
+    int argc = 1;
+    if (size > MAX_INPUT)
+        return 0;
+    memcpy(text, data, size);
+    text[size] = 0;
+    for (char *arg = strtok(text, "\n"); arg && argc <= MAX_ARGS; arg = strtok(NULL, "\n")) {
+        if (strncmp(arg, "--h", 3) == 0) /* --help ends the program, as it should */
+            return 0;
+        argv[argc++] = arg;
+    }
+    optind = 0; /* getopt starts anew */
+    if (setjmp(refused))
+        return 0;
+    struct options o = options_parse(argc, argv, "");
+    REQUIRE(o.cpu || o.gpu);
+    REQUIRE(o.dtype == FP32 || o.dtype == FP16 || o.dtype == BF16);
+    REQUIRE(o.reps >= 0 && o.threads >= 0 && o.budget > 0);
+    REQUIRE(o.x_path || (o.rows > 0 && o.cols > 0 && o.rows <= INT64_MAX / 8 / o.cols && input_is_family(o.input)));
+    return 0;
+}
