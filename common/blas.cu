@@ -15,7 +15,7 @@ static void check(cublasStatus_t status)
         fatal("cuBLAS: %s", cublasGetStatusString(status));
 }
 
-/* The library, started at the first call for the device that is current then. Products are summed in fp32: no TF32, no partial sums of 16 bits. */
+/* The library, started at the first call, for the device that is current then. No TF32, and no partial sums of 16 bits. */
 static cublasHandle_t library(void)
 {
     static cublasHandle_t handle;

@@ -16,7 +16,7 @@ extern "C" {
 /* Whether this build has a CBLAS. Without one, the two products below return false and leave C untouched. */
 bool blas_available(void);
 
-/* C = A B in fp32, all row-major and dense: A (m, k), B (k, n), C (m, n). On all threads of the library. */
+/* C = A B in fp32, all row-major and dense: A (m, k), B (k, n), C (m, n). On as many threads as OpenMP uses. */
 bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k);
 
 /* C = alpha A B^T, likewise: A (m, k), B (n, k), C (m, n). */
@@ -42,9 +42,9 @@ struct product {
 enum { BLAS_WORKSPACE_BYTES = 32 << 20 }; /* that cuBLAS asks for on its newest GPUs */
 
 /*
- * c = scale * a b for each of `count` matrices on the GPU, by cuBLAS: a (m, k), b (k, n), c (m, n), of type dtype (FP32, FP16 or BF16),
- * summed in fp32; a and b are only read. With transpose_b, b is stored as (n, k). workspace: BLAS_WORKSPACE_BYTES on the device, so that the
- * library allocates none while it runs. The first call creates the library's handle, which does allocate and is slow.
+ * c = scale * a b for each of `count` matrices on the GPU, by cuBLAS: a (m, k), b (k, n), c (m, n), of type dtype (FP32, FP16 or
+ * BF16), summed in fp32; a and b are only read. With transpose_b, b is stored as (n, k). workspace: BLAS_WORKSPACE_BYTES on the
+ * device, so that the library allocates none while it runs. The first call creates its handle, which does allocate and is slow.
  */
 void blas_products_gpu(struct matrices c, struct matrices a, struct matrices b, bool transpose_b, struct product size,
                        float scale, enum dtype dtype, void *workspace, cudaStream_t stream);

@@ -28,15 +28,25 @@ plot() { # SCRIPT SETTINGS
 
 for f in $files; do
     prefix=${f%.tsv}- most=
+    dims=$(awk -f plots/results.awk -f plots/query.awk -v file="$f" -v want=dims)
     if [ -z "$text_only" ]; then
         for threads in $(awk -f plots/results.awk -f plots/query.awk -v file="$f" -v want=threads); do # the most first
             [ "$threads" = "${most:=$threads}" ] || prefix=${f%.tsv}-threads-$threads-
             plot steps "threads='$threads'"
             plot error "threads='$threads'"
             for dtype in fp32 fp16 bf16; do plot lengths "threads='$threads'; dtype='$dtype'"; done
+            plot attention-steps "threads='$threads'"
+            plot roofline "threads='$threads'"
+            for dtype in fp32 bf16; do
+                plot error "threads='$threads'; part='attention'; dtype='$dtype'"
+                for dim in $dims; do plot attention-tflops "threads='$threads'; dim='$dim'; dtype='$dtype'"; done
+            done
         done
+        [ -z "$dims" ] || plot memory "prefix='${f%/*}/'" # the same on every machine
         echo "drawn: ${f%.tsv}-*.svg and .png"
     fi
     plot steps "term='dumb'"
     plot lengths "term='dumb'"
+    plot attention-steps "term='dumb'"
+    for dtype in fp32 bf16; do plot attention-tflops "term='dumb'; dim='${dims%%[!0-9]*}'; dtype='$dtype'"; done
 done

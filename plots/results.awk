@@ -39,12 +39,52 @@ function load(file,    line, names, name, part, part_of_key, i, key, row, status
     }
 }
 
-# Speed and error are worth showing only for right answers, and comparable only on the same kind of input.
+# Speed and error are worth showing only for right answers, and comparable only on the same kind of input. On peers no verdict is passed.
 function usable(row) {
-    return cell[row, "verdict"] == "pass" && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
+    return (cell[row, "verdict"] == "pass" || is_peer(cell[row, "step"])) && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
 }
 
 function is_peer(step) { return step !~ /^[0-9]/ }
+function is_attention(row) { return cell[row, "seq_q"] > 0 }
+
+# usual[row]: the attention rows that are worth comparing. For each length, dim and mask: those with the batch and heads that most rows
+# of the file have there (then: the larger problem), as many keys as queries, and as many key-value heads as heads.
+function choose_usual(    row, pass, place, key, n, best, size) {
+    for (pass = 1; pass <= 2; pass++)
+        for (row = 1; row <= count; row++) {
+            if (!usable(row) || !is_attention(row) || cell[row, "seq_k"] != cell[row, "seq_q"] || cell[row, "kv_heads"] != cell[row, "heads"])
+                continue
+            place = file_of[row] SUBSEP cell[row, "threads"] SUBSEP cell[row, "seq_q"] SUBSEP cell[row, "dim"] SUBSEP cell[row, "causal"]
+            key = place SUBSEP cell[row, "batch"] " x " cell[row, "heads"]
+            size[key] = cell[row, "batch"] * cell[row, "heads"]
+            if (pass == 2 && key == best[place])
+                usual[row]
+            else if (pass == 1 && !is_peer(cell[row, "step"]) && (++n[key] > n[best[place]] || (n[key] == n[best[place]] && size[key] > size[best[place]])))
+                best[place] = key
+        }
+}
+
+# A rate that step 00 measured: of this file, name, type and number of threads. 0 when there is none.
+function ceiling(file, name, dtype, threads,    i, n, line, part) {
+    n = split(fact[file, "ceiling"], line, "\n")
+    for (i = 1; i <= n; i++) {
+        split(line[i], part, " ") # name dtype threads value unit
+        if (part[1] == name && part[2] == dtype && part[3] == threads) return part[4] + 0
+    }
+    return 0
+}
+
+# "41 % of matmul": what an attention step reached of the ceiling that would take it longest.
+function of_ceiling(row) { return cell[row, "percent"] > 0 ? sprintf("%.0f %% of %s", cell[row, "percent"], cell[row, "ceiling"]) : "" }
+
+function tflops(x) { return x >= 1 ? digits3(x) " TFLOP/s" : digits3(1000 * x) " GFLOP/s" }
+
+# "134 MB"
+function bytes_name(bytes,    unit, i) {
+    split("B KB MB GB TB PB", unit, " ")
+    for (i = 1; bytes >= 999.5 && i < 6; i++) bytes /= 1000
+    return digits3(bytes) " " unit[i]
+}
 
 # "AMD EPYC 9R14, 2 threads". On a GPU threads is "-".
 function machine_name(device, threads) {

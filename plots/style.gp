@@ -1,6 +1,7 @@
 # One look for every plot. A light card, so that it reads the same in print, on a white page and on a dark one.
 # Colours: Okabe and Ito's, which colour-blind readers can tell apart; warm for the steps that make extra trips, cold for
-# those that avoid them. Markers differ as well. Step N is line type N in every plot.
+# those that avoid them. Markers differ as well. Step N is line type N in every plot;
+# attention begins again with the colours of softmax, since the two do not meet in a plot.
 
 ink = "#222222"
 quiet = "#555555"
@@ -13,10 +14,21 @@ set linetype 3 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 03_online_softma
 set linetype 4 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1             # 04_parallel_softmax
 set linetype 5 lc rgb "#0072b2" lw 2 pt 7  ps 0.8             # 05_resident_softmax
 set linetype 6 lc rgb "#009e73" lw 2 pt 15 ps 0.8             # 06_split_softmax
-set linetype 7 lc rgb ink lw 1.5 pt 0 dt (10, 5)              # copy, and other limits
-set linetype 8 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3)  # torch.softmax
-set linetype 9 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3)  # torch.compile
-set linetype cycle 9
+set linetype 7 lc rgb "#e69f00" lw 2 pt 5  ps 0.8             # 07_standard_attention: and the same again
+set linetype 8 lc rgb "#d55e00" lw 2 pt 9  ps 1.0             # 08_library_attention
+set linetype 9 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 09_fused_attention
+set linetype 10 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1            # 10_flash_attention
+set linetype 11 lc rgb "#0072b2" lw 2 pt 7  ps 0.8            # 11_tensor_core_attention
+set linetype 12 lc rgb "#009e73" lw 2 pt 15 ps 0.8            # 12_pipelined_attention
+set linetype 13 lc rgb "#5e4fa2" lw 2 pt 5  ps 0.8            # 13_hopper_attention
+set linetype 14 lc rgb "#882255" lw 2 pt 9  ps 1.0            # 14_warp_specialized_attention
+set linetype 15 lc rgb "#8c6d1f" lw 2 pt 11 ps 1.0            # 15_persistent_attention
+set linetype 16 lc rgb "#c2185b" lw 2 pt 13 ps 1.1            # 16_optimistic_attention
+set linetype 21 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other limits
+set linetype 22 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
+set linetype 23 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn
+set linetype 24 lc rgb "#777777" lw 1.3 pt 6 ps 0.7 dt (4, 3) # torch.sdpa-math
+set linetype cycle 24
 
 set border 3 lc rgb faint
 set tics nomirror textcolor rgb ink scale 0.5
@@ -24,15 +36,17 @@ set grid lc rgb "#e2e2de" lw 1 dt 1
 set key off
 set encoding utf8
 
-# What a script is told with gnuplot -e: file, and perhaps prefix, dtype, threads, and term='dumb' to draw with characters.
+# What a script is told with gnuplot -e: file, and perhaps prefix, dtype, threads, dim, and term='dumb' to draw with characters.
 in_text = exists("term") && term eq "dumb"
 if (!exists("prefix")) prefix = ""
 if (!exists("dtype")) dtype = "fp32"
 if (!exists("threads")) threads = ""
+dim = exists("dim") ? "".dim : ""
+causal = ""
 
 # The data of a plot, as commands to load: query.awk says which.
-query(want) = sprintf("< awk -f plots/results.awk -f plots/query.awk -v file='%s' -v want=%s -v dtype=%s -v threads='%s'", \
-                      file, want, dtype, threads)
+query(want) = sprintf("< awk -f plots/results.awk -f plots/query.awk -v file='%s' -v want=%s -v dtype=%s -v threads='%s' -v dim='%s' -v causal='%s'", \
+                      file, want, dtype, threads, dim, causal)
 
 # A picture is drawn twice; this opens one of the two.
 formats = "svg png"

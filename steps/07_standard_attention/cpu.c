@@ -18,13 +18,15 @@
 static void scores(float *S, const float *Q, const float *K, struct attention p)
 {
 #pragma omp parallel for
-    for (int64_t query = 0; query < p.seq_q; query++)
-        for (int64_t key = 0; key < attention_visible(p, query); key++) {
+    for (int64_t query = 0; query < p.seq_q; query++) {
+        int64_t keys = attention_visible(p, query);
+        for (int64_t key = 0; key < keys; key++) {
             float sum = 0.0f;
             for (int64_t i = 0; i < p.dim; i++)
                 sum += Q[query * p.dim + i] * K[key * p.dim + i];
             S[query * p.seq_k + key] = p.scale * sum;
         }
+    }
 }
 
 /* Each row of S becomes its softmax. lse: (seq_q) or NULL. */
@@ -55,13 +57,15 @@ static void softmax(float *S, float *lse, struct attention p)
 static void output(float *O, const float *P, const float *V, struct attention p)
 {
 #pragma omp parallel for
-    for (int64_t query = 0; query < p.seq_q; query++)
+    for (int64_t query = 0; query < p.seq_q; query++) {
+        int64_t keys = attention_visible(p, query);
         for (int64_t i = 0; i < p.dim; i++) {
             float sum = 0.0f;
-            for (int64_t key = 0; key < attention_visible(p, query); key++)
+            for (int64_t key = 0; key < keys; key++)
                 sum += P[query * p.seq_k + key] * V[key * p.dim + i];
             O[query * p.dim + i] = sum;
         }
+    }
 }
 
 /* O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), lse: (batch, heads, seq_q) or NULL. */

@@ -5,12 +5,12 @@
  *     P = softmax(S)         a warp owns a row of S; step 03, in place
  *     O = P V                a block owns a tile of 32 queries x 32 dims of O, a thread one element
  *
- * The two products are the textbook's: a block copies a tile of each operand to shared memory, so that an element loaded once is used by
- * 32 threads, and each thread multiplies a row of the one by a column of the other. That is two loads from shared memory for
- * each multiply-add, and an SM can do 128 multiply-adds a cycle but only 32 such loads: an eighth of the FMA ceiling, at best.
+ * The two products are the textbook's: a block copies a tile of each operand to shared memory, so that an element loaded once is
+ * used by 32 threads, and each thread multiplies a row of the one by a column of the other. That is two loads from shared memory
+ * for each multiply-add; an SM can do 128 multiply-adds a cycle, but 32 such loads: an eighth of the FMA ceiling, at best.
  *
- * FLOPs: 4 seq_q seq_k dim a head. Trips over S: written, read twice and written by the softmax, read. 5 L^2 + 4 L dim elements moved;
- * and L^2 elements of workspace. With a causal mask, half of all: tiles above the diagonal are neither computed nor read.
+ * FLOPs: 4 seq_q seq_k dim a head. Trips over S: written, read twice and written by the softmax, read. 5 L^2 + 4 L dim elements
+ * moved, and L^2 elements of workspace. With a causal mask, half of all: tiles above the diagonal are neither computed nor read.
  */
 #include "gpu.cuh"
 #include "merge.h"
@@ -53,7 +53,7 @@ static __device__ float at(const float *x, int64_t row, int64_t col, int64_t row
 static __global__ void __launch_bounds__(TILE *TILE)
     scores_kernel(float *S, const float *Q, const float *K, struct attention p)
 {
-    __shared__ float q[TILE][TILE], k[TILE][TILE + 1]; /* k is read along its columns: + 1 puts a column's elements in 32 banks */
+    __shared__ float q[TILE][TILE], k[TILE][TILE + 1]; /* + 1: k is read along its columns, which then lie in 32 banks */
     int64_t tile = blockIdx.x, x = threadIdx.x, y = threadIdx.y;
     int64_t first_key = tile % tiles(p.seq_k) * TILE;
     int64_t first_query = tile / tiles(p.seq_k) % tiles(p.seq_q) * TILE;
@@ -101,12 +101,14 @@ static __global__ void softmax_kernel(float *S, float *lse, struct attention p)
     int64_t visible = visible_keys(p, row % p.seq_q);
 
     struct softmax_state s = softmax_empty();
-    for (int64_t key = lane; key < visible; key += 32)
-        s = softmax_merge(s, softmax_one(S[key]));
+    for (int64_t first = 0; first < visible; first += 32) /* the same turns for all lanes, which keeps them together */
+        if (first + lane < visible)
+            s = softmax_merge(s, softmax_one(S[first + lane]));
     s = warp_merge(s);
 
-    for (int64_t key = lane; key < visible; key += 32)
-        S[key] = expf(S[key] - s.m) / s.l;
+    for (int64_t first = 0; first < visible; first += 32)
+        if (first + lane < visible)
+            S[first + lane] = expf(S[first + lane] - s.m) / s.l;
     if (lse && lane == 0)
         lse[row] = s.m + logf(s.l);
 }

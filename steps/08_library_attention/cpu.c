@@ -3,8 +3,8 @@
  *
  *     S = scale Q K^T        P = softmax of the rows of S        O = P V
  *
- * A library multiplies whole matrices, so causal attention computes the half of S that no query sees as well, and P has zeros there.
- * (0 times a NaN or an infinity in V is NaN: what a query must not see can still spoil it here, and in no other step.)
+ * A library multiplies whole matrices: causal attention computes the half of S that no query sees as well, and P has zeros there.
+ * (0 times a NaN or an infinity in V is NaN: here, and in no other step, what a query must not see can still spoil it.)
  *
  * Memory: S of one head, 4 seq_q seq_k bytes.
  * Changed since step 07: both products are calls, and expf is vexp.
@@ -68,6 +68,8 @@ static void softmax(float *S, float *lse, struct attention p)
 /* O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), lse: (batch, heads, seq_q) or NULL. */
 void library_attention_cpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
+    if (!blas_available())
+        fatal("this build has no CBLAS; `make setup` installs one");
     size_t bytes = (size_t)p.seq_q * (size_t)p.seq_k * sizeof(float);
     float *S = malloc(bytes);
     if (!S)

@@ -1,20 +1,20 @@
 /*
- * Step 08, library attention on the GPU: the two products by cuBLAS, the best matrix product there is, and between them a softmax that
- * reads S once and writes it once.
+ * Step 08, library attention on the GPU: the two products by cuBLAS, the best matrix product there is, and between them a
+ * softmax that reads S once and writes it once.
  *
  *     S = scale Q K^T     cuBLAS
  *     P = softmax(S)      in place: a row stays in registers between the read and the write, step 05
  *     O = P V             cuBLAS
  *
- * cuBLAS multiplies batches of matrices at equal distances. Query heads that share a key-value head lie behind each other in Q, so
- * that they are one matrix with more rows. Of causal masks it knows nothing: queries go to it in panels of 512, each
- * with the keys that its last query sees, and the softmax makes zeros of what is above the diagonal in a panel.
+ * cuBLAS multiplies batches of matrices at equal distances. Query heads that share a key-value head lie behind each other in
+ * Q, so that they are one matrix with more rows. Of causal masks it knows nothing: queries go to it in panels of 512, each with
+ * the keys that its last query sees, and the softmax makes zeros of what is above the diagonal in a panel.
  *
- * In the softmax a row has just enough threads for each to hold PACKS packs of 16 bytes: 32 to 1024. What 1024 threads cannot hold, past
- * 16384 keys in fp32 or 32768 in 16 bits, is read again.
+ * In the softmax a row has just enough threads for each to hold PACKS packs of 16 bytes: 32 to 1024. What 1024 threads cannot
+ * hold, past 16384 keys in fp32 or 32768 in 16 bits, is read again.
  *
- * Trips over S: written, read, written, read. 4 L^2 + 4 L dim elements moved; L^2 elements of workspace, of the type of Q. In 16 bits, S and P
- * are rounded to 16 bits on their way, and a score above 65504 overflows in fp16.
+ * Trips over S: written, read, written, read. 4 L^2 + 4 L dim elements moved; L^2 elements of workspace, of the type of Q. In
+ * 16 bits, S and P are rounded to 16 bits on their way, and a score above 65504 overflows in fp16.
  * Changed since step 07: products by the library, one read of S less, fp16 and bf16 on tensor cores.
  */
 #include "blas.h"
@@ -23,7 +23,6 @@
 #include "steps.h"
 
 #define PANEL 512      /* queries that are multiplied at a time under a causal mask */
-#ifndef PACKS
 #define PACKS 4        /* packs of 16 bytes that a thread holds */
 #define MIN_BLOCK 128  /* threads of a block, at least: rows of fewer threads share one */
 #define ROW_ALIGN 8    /* rows of S start on a multiple of so many elements: 16 bytes, or 32 */
@@ -57,7 +56,7 @@ static __device__ float exp_below(float x, float m)
 }
 
 /* v: the elements of the pack. Those from the visible-th on count for nothing. */
-template <class T> static __device__ void unpack_visible(float *v, pack<T> from, int64_t visible)
+template <class T> static __device__ void unpack_visible(float *v, pack<T> from, int visible)
 {
     unpack(v, from);
     if (visible < PER<T>)
@@ -67,7 +66,7 @@ template <class T> static __device__ void unpack_visible(float *v, pack<T> from,
 }
 
 /* The merge of a state and the visible elements of a pack. */
-template <class T> static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<T> from, int64_t visible)
+template <class T> static __device__ struct softmax_state merge_pack(struct softmax_state s, pack<T> from, int visible)
 {
     float v[PER<T>], m = s.m;
     unpack_visible(v, from, visible);
@@ -101,7 +100,7 @@ template <int THREADS> static __device__ struct softmax_state row_merge(struct s
 }
 
 /* exp(x - m) * scale, for the visible elements of a pack, and 0 for the others. */
-template <class T> static __device__ pack<T> normalise(pack<T> from, int64_t visible, float m, float scale)
+template <class T> static __device__ pack<T> normalise(pack<T> from, int visible, float m, float scale)
 {
     float v[PER<T>];
     unpack_visible(v, from, visible);
@@ -119,8 +118,9 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(THREADS
     if (row >= p.batch * p.heads * p.seq_q)
         return;
     S += row * row_length(p);
-    int64_t query = row % p.seq_q, visible = visible_keys(p, query);
-    int64_t packs = (panel_keys(p, query) + PER<T> - 1) / PER<T>;
+    int64_t query = p.causal ? row % p.seq_q : 0; /* without a mask, all queries see the same: spare the division */
+    int visible = (int)visible_keys(p, query);    /* an int, as all sizes are for cuBLAS */
+    int packs = (int)((panel_keys(p, query) + PER<T> - 1) / PER<T>);
 
     pack<T> held[PACKS];
     for (int i = 0; i < PACKS; i++)
@@ -131,7 +131,7 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(THREADS
     for (int i = 0; i < PACKS; i++)
         if (i * THREADS + t < packs)
             s = merge_pack(s, held[i], visible - (i * THREADS + t) * PER<T>);
-    for (int64_t j = PACKS * THREADS + t; j < packs; j += THREADS)
+    for (int j = PACKS * THREADS + t; j < packs; j += THREADS)
         s = merge_pack(s, load_pack(S + j * PER<T>), visible - j * PER<T>);
     s = row_merge<THREADS>(s);
 
@@ -139,7 +139,7 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(THREADS
     for (int i = 0; i < PACKS; i++)
         if (i * THREADS + t < packs)
             store_pack(S + (i * THREADS + t) * PER<T>, normalise(held[i], visible - (i * THREADS + t) * PER<T>, s.m, scale));
-    for (int64_t j = PACKS * THREADS + t; j < packs; j += THREADS)
+    for (int j = PACKS * THREADS + t; j < packs; j += THREADS)
         store_pack(S + j * PER<T>, normalise(load_pack(S + j * PER<T>), visible - j * PER<T>, s.m, scale));
     if (lse && t == 0)
         lse[row] = s.m + logf(s.l);
@@ -168,8 +168,8 @@ template <class T> static void softmax(T *S, float *lse, struct attention p, cud
 }
 
 /*
- * Both products, for `rows` rows of each key-value head's queries from the first-th on, against the first `keys` keys: before the softmax
- * S = scale Q K^T, after it O = P V.
+ * Both products, for `rows` rows of each key-value head's queries from the first-th on, against the first `keys` keys: before
+ * the softmax S = scale Q K^T, after it O = P V.
  */
 template <class T> static void multiply(T *S, T *Q_or_O, const T *K_or_V, bool before, int64_t first, int64_t rows, int64_t keys,
                                         struct attention p, enum dtype dtype, void *workspace, cudaStream_t stream)

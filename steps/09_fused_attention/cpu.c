@@ -24,7 +24,8 @@ static float share(struct softmax_state part, float m)
 }
 
 /* One query. o, q: (dim), K, V: (keys, dim). Returns its (m, l); o is divided by l. */
-static struct softmax_state attend(float *o, const float *q, const float *K, const float *V, int64_t keys, int64_t dim, float scale)
+static struct softmax_state attend(float *o, const float *q, const float *K, const float *V, int64_t keys, int64_t dim,
+                                   float scale)
 {
     struct softmax_state s = softmax_empty();
     for (int64_t i = 0; i < dim; i++)
@@ -55,8 +56,9 @@ void fused_attention_cpu(float *O, float *lse, const float *Q, const float *K, c
 {
 #pragma omp parallel for
     for (int64_t row = 0; row < p.batch * p.heads * p.seq_q; row++) {
-        int64_t head = row / p.seq_q, query = row % p.seq_q, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
-        struct softmax_state s = attend(O + row * p.dim, Q + row * p.dim, K + k_at, V + k_at, attention_visible(p, query), p.dim, p.scale);
+        int64_t head = row / p.seq_q, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+        int64_t keys = attention_visible(p, row % p.seq_q);
+        struct softmax_state s = attend(O + row * p.dim, Q + row * p.dim, K + k_at, V + k_at, keys, p.dim, p.scale);
         if (lse)
             lse[row] = s.m + logf(s.l);
     }

@@ -1,18 +1,18 @@
 /*
  * Step 09, fused attention on the GPU: the merge with a payload, and nothing of size L^2 anywhere.
  *
- * The state of a softmax, (m, l), gets a third part: o, the sum of exp(score - m) v, a vector. Two states merge as ever, and o goes
- * the way that l goes:
+ * The state of a softmax, (m, l), gets a third part: o, the sum of exp(score - m) v, a vector. Two states merge as ever, and o
+ * goes the way that l goes:
  *
  *     m = max(m1, m2)    l = l1 e^(m1-m) + l2 e^(m2-m)    o = o1 e^(m1-m) + o2 e^(m2-m)
  *
  * One key is the state (score, 1, v). Merged over all keys, o / l is the output: the loop is step 03's, with vectors.
  *
- * A warp owns a query row, and a block has four. A lane has every 32nd dim of q and o, in registers: it multiplies its part of q by
- * its part of a key, the warp adds up the score, and each lane merges its part of the value.
+ * A warp owns a query row, and a block has four. A lane has every 32nd dim of q and o, in registers: it multiplies its part of q
+ * by its part of a key, the warp adds up the score, and each lane merges its part of the value.
  *
  * Elements moved to and from DRAM: 4 L dim, so long as K and V of a head fit L2. But every warp reads all of K and V from caches,
- * 2 elements for 2 multiply-adds, and adds up each score through five shuffles in a row: bound by both, far from either ceiling.
+ * 2 elements for 2 multiply-adds, and adds up each score through five shuffles in a row: bound by both, far from any ceiling.
  * Changed since step 08: one kernel, no scores in memory, O(L dim) of it in all; fp32 only.
  */
 #include "common.h"
@@ -38,7 +38,7 @@ template <int PER_LANE> static __device__ void load_part(float part[PER_LANE], c
     }
 }
 
-/* What l and o of a part count for in the whole, whose maximum is m. Nothing, if the part is empty: exp(-inf - -inf) would be NaN. */
+/* What l and o of a part count for in a whole with maximum m. Nothing, if the part is empty: exp(-inf - -inf) would be NaN. */
 static __device__ float weight(struct softmax_state part, float m)
 {
     return part.l == 0.0f ? 0.0f : expf(part.m - m);

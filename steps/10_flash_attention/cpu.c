@@ -1,17 +1,17 @@
 /*
  * Step 10, flash attention: tiles of queries against tiles of keys.
  *
- * A thread owns QUERIES queries of one head, one in each lane of its vectors, and walks over the keys KEYS at a time. Per tile:
+ * A thread owns QUERIES queries of one head, one in each lane of its vectors, and walks over the keys, KEYS at a time. Per tile:
  *
  *     S = K Q^T            (KEYS, QUERIES)    Q^T is transposed once, with scale and log2(e) multiplied in
  *     P = 2^(S - m)        (KEYS, QUERIES)    m, l: (QUERIES), merged with what the tiles before left
  *     O^T = O^T c + V^T P  (dim, QUERIES)     c = 2^(m before - m)
  *
- * What stands on the left stays in the core's cache, and O is divided by l once, at the end. Both products take K and V as they lie
- * in memory, and no lane ever meets its neighbour: maximum, sum and rescaling are the merge of step 09, for a vector of queries.
+ * All that stands on the left stays in the core's caches, and O is divided by l once, at the end. Both products take K and V as
+ * they lie in memory. No lane ever meets its neighbour: this is the merge of step 09, for a vector of queries and a tile of keys.
  *
- * Memory: a struct block for each thread, on its stack. K and V are read once for QUERIES queries, where step 09 reads them once for each.
- * Changed since step 09: QUERIES rows at a time instead of one, KEYS keys instead of one, and products that add up in registers.
+ * Memory: one struct block for each thread, on its stack. K and V are read once for QUERIES queries; in step 09, for each query.
+ * Changed since step 09: QUERIES queries and KEYS keys at a time, products that add up in registers, and 2^x in vectors.
  */
 #include <math.h>
 #include <string.h>
@@ -21,11 +21,11 @@
 #include "steps.h"
 
 /*
- * The products work on ROWS x QUERIES numbers at a time, held in registers: as many as there are, less what the factors need. Every
- * factor that is loaded is then used ROWS or VECTORS times.
+ * The products keep ROWS x QUERIES sums in ROWS x VECTORS registers, and leave some for the factors: there are 32 registers with
+ * AVX-512, and 16 otherwise. Every vector that is loaded is then used ROWS times, every number VECTORS times.
  */
 #if defined(__AVX512F__)
-#define WIDTH 16 /* floats in a vector register */
+#define WIDTH 16 /* floats in a register */
 #define ROWS 8
 #elif defined(__AVX__)
 #define WIDTH 8
@@ -36,33 +36,32 @@
 #endif
 #define VECTORS 3
 #define QUERIES (VECTORS * WIDTH)
-#ifndef KEYS
-#define KEYS 128    /* keys in a tile */
-#endif
+#define KEYS 128    /* keys in a tile: S, and a tile of K or V, fit the first- or second-level cache */
 #define MAX_DIM 256
 
-typedef float vector __attribute__((vector_size(4 * WIDTH)));
+typedef float vector __attribute__((vector_size(4 * WIDTH), may_alias));
 
-/* What a thread works on. The last dimension of every array is a lane, that is a query. */
+/* What a thread works on. The last dimension of every array is a lane, that is, a query. */
 struct block {
     float Q[MAX_DIM][QUERIES];
     float S[KEYS][QUERIES]; /* and then P, in its place */
     float O[MAX_DIM][QUERIES];
     float m[QUERIES], l[QUERIES];
-    float c[QUERIES];       /* what the tile before is worth, now that m may have risen */
+    float c[QUERIES];       /* what the tiles before count for, now that m may have risen */
 } __attribute__((aligned(64)));
 
 /*
- * `rows` rows of C = A B, or where c is not NULL of C = C c + A B. B: (depth, QUERIES), C: (rows, QUERIES), c: (QUERIES); row r of A
- * begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant wherever this is inlined.
+ * `rows` rows of C = A B, or where c is not NULL of C = C c + A B. B: (depth, QUERIES), C: (rows, QUERIES), c: (QUERIES). Row r
+ * of A begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant wherever this is inlined.
  *
- * On the way, as many floats as A has are requested from memory, from `next` on: they will be wanted soon.
+ * On the way it requests as many floats as A has from memory, from `next` on, so that they are here when their turn comes.
  */
 static inline __attribute__((always_inline)) void product_of(const int rows, float *C, const float *A, int64_t row_stride,
                                                              int64_t depth_stride, const float *B, int depth, const float *c,
                                                              const float *next)
 {
     vector sum[ROWS][VECTORS] = { 0 };
+#pragma GCC unroll 2
     for (int i = 0; i < depth; i++) {
         __builtin_prefetch(next + i * rows, 0, 2);
 #pragma GCC unroll 8
@@ -78,13 +77,15 @@ static inline __attribute__((always_inline)) void product_of(const int rows, flo
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
             vector *to = (vector *)C + row * VECTORS + v;
-            *to = c ? *to * ((const vector *)c)[v] + sum[row][v] : sum[row][v];
+            if (c)
+                sum[row][v] += *to * ((const vector *)c)[v];
+            *to = sum[row][v];
         }
 }
 
 /* Not inlined: on its own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not. */
-static __attribute__((noinline)) void product_rows(float *C, const float *A, int64_t row_stride, int64_t depth_stride, const float *B,
-                                                   int depth, const float *c, const float *next)
+static __attribute__((noinline)) void product_rows(float *C, const float *A, int64_t row_stride, int64_t depth_stride,
+                                                   const float *B, int depth, const float *c, const float *next)
 {
     product_of(ROWS, C, A, row_stride, depth_stride, B, depth, c, next);
 }
@@ -111,13 +112,17 @@ static void product(float *C, int rows, const float *A, int64_t row_stride, int6
 #define LN2 0x1.62e43p-1f
 #define ROUND (0x1.8p23f + 127.0f) /* a sum near this has no bits for a fraction; its low 8 bits are then n + 127 */
 
-/* 2^x for x <= 0, as common/vexp.h has e^x, to 2.1e-7 relative: with n = round(x), 2^n is a float's exponent, and 2^(x-n) a polynomial. */
+/*
+ * 2^x for x <= 0, to 2.1e-7 relative; 0 below 2^-126. With n = round(x), 2^n is the exponent of a float, and 2^(x - n) a
+ * polynomial, fitted like the one of vexp.h. NaN stays NaN, whatever its bits, because the last operation is a product.
+ */
 static inline float exp2_lane(float x)
 {
-    x = x < -127.0f ? -127.0f : x;
+    x = x < -126.0f ? -127.0f : x; /* n = -127: the bits of 2^n are all 0, and so is the product */
     float shifted = x + ROUND;
     float r = x - (shifted - ROUND);
-    float p = 1.0f + r * (0x1.62e42ap-1f + r * (0x1.ebf9c2p-3f + r * (0x1.c6b6dcp-5f + r * (0x1.3ce8bep-7f + r * 0x1.5bd88p-10f))));
+    float q = 0x1.ebf9c2p-3f + r * (0x1.c6b6dcp-5f + r * (0x1.3ce8bep-7f + r * 0x1.5bd88p-10f));
+    float p = 1.0f + r * (0x1.62e42ap-1f + r * q);
     return p * float_of_bits(bits_of_float(shifted) << 23);
 }
 
@@ -150,7 +155,40 @@ static __attribute__((noinline)) void merge_tile(struct block *b, int keys)
         b->l[lane] = b->l[lane] * b->c[lane] + sum[lane];
 }
 
-/* Whether x: (count) has no infinity and no NaN: 0 times one of those is not 0. */
+/* How many of the `keys` keys from `tile` on the query sees. */
+static int seen(struct attention p, int64_t query, int64_t tile, int keys)
+{
+    int64_t visible = attention_visible(p, query) - tile;
+    return visible < 0 ? 0 : visible < keys ? (int)visible : keys;
+}
+
+/* A key that a query does not see gets the score -inf there, and so the weight 0. */
+static void mask_tile(struct block *b, struct attention p, int64_t first, int64_t tile, int keys)
+{
+    for (int lane = 0; lane < QUERIES; lane++)
+        for (int key = seen(p, first + lane, tile, keys); key < keys; key++)
+            b->S[key][lane] = -INFINITY;
+}
+
+/*
+ * Such a key must not matter, whatever it holds, and a cache that is not full yet may hold anything; but 0 times a NaN or an
+ * infinity is NaN. This is O^T = O^T c + V^T P where each lane meets only the keys that it sees: slow, and only for such a V.
+ */
+static void product_seen(struct block *b, const float *V, struct attention p, int64_t first, int64_t tile, int keys)
+{
+    int dim = (int)p.dim;
+    for (int lane = 0; lane < QUERIES; lane++) {
+        int its = seen(p, first + lane, tile, keys);
+        for (int i = 0; i < dim; i++) {
+            float sum = 0.0f;
+            for (int key = 0; key < its; key++)
+                sum += V[key * dim + i] * b->S[key][lane];
+            b->O[i][lane] = b->O[i][lane] * b->c[lane] + sum;
+        }
+    }
+}
+
+/* Whether x: (count) has no infinity and no NaN. */
 static bool all_finite(const float *x, int64_t count)
 {
     float sum = 0.0f;
@@ -160,45 +198,19 @@ static bool all_finite(const float *x, int64_t count)
     return sum == 0.0f;
 }
 
-/* O^T = O^T c + V^T P for the first seen[lane] keys of V: (keys, dim) in each lane: the slow way, that never touches the others. */
-static void product_seen(struct block *b, const float *V, const int *seen, int dim)
-{
-    for (int i = 0; i < dim; i++)
-        for (int lane = 0; lane < QUERIES; lane++) {
-            float sum = 0.0f;
-            for (int key = 0; key < seen[lane]; key++)
-                sum += V[key * dim + i] * b->S[key][lane];
-            b->O[i][lane] = b->O[i][lane] * b->c[lane] + sum;
-        }
-}
-
-/*
- * A tile that not all queries of the block see whole: `seen[lane]` of its keys, 0 to `keys`. Their scores become -inf, so that their
- * weight is 0. What a query must not see may be anything, though, and 0 * NaN is NaN: then the slow product.
- */
-static void masked_tile(struct block *b, const float *V, const int *seen, int keys, int dim)
-{
-    for (int lane = 0; lane < QUERIES; lane++)
-        for (int key = seen[lane]; key < keys; key++)
-            b->S[key][lane] = -INFINITY;
-    merge_tile(b, keys);
-    if (all_finite(V, (int64_t)keys * dim))
-        product(b->O[0], dim, V, 1, dim, b->S[0], keys, b->c);
-    else
-        product_seen(b, V, seen, dim);
-}
-
 /* Q: (queries, dim) into the lanes of b, transposed and scaled; nothing seen yet. */
 static void start(struct block *b, const float *Q, int queries, int dim, float scale)
 {
-    for (int lane = 0; lane < QUERIES; lane++) {
-        for (int i = 0; i < dim; i++) {
-            b->Q[i][lane] = lane < queries ? Q[lane * dim + i] * scale : 0.0f;
-            b->O[i][lane] = 0.0f;
-        }
+    memset(b->O, 0, (size_t)dim * sizeof b->O[0]);
+    memset(b->l, 0, sizeof b->l);
+    for (int lane = 0; lane < QUERIES; lane++)
         b->m[lane] = -INFINITY;
-        b->l[lane] = 0.0f;
-    }
+    for (int lane = queries; lane < QUERIES; lane++)
+        for (int i = 0; i < dim; i++)
+            b->Q[i][lane] = 0.0f;
+    for (int lane = 0; lane < queries; lane++)
+        for (int i = 0; i < dim; i++)
+            b->Q[i][lane] = Q[lane * dim + i] * scale;
 }
 
 /* O: (queries, dim), from the lanes of b, divided by l. lse: (queries) or NULL. */
@@ -221,17 +233,14 @@ static void attend(struct block *b, const float *K, const float *V, struct atten
     for (int64_t tile = 0; tile < some; tile += KEYS) {
         int keys = some - tile < KEYS ? (int)(some - tile) : KEYS;
         product(b->S[0], keys, K + tile * dim, dim, 1, b->Q[0], dim, NULL);
-        if (tile + keys <= all) {
-            merge_tile(b, keys);
+        bool whole = tile + keys <= all;
+        if (!whole)
+            mask_tile(b, p, first, tile, keys);
+        merge_tile(b, keys);
+        if (whole || all_finite(V + tile * dim, (int64_t)keys * dim))
             product(b->O[0], dim, V + tile * dim, 1, dim, b->S[0], keys, b->c);
-        } else {
-            int seen[QUERIES];
-            for (int lane = 0; lane < QUERIES; lane++) {
-                int64_t visible = attention_visible(p, lane < queries ? first + lane : first) - tile;
-                seen[lane] = visible < 0 ? 0 : visible < keys ? (int)visible : keys;
-            }
-            masked_tile(b, V + tile * dim, seen, keys, dim);
-        }
+        else
+            product_seen(b, V + tile * dim, p, first, tile, keys);
     }
 }
 

@@ -1,7 +1,7 @@
 /*
- * Step 10, flash attention on the GPU: step 09 in tiles. A tile of queries meets a tile of keys, so that a key loaded once serves all of
- * the queries; and a thread multiplies 8 queries by 4 or 8 keys, so that a number read from shared memory serves 4 or 8
- * multiply-adds, not one.
+ * Step 10, flash attention on the GPU: step 09 in tiles. A tile of queries meets a tile of keys, so that a key loaded once serves
+ * all of the queries; and a thread multiplies 8 queries by 4 or 8 keys at a time, so that a number read from shared memory serves
+ * 4 or 8 multiply-adds, not one.
  *
  *     for each tile of keys:    S = Q K^T     m' = max(m, S's rows)     P = exp(S - m')
  *                               l = l exp(m - m') + P's rows            O = O exp(m - m') + P V
@@ -9,21 +9,23 @@
  *
  * That is the merge of step 09, for a tile of keys instead of one. Nothing is divided by l before the end.
  *
- * A block owns a tile of queries. A warp owns 32 of these, and shares only K and V with the other warps. Its lanes stand in 4 rows and
- * 8 columns; the 8 lanes of a row share the row's queries, and each has some of the keys in S, and some of the dims in O:
+ * A block owns a tile of queries. A warp owns 32 of these, and shares only K and V with the other warps. Its lanes stand in 4
+ * rows and 8 columns; the 8 lanes of a row share its queries, and each has some of the keys in S, and some of the dims in O:
  *
- *                              column 0       1     ..     7     ; in S, with 8 keys a thread: 0 again, ..
- *     row 0   queries  0-3    |  0-3   |   4-7   | .. |  28-31   |  32-35   ..     keys, or dims
- *     row 1   queries  4-7    |
- *     row 2   queries  8-11   |
- *     row 3   queries 12-15   |
- *     row 0   queries 16-19   |
+ *                             column 0    column 1   ..  column 7   column 0   ..
+ *     row 0   queries  0-3       0-3         4-7     ..    28-31      32-35    ..   keys, or dims
+ *     row 1   queries  4-7       0-3         4-7     ..    28-31      32-35    ..
+ *     row 2   queries  8-11      ..
+ *     row 3   queries 12-15      ..
+ *     row 0   queries 16-19      0-3         4-7     ..    28-31      32-35    ..
  *     ..
  *
- * S and O stay in registers, and both products are sums of outer products: a column of Q^T by a row of K^T, dim after dim; then a column
- * of P by a row of V, key after key. P goes through shared memory, because a thread has few keys' weights, and then needs all.
+ * S and O stay in registers, and both products are sums of outer products: a column of Q by a column of K, dim after dim; then a
+ * column of P by a row of V, key after key. So Q and K lie transposed in shared memory. P goes through it, because in S a thread
+ * has few of the keys, and in P V it needs them all.
  *
- * Elements moved: 4 L dim from DRAM; from L2, K and V once for each tile of queries. FLOPs: 4 L^2 dim; tiles above the diagonal are skipped.
+ * Elements moved: 4 L dim from DRAM; from L2, K and V once for each tile of queries. FLOPs: 4 L^2 dim; tiles above the diagonal
+ * are skipped.
  * Changed since step 09: tiles, in shared memory and in registers; the maximum and the rescaling once a tile, not once a key.
  */
 #include <cuda_pipeline.h>
@@ -40,27 +42,10 @@
 #define LOG2_E 1.44269504f
 #define LN_2 0.693147181f
 
-#ifndef KEYS64
-#define KEYS64 8
-#endif
-#ifndef KEYS128
-#define KEYS128 4
-#endif
-#ifndef WARPS64
-#define WARPS64 4
-#endif
-#ifndef WARPS128
-#define WARPS128 8
-#endif
-#ifndef UNROLL
-#define UNROLL 4
-#endif
-static constexpr int U = UNROLL;
-
 /* What a head dimension allows: O takes most of a thread's registers, Q and K most of the shared memory. */
 template <int DIM> static constexpr int QUERIES = DIM <= 128 ? 8 : 4;        /* that a thread multiplies */
-template <int DIM> static constexpr int KEYS = DIM <= 64 ? KEYS64 : KEYS128; /* that it multiplies them by */
-template <int DIM> static constexpr int MAX_WARPS = DIM <= 64 ? WARPS64 : WARPS128; /* of a block, where shared memory lasts */
+template <int DIM> static constexpr int KEYS = DIM <= 64 ? 8 : 4;            /* that it multiplies them by */
+template <int DIM> static constexpr int MAX_WARPS = DIM <= 64 ? 4 : 8;       /* of a block, if shared memory lasts: 8 an SM */
 
 template <int DIM> static constexpr int WARP_QUERIES = ROWS * QUERIES<DIM>;
 template <int DIM> static constexpr int BC = COLUMNS * KEYS<DIM>; /* keys of a tile */
@@ -79,10 +64,6 @@ static __device__ constexpr int spread(int i, int lanes)
     return i / 4 * 4 * lanes + i % 4;
 }
 
-/* The maximum, and the sum, over the lanes that share a query. */
-static __device__ float row_max(float v) { return warp_max<COLUMNS>(v); }
-static __device__ float row_sum(float v) { return warp_sum<COLUMNS>(v); }
-
 /* 2^(x - m), and 0 where m is the maximum of nothing, -inf: -inf - -inf would be NaN. */
 static __device__ float exp2_below(float x, float m)
 {
@@ -90,12 +71,14 @@ static __device__ float exp2_below(float x, float m)
 }
 
 /*
- * Start to copy a tile of a matrix, `rows` rows of `dim` elements, to shared memory. What is missing to max_rows x DIM becomes 0. The whole
- * block takes part, and each thread keeps to its own dims. Whole tiles are copied in the background, ragged ones at once.
+ * Start to copy a tile of a matrix, `rows` rows of `dim` elements, to shared memory. What is missing to max_rows x DIM becomes 0.
+ * The whole block takes part. Whole tiles are copied in the background, ragged ones at once.
  *
- * Transposed: to[d][row], in rows of `stride` elements. A warp copies 8 elements of 4 rows at a time: whole sectors of memory, 32 banks.
+ * Transposed: to[d][row], in rows of `stride` elements. A warp copies 8 elements of 4 rows at a time: whole sectors of memory,
+ * and 32 different banks.
  */
-template <int DIM> static __device__ void load_transposed(float *to, int stride, const float *from, int64_t rows, int max_rows, int dim)
+template <int DIM>
+static __device__ void load_transposed(float *to, int stride, const float *from, int64_t rows, int max_rows, int dim)
 {
     int first = threadIdx.x % 8;
     if (rows >= max_rows && dim == DIM)
@@ -111,7 +94,8 @@ template <int DIM> static __device__ void load_transposed(float *to, int stride,
 }
 
 /* As it is: to[row][d], in rows of DIM elements. aligned: rows start on a multiple of 16 bytes. */
-template <int DIM> static __device__ void load_tile(float *to, const float *from, int64_t rows, int max_rows, int dim, bool aligned)
+template <int DIM>
+static __device__ void load_tile(float *to, const float *from, int64_t rows, int max_rows, int dim, bool aligned)
 {
     if (rows >= max_rows && dim == DIM && aligned)
         for (int i = threadIdx.x * 4; i < max_rows * DIM; i += blockDim.x * 4)
@@ -140,10 +124,10 @@ template <int N> static __device__ void load_part(float part[N], const float *ro
 }
 
 /* c += a^T b: this thread's M x N part of the product of two tiles in shared memory, of `depth` rows each. */
-template <int M, int N> static __device__ void multiply(float c[M][N], const float *a, int a_stride, const float *b, int b_stride,
-                                                        int depth)
+template <int M, int N>
+static __device__ void multiply(float c[M][N], const float *a, int a_stride, const float *b, int b_stride, int depth)
 {
-#pragma unroll U
+#pragma unroll 8
     for (int k = 0; k < depth; k++) {
         float x[M], y[N];
         load_part<M>(x, a + k * a_stride, ROWS);
@@ -156,6 +140,58 @@ template <int M, int N> static __device__ void multiply(float c[M][N], const flo
     }
 }
 
+/* Scores become exponents of 2. */
+template <int M, int N> static __device__ void scale_scores(float s[M][N], float scale)
+{
+#pragma unroll
+    for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            s[i][j] *= scale;
+}
+
+/* One query's scores, of the tile's keys from `first` on: those of the visible-th and later count for nothing. */
+template <int N> static __device__ void hide_scores(float s[N], int first, int64_t visible)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        if (first + spread(j, COLUMNS) >= visible)
+            s[j] = -INFINITY;
+}
+
+/* The merge of a query's state, (m, l, o), and a tile's scores, which become weights. The lanes of a row do it together. */
+template <int N, int D> static __device__ void merge_scores(struct softmax_state *state, float o[D], float s[N])
+{
+    float m = state->m;
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        m = fmaxf(m, s[j]);
+    m = warp_max<COLUMNS>(m);
+    float keep = exp2_below(state->m, m);
+    state->m = m;
+    state->l *= keep;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        s[j] = exp2_below(s[j], m);
+        state->l += s[j];
+    }
+#pragma unroll
+    for (int d = 0; d < D; d++)
+        o[d] *= keep;
+}
+
+/* P: a row a key, as the next product wants it, written 4 queries at a time. */
+template <int M, int N>
+static __device__ void store_weights(float *P, int stride, const float s[M][N], int row, int column)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++)
+#pragma unroll
+        for (int i = 0; i < M; i += 4)
+            *(float4 *)&P[(4 * column + spread(j, COLUMNS)) * stride + 4 * row + spread(i, ROWS)] =
+                make_float4(s[i][j], s[i + 1][j], s[i + 2][j], s[i + 3][j]);
+}
+
 /* Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= DIM. */
 template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>, 8 / MAX_WARPS<DIM>)
     flash_attention_kernel(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, bool aligned)
@@ -164,13 +200,14 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
     int warp = threadIdx.x / 32, column = threadIdx.x % COLUMNS, row = threadIdx.x / COLUMNS % ROWS, dim = (int)p.dim;
     int br = (int)blockDim.x / 32 * WARP_QUERIES<DIM>;
     extern __shared__ __align__(16) float shared[];
-    float *Q_tile = shared;                                 /* [DIM][br + PAD] */
-    float *K_tile = Q_tile + DIM * (br + PAD);              /* [DIM][BC + PAD] */
-    float *V_tile = K_tile + DIM * (BC + PAD);              /* [BC][DIM] */
+    float *Q_tile = shared;                                   /* [DIM][br + PAD] */
+    float *K_tile = Q_tile + DIM * (br + PAD);                /* [DIM][BC + PAD] */
+    float *V_tile = K_tile + DIM * (BC + PAD);                /* [BC][DIM] */
     float *P_tile = V_tile + BC * DIM + warp * BC * P_STRIDE; /* [BC][WARP_QUERIES + PAD], one a warp */
 
-    /* The blocks of a head, which share K and V, one after another; those with most keys first, so that the last to end are short. */
-    int64_t tiles = (p.seq_q + br - 1) / br, head = blockIdx.x / tiles, first_query = (tiles - 1 - blockIdx.x % tiles) * br;
+    /* The blocks of a head, which share K and V, follow each other; those with most keys first, so that short ones end last. */
+    int64_t tiles = (p.seq_q + br - 1) / br, head = blockIdx.x / tiles;
+    int64_t first_query = (tiles - 1 - blockIdx.x % tiles) * br;
     int64_t kv_head = head / (p.heads / p.kv_heads), queries = min((int64_t)br, p.seq_q - first_query);
     int64_t end = visible_keys(p, first_query + queries - 1); /* nobody in the tile sees a key from here on */
     int64_t all_see = visible_keys(p, first_query);           /* everybody sees the keys before this one */
@@ -193,46 +230,15 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
 
         float s[M][N] = {};
         multiply<M, N>(s, Q_tile + my_query, br + PAD, K_tile + 4 * column, BC + PAD, DIM);
-#pragma unroll
-        for (int i = 0; i < M; i++)
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                s[i][j] *= p.scale * LOG2_E; /* scores to base 2 */
+        scale_scores<M, N>(s, p.scale * LOG2_E);
         if (first_key + BC > all_see)
 #pragma unroll
-            for (int i = 0; i < M; i++) {
-                int64_t visible = visible_keys(p, first_query + my_query + spread(i, ROWS)) - first_key;
+            for (int i = 0; i < M; i++)
+                hide_scores<N>(s[i], 4 * column, visible_keys(p, first_query + my_query + spread(i, ROWS)) - first_key);
 #pragma unroll
-                for (int j = 0; j < N; j++)
-                    if (4 * column + spread(j, COLUMNS) >= visible)
-                        s[i][j] = -INFINITY;
-            }
-
-#pragma unroll
-        for (int i = 0; i < M; i++) {
-            float m = state[i].m;
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                m = fmaxf(m, s[i][j]);
-            m = row_max(m);
-            float keep = exp2_below(state[i].m, m);
-            state[i].m = m;
-            state[i].l *= keep;
-#pragma unroll
-            for (int j = 0; j < N; j++) {
-                s[i][j] = exp2_below(s[i][j], m);
-                state[i].l += s[i][j];
-            }
-#pragma unroll
-            for (int d = 0; d < D; d++)
-                o[i][d] *= keep;
-        }
-#pragma unroll
-        for (int j = 0; j < N; j++)
-#pragma unroll
-            for (int i = 0; i < M; i += 4)
-                *(float4 *)&P_tile[(4 * column + spread(j, COLUMNS)) * P_STRIDE + 4 * row + spread(i, ROWS)] =
-                    make_float4(s[i][j], s[i + 1][j], s[i + 2][j], s[i + 3][j]);
+        for (int i = 0; i < M; i++)
+            merge_scores<N, D>(&state[i], o[i], s[i]);
+        store_weights<M, N>(P_tile, P_STRIDE, s, row, column);
 
         wait_for_copies(); /* V is here, so is P, and nobody needs K any more */
         if (first_key + BC < end)
@@ -243,7 +249,7 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
 #pragma unroll
     for (int i = 0; i < M; i++) {
         int64_t query = my_query + spread(i, ROWS);
-        float l = row_sum(state[i].l);
+        float l = warp_sum<COLUMNS>(state[i].l);
         float scale = visible_keys(p, first_query + query) == 0 ? 0.0f : 1.0f / l;
 #pragma unroll
         for (int d = 0; d < D; d++)
@@ -271,7 +277,8 @@ template <int DIM> static void launch(float *O, float *lse, const float *Q, cons
         warps--;
     size_t bytes = shared_bytes<DIM>(warps);
     if (bytes > (size_t)most)
-        fatal("flash attention needs %zu bytes of shared memory a block for head dimension %d; this GPU has %d", bytes, (int)p.dim, most);
+        fatal("flash attention at head dimension %d needs %zu bytes of shared memory a block; this GPU has %d", (int)p.dim, bytes,
+              most);
     int64_t br = warps * WARP_QUERIES<DIM>, blocks = p.batch * p.heads * ((p.seq_q + br - 1) / br);
     bool aligned = p.dim % 4 == 0 && (uintptr_t)V % 16 == 0;
 
@@ -282,19 +289,14 @@ template <int DIM> static void launch(float *O, float *lse, const float *Q, cons
 void flash_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, void *,
                          cudaStream_t stream)
 {
-#ifndef ONLY
     if (p.dim <= 32)
         launch<32>(O, lse, Q, K, V, p, stream);
-    else
-#endif
-    if (p.dim <= 64)
+    else if (p.dim <= 64)
         launch<64>(O, lse, Q, K, V, p, stream);
     else if (p.dim <= 128)
         launch<128>(O, lse, Q, K, V, p, stream);
-#ifndef ONLY
     else if (p.dim <= 256)
         launch<256>(O, lse, Q, K, V, p, stream);
-#endif
     else
         fatal("flash attention takes head dimensions up to 256; this one is %lld", (long long)p.dim);
 }

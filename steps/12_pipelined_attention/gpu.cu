@@ -60,7 +60,7 @@ template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t 
         cp_async(to + row * DIM * 2, from + row * DIM, row < there);
 }
 
-/* s: PARTS times 16 x BC = the warp's rows of Q times K transposed. q, k: of the lane's row and chunk of the first 16 x 16 of each. */
+/* s: PARTS times 16 x BC = the warp's rows of Q times K transposed. q_at, k_at: the row that the lane passes to the first ldmatrix of each. */
 template <class T, int DIM> static __device__ void scores(float (*s)[BC / 8][4], uint32_t q_at, uint32_t k_at)
 {
     for (int i = 0; i < PARTS * BC / 8; i++)
@@ -82,13 +82,12 @@ template <class T, int DIM> static __device__ void scores(float (*s)[BC / 8][4],
     }
 }
 
-/* Scores that count for nothing: those of keys from `visible` on, for row g; the row 8 below sees `step` keys more. */
+/* Scores that count for nothing: for row g those of columns from `visible` on, counted from the lane's first; row g + 8 sees `step` more. */
 static __device__ void mask(float (*s)[4], int visible, int step)
 {
-    int t = threadIdx.x % 4;
     for (int n = 0; n < BC / 8; n++)
         for (int i = 0; i < 4; i++)
-            if (8 * n + 2 * t + i % 2 >= visible + i / 2 * step)
+            if (8 * n + i % 2 >= visible + i / 2 * step)
                 s[n][i] = -INFINITY;
 }
 
@@ -131,7 +130,7 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
     }
 }
 
-/* o += P V, where P: PARTS times 16 x BC is what softmax() left in s. v_at: as q and k in scores(). */
+/* o += P V, where P: PARTS times 16 x BC is what softmax() left in s. v_at: as q_at and k_at in scores(). */
 template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *r, float (*s)[BC / 8][4], uint32_t v_at)
 {
 #pragma unroll
@@ -163,7 +162,7 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
         float l = r->l[h];
         l += __shfl_xor_sync(ALL_LANES, l, 1);
         l += __shfl_xor_sync(ALL_LANES, l, 2);
-        float factor = l == 0.0f ? 0.0f : __fdividef(1.0f, l); /* otherwise l >= 1 */
+        float factor = l == 0.0f ? 0.0f : 1.0f / l;
         for (int n = 0; n < DIM / 8; n++) {
             float two[2] = { r->o[n][2 * h] * factor, r->o[n][2 * h + 1] * factor };
             *(uint32_t *)&tile[swizzled<DIM>(row, n) + 4 * t] = word_of_floats(two, T());
@@ -179,39 +178,44 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
     }
 }
 
-/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM and scale > 0. All tensors aligned to 16 bytes. */
+/*
+ * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, p.scale > 0, tensors aligned to 16 bytes, and heads from first_head on.
+ * c, causal: scale log2(e), and p.causal, as arguments of their own: instructions can take them from there, without a register.
+ */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
-                               float c, int64_t first_head)
+                               float c, int causal, unsigned first_head)
 {
     constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
-    extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it, two tiles of K and two of V */
+    extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it STAGES tiles of K, and STAGES of V */
     const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, warp = thread / 32;
-    const int copy_row = thread / (DIM / 8), copy_chunk = thread % (DIM / 8); /* that this thread begins to copy at */
 
     /* Which rows: the last of a head first, because under a causal mask they take longest. */
-    const int64_t head = first_head + blockIdx.y, kv_head = head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
-    const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, warp_row = block_row + warp * 16 * PARTS;
-    int64_t from = (kv_head * p.seq_k + copy_row) * DIM + copy_chunk * 8; /* in K and V, where this thread begins to copy */
-    Q += (head * p.seq_q + block_row + copy_row) * DIM + copy_chunk * 8;
+    const unsigned head = first_head + blockIdx.y, heads = (unsigned)p.heads, kv_heads = (unsigned)p.kv_heads;
+    const int64_t kv_head = head / heads * kv_heads + head % heads / (heads / kv_heads);
+    const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, first_row = block_row + g + warp * 16 * PARTS;
 
     /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
-    int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
-    int keys = p.causal ? min(seq_k, block_row + BR - 1 + more) : seq_k; /* that any row of the block sees */
-    int visible = p.causal ? warp_row + g + more : seq_k;                /* that row g of the warp sees */
+    const int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
+    const int keys = causal ? min(seq_k, block_row + BR - 1 + more) : seq_k;                          /* any row of the block */
+    const int visible = causal ? first_row + more - lane % 4 * 2 : seq_k - lane % 4 * 2; /* row g, from the lane's first column */
 
     struct rows<DIM> r[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
         r[part].m[0] = r[part].m[1] = -INFINITY;
 
+    /* The first copies. `from` is where in K and V this thread's next chunks are. */
+    const int copy_row = thread / (DIM / 8), copy_chunk = thread % (DIM / 8);
+    int64_t from = (kv_head * p.seq_k + copy_row) * DIM + copy_chunk * 8;
     uint32_t q_at = shared_address(q_tile), k_at = q_at + BR * ROW, v_at = k_at + STAGES * TILE;
     uint32_t copy_at = swizzled<DIM>(copy_row, copy_chunk);
-    copy_tile<T, DIM, BR>(q_at + copy_at, Q, (int)p.seq_q - block_row - copy_row);
+    copy_tile<T, DIM, BR>(q_at + copy_at, Q + (head * p.seq_q + block_row + copy_row) * DIM + copy_chunk * 8,
+                          (int)p.seq_q - block_row - copy_row);
     int left = keys - copy_row; /* of the keys, from where this thread copies */
     copy_tile<T, DIM, BC>(k_at + copy_at, K + from, left);
     copy_tile<T, DIM, BC>(v_at + copy_at, V + from, left);
 
-    /* Where this lane's row and chunk are for ldmatrix: quarters below each other then side by side, and for K the other way. */
+    /* This lane's row for ldmatrix in the first 16 x 16. Quarters: below each other, then side by side; in K the other way round. */
     q_at += swizzled<DIM>(warp * 16 * PARTS + lane % 16, lane / 16);
     k_at += swizzled<DIM>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     v_at += swizzled<DIM>(lane % 16, lane / 16);
@@ -223,17 +227,16 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
         const int stage = (key & BC) * ROW, next = stage ^ TILE;
         if (key + BC < keys) {
             from += BC * DIM;
-            left -= BC;
-            copy_tile<T, DIM, BC>(copy_at + next, K + from, left);
-            copy_tile<T, DIM, BC>(copy_at + next + STAGES * TILE, V + from, left);
+            copy_tile<T, DIM, BC>(copy_at + next, K + from, left - key - BC);
+            copy_tile<T, DIM, BC>(copy_at + next + STAGES * TILE, V + from, left - key - BC);
         }
-        if (key < visible - g + 16 * PARTS - 1) { /* that the warp's last row sees */
+        if (__any_sync(ALL_LANES, key < visible + 16 * PARTS - 8)) { /* does the warp's last row see any of them? */
             float s[PARTS][BC / 8][4];
             scores<T, DIM>(s, q_at, k_at + stage);
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
                 if (key + BC > visible)
-                    mask(s[part], visible - key + (p.causal ? 16 * part : 0), p.causal ? 8 : 0);
+                    mask(s[part], visible - key + (causal ? 16 * part : 0), causal ? 8 : 0);
                 softmax(&r[part], s[part], c);
             }
             add_values<T, DIM>(r, s, v_at + stage);
@@ -244,9 +247,9 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     __syncthreads();
 #pragma unroll
     for (int part = 0; part < PARTS; part++) {
-        int row = warp_row + 16 * part;
+        int row = block_row + warp * 16 * PARTS + 16 * part;
         int64_t at = head * p.seq_q + row;
-        store(O + at * DIM, lse ? lse + at : NULL, &r[part], q_tile + (warp_row - block_row + 16 * part) * ROW, (int)p.seq_q - row, p.scale);
+        store(O + at * DIM, lse ? lse + at : NULL, &r[part], q_tile + (warp * PARTS + part) * 16 * ROW, (int)p.seq_q - row, p.scale);
     }
 }
 
@@ -257,7 +260,7 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
     cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
         dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, (int64_t)MAX_GRID_Y));
-        pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, p.scale * LOG2E, head);
+        pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, p.scale * LOG2E, p.causal ? 8 : 0, head);
     }
 }
 
