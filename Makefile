@@ -89,8 +89,10 @@ $B/libcommon.a: $(COMMON_O)
 	$Qar rcs $@ $^
 
 # A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; and the copies of step 00, which all others are measured against.
+# Step 06 leaves short rows to step 05.
+uses_06_split_softmax := 05_resident_softmax
 .SECONDEXPANSION:
-$(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings,$(LANGUAGES:%=$B/steps/$$s/%.o))) $B/libcommon.a
+$(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(uses_%),$(LANGUAGES:%=$B/steps/$$s/%.o))) $B/libcommon.a
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 

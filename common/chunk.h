@@ -1,6 +1,6 @@
 /*
- * A chunk: CHUNK neighbouring columns of any element type, computed as floats. Steps 05 and 06 fetch, compute and store in chunks: a few
- * vector registers on any CPU, and one or two cache lines.
+ * A chunk: CHUNK neighbouring columns of any element type, computed as floats. Steps 05 and 06 fetch, compute and store in
+ * chunks: a few vector registers on any CPU, and one or two cache lines.
  *
  * `dtype` is FP32, FP16 or BF16, and a constant where these functions are called: they are compiled into their callers, once for
  * each type, without its branches.
@@ -29,7 +29,7 @@ INLINE char *element_at(const void *x, int64_t i, enum dtype dtype)
     return (char *)x + i * (int64_t)element_bytes(dtype);
 }
 
-/* x: (cols), cols <= CHUNK, as CHUNK floats: in place, or in `spare`. Those that are missing are -inf, which counts for nothing. */
+/* x: (cols), cols <= CHUNK, as CHUNK floats, in place or in `spare`. What is missing is -inf, which counts for nothing. */
 INLINE const float *chunk_load(float *restrict spare, const void *restrict x, int cols, enum dtype dtype)
 {
     uint16_t copy[CHUNK];
@@ -79,7 +79,7 @@ INLINE void fold_sum(float *v, int half)
         v[i] += v[i + half];
 }
 
-/* The largest, and the sum, of v: (CHUNK), which is used up. (Written out, because compilers do not unroll a loop over halves.) */
+/* The largest, and the sum, of v: (CHUNK), which is used up. (Written out: compilers do not unroll a loop over halves.) */
 INLINE float chunk_max(float *v)
 {
     fold_max(v, 16), fold_max(v, 8), fold_max(v, 4), fold_max(v, 2), fold_max(v, 1);

@@ -117,6 +117,13 @@ template <class T> static inline __device__ pack<T> load_pack(const T *from)
     return *(pack<T> *)&bits;
 }
 
+/* The same for what this SM reads only once: past the first-level cache, which is better used as a buffer. */
+template <class T> static inline __device__ pack<T> load_once(const T *from)
+{
+    uint4 bits = __ldcg((const uint4 *)from);
+    return *(pack<T> *)&bits;
+}
+
 /* to: aligned to 16 bytes. An intrinsic, because the compiler may split an assignment into stores of 4 bytes. */
 template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
 {

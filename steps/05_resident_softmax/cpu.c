@@ -5,9 +5,9 @@
  * relative to the maximum of its own block. When the row's (m, l) is known, block b is stored times exp(m_b - m) / l: the merge
  * rule, applied to results instead of sums.
  *
- * A core that fetches, then computes, then stores leaves memory idle most of the time. So a thread works on three rows in turns: it
- * asks for a chunk of what comes next, stores a chunk of an older row, and computes the chunk of this row that takes its place in
- * the scratch. Stores go past the caches: nobody here reads the results again.
+ * A core that fetches, then computes, then stores leaves memory idle most of the time. So a thread takes turns: it asks for a
+ * chunk of what comes next, stores a chunk of an older row, and computes the chunk of this row that takes its place in the
+ * scratch. Stores go past the caches: nobody here reads the results again.
  *
  * Trips over the tensor: 1 read, 1 write. Exponentials per element: 1.
  * Changed since step 04: the scratch, the prefetch, the streamed stores, and fp16 and bf16, computed in fp32.
@@ -36,7 +36,7 @@ INLINE void chunk_top(float *restrict top, const void *x, int cols, enum dtype d
         top[i] = v[i] > top[i] ? v[i] : top[i];
 }
 
-/* One turn: fetch what comes next, store the old e times scale (if there is a y), compute e = exp(x - m), and add it to sum: (CHUNK). */
+/* One turn: fetch what comes next, store the old e times scale (if there is a y), compute e = exp(x - m), add that to sum. */
 INLINE void chunk_turn(struct stream *y, float *restrict e, float scale, const void *x, float m, float *restrict sum, int cols,
                        enum dtype dtype)
 {

@@ -50,13 +50,23 @@ INLINE void chunk_exp(float *restrict e, const void *x, float m, int cols, enum 
         e[i] = vexp(v[i] - m);
 }
 
+/* sum: (CHUNK), each with exp(x - m) of its column of x: (cols) added. */
+INLINE void chunk_add(float *restrict sum, const void *x, float m, int cols, enum dtype dtype)
+{
+    float e[CHUNK];
+    chunk_exp(e, x, m, cols, dtype);
+#pragma omp simd
+    for (int i = 0; i < CHUNK; i++)
+        sum[i] += e[i];
+}
+
 /* The state of a block, x: (cols). */
 INLINE struct softmax_state block_state(const void *x, int64_t cols, enum dtype dtype)
 {
     int64_t whole = cols - cols % CHUNK;
     int rest = (int)(cols - whole);
 
-    float top[CHUNK], sum[CHUNK] = { 0 }, e[CHUNK];
+    float top[CHUNK], sum[CHUNK] = { 0 };
     for (int i = 0; i < CHUNK; i++)
         top[i] = -INFINITY;
     for (int64_t col = 0; col < whole; col += CHUNK)
@@ -65,12 +75,10 @@ INLINE struct softmax_state block_state(const void *x, int64_t cols, enum dtype 
         chunk_top(top, element_at(x, whole, dtype), rest, dtype);
     float m = chunk_max(top), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
 
-    for (int64_t col = 0; col < cols; col += CHUNK) {
-        chunk_exp(e, element_at(x, col, dtype), base, col < whole ? CHUNK : rest, dtype);
-#pragma omp simd
-        for (int i = 0; i < CHUNK; i++)
-            sum[i] += e[i];
-    }
+    for (int64_t col = 0; col < whole; col += CHUNK)
+        chunk_add(sum, element_at(x, col, dtype), base, CHUNK, dtype);
+    if (rest)
+        chunk_add(sum, element_at(x, whole, dtype), base, rest, dtype);
     return (struct softmax_state){ m, chunk_sum(sum) };
 }
 
@@ -87,8 +95,25 @@ static float row_merge(float *inverse, const struct softmax_state *block, int64_
     return m;
 }
 
-/* What one of the threads does. state: (2 or threads, blocks of a row), whichever is larger, for all of them. */
-INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, bool shared, struct softmax_state *state, enum dtype dtype)
+/* y = exp(x - m) * inverse, x: (cols). */
+INLINE void part_store(struct stream *y, const void *x, float m, float inverse, int64_t cols, enum dtype dtype)
+{
+    int64_t whole = cols - cols % CHUNK;
+    int rest = (int)(cols - whole);
+    float e[CHUNK];
+    for (int64_t col = 0; col < whole; col += CHUNK) {
+        chunk_exp(e, element_at(x, col, dtype), m, CHUNK, dtype);
+        chunk_store(y, e, inverse, CHUNK, dtype);
+    }
+    if (rest) {
+        chunk_exp(e, element_at(x, whole, dtype), m, rest, dtype);
+        chunk_store(y, e, inverse, rest, dtype);
+    }
+}
+
+/* What one of the threads does. state: as states_new makes it, for all of them. */
+INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, bool shared, struct softmax_state *state,
+                           enum dtype dtype)
 {
     int64_t me = omp_get_thread_num(), threads = omp_get_num_threads(), blocks = (cols + BLOCK - 1) / BLOCK;
     int64_t row = shared ? 0 : rows * me / threads, last = shared ? rows : rows * (me + 1) / threads;
@@ -99,7 +124,7 @@ INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, b
     for (; row < last; row++) {
         /* Rows that are shared take turns between two sets of states: nobody overwrites what another thread still reads. */
         struct softmax_state *block = state + (shared ? row % 2 : me) * blocks;
-        const char *in = element_at(x, row * cols, dtype);
+        const void *in = element_at(x, row * cols, dtype);
         for (int64_t b = b0; b < b1; b++) {
             int64_t n = cols - b * BLOCK < BLOCK ? cols - b * BLOCK : BLOCK;
             block[b] = block_state(element_at(in, b * BLOCK, dtype), n, dtype);
@@ -109,12 +134,8 @@ INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, b
             out = stream_open(element_at(y, row * cols + left, dtype));
 #pragma omp barrier
         }
-        float inverse, m = row_merge(&inverse, block, blocks), e[CHUNK];
-        for (int64_t col = left; col < right; col += CHUNK) {
-            int n = right - col < CHUNK ? (int)(right - col) : CHUNK;
-            chunk_exp(e, element_at(in, col, dtype), m, n, dtype);
-            chunk_store(&out, e, inverse, n, dtype);
-        }
+        float inverse, m = row_merge(&inverse, block, blocks);
+        part_store(&out, element_at(in, left, dtype), m, inverse, right - left, dtype);
     }
     stream_close(&out);
 }
@@ -129,6 +150,7 @@ static bool rows_are_shared(int64_t rows, int64_t cols)
     return rows < cpu_threads() || cols > half / (int64_t)sizeof(float);
 }
 
+/* (2 or threads, blocks of a row), whichever is more: two sets for rows that are shared, one a thread for others. */
 static struct softmax_state *states_new(int64_t cols)
 {
     int64_t sets = cpu_threads() > 2 ? cpu_threads() : 2, blocks = (cols + BLOCK - 1) / BLOCK;
