@@ -92,6 +92,30 @@ INLINE float chunk_sum(float *v)
     return v[0];
 }
 
+/* top: (CHUNK), each the larger of itself and its column of x: (cols), cols <= CHUNK. */
+INLINE void chunk_raise(float *restrict top, const void *x, int cols, enum dtype dtype)
+{
+    float spare[CHUNK];
+    const float *v = chunk_load(spare, x, cols, dtype);
+#pragma omp simd
+    for (int i = 0; i < CHUNK; i++)
+        top[i] = v[i] > top[i] ? v[i] : top[i];
+}
+
+/* The maximum of x: (cols), for any cols. */
+INLINE float columns_max(const void *x, int64_t cols, enum dtype dtype)
+{
+    int64_t whole = cols - cols % CHUNK;
+    float top[CHUNK];
+    for (int i = 0; i < CHUNK; i++)
+        top[i] = -INFINITY;
+    for (int64_t col = 0; col < whole; col += CHUNK)
+        chunk_raise(top, element_at(x, col, dtype), CHUNK, dtype);
+    if (whole < cols)
+        chunk_raise(top, element_at(x, whole, dtype), (int)(cols - whole), dtype);
+    return chunk_max(top);
+}
+
 _Static_assert(CHUNK == 32, "chunk_max and chunk_sum fold 32 numbers");
 
 #endif

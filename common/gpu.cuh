@@ -151,6 +151,7 @@ struct row_layout {
     int head;      /* elements before the first pack */
     int ends;      /* elements in head and tail together */
     int64_t packs;
+    int lead;      /* packs between the start of a 128-byte line of the cache and the first pack: 0 to 7 */
 };
 
 template <class T> static inline __device__ struct row_layout layout_row(const T *row, int64_t cols)
@@ -160,6 +161,7 @@ template <class T> static inline __device__ struct row_layout layout_row(const T
     at.head = (int)min(head, cols);
     at.packs = (cols - at.head) / PER<T>;
     at.ends = (int)(cols - at.packs * PER<T>);
+    at.lead = (uintptr_t)(row + at.head) / 16 % 8;
     return at;
 }
 

@@ -85,7 +85,7 @@ if [ -z "${COMMIT:-}" ] && [ "${FORCE:-}" != 1 ]; then
 fi
 draft "$device" "$name"
 wrong=$(awk -F '\t' '/^#/ { next } !n++ { for (i = 1; i <= NF; i++) at[$i] = i; next }
-    $at["verdict"] != "pass" { print $at["step"], $at["rows"] " x " $at["cols"], $at["dtype"], $at["input"]; exit }' "build/plots/$name.tsv")
+    $at["verdict"] == "FAIL" { print $at["step"], $at["rows"] " x " $at["cols"], $at["dtype"], $at["input"]; exit }' "build/plots/$name.tsv")
 [ -z "$wrong" ] || refuse "a result is wrong ($wrong), and wrong results are not recorded; when mended: rm $results, make bench"
 mkdir -p plots/recorded
 cp "build/plots/$name.tsv" "plots/recorded/$name.tsv"

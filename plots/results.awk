@@ -41,7 +41,7 @@ function load(file,    line, names, name, part, part_of_key, i, key, row, status
 
 # Speed and error are worth showing only for right answers, and comparable only on the same kind of input.
 function usable(row) {
-    return cell[row, "verdict"] == "pass" && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
+    return cell[row, "verdict"] != "FAIL" && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
 }
 
 function is_peer(step) { return step !~ /^[0-9]/ }

@@ -21,23 +21,20 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-static int omp_get_num_threads(void) { return 1; }
+#else /* one thread */
+static int omp_get_thread_num(void)
+{
+    return 0;
+}
+
+static int omp_get_num_threads(void)
+{
+    return 1;
+}
 #endif
 
 #define BLOCK 512  /* columns that share a maximum: they stay in the first-level cache */
 #define AHEAD 3072 /* bytes from what is computed to what is fetched: farther than a page (4096) was slower */
-
-/* top: (CHUNK), each the maximum of itself and its column of x: (cols). */
-INLINE void chunk_top(float *restrict top, const void *x, int cols, enum dtype dtype)
-{
-    float spare[CHUNK];
-    const float *v = chunk_load(spare, x, cols, dtype);
-#pragma omp simd
-    for (int i = 0; i < CHUNK; i++)
-        top[i] = v[i] > top[i] ? v[i] : top[i];
-}
 
 /* e: (CHUNK) = exp(x - m), x: (cols), while what comes next is fetched. */
 INLINE void chunk_exp(float *restrict e, const void *x, float m, int cols, enum dtype dtype)
@@ -65,15 +62,8 @@ INLINE struct softmax_state block_state(const void *x, int64_t cols, enum dtype 
 {
     int64_t whole = cols - cols % CHUNK;
     int rest = (int)(cols - whole);
-
-    float top[CHUNK], sum[CHUNK] = { 0 };
-    for (int i = 0; i < CHUNK; i++)
-        top[i] = -INFINITY;
-    for (int64_t col = 0; col < whole; col += CHUNK)
-        chunk_top(top, element_at(x, col, dtype), CHUNK, dtype);
-    if (rest)
-        chunk_top(top, element_at(x, whole, dtype), rest, dtype);
-    float m = chunk_max(top), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
+    float sum[CHUNK] = { 0 };
+    float m = columns_max(x, cols, dtype), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
 
     for (int64_t col = 0; col < whole; col += CHUNK)
         chunk_add(sum, element_at(x, col, dtype), base, CHUNK, dtype);
@@ -111,6 +101,13 @@ INLINE void part_store(struct stream *y, const void *x, float m, float inverse, 
     }
 }
 
+static void wait_for_all(void)
+{
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+}
+
 /* What one of the threads does. state: as states_new makes it, for all of them. */
 INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, bool shared, struct softmax_state *state,
                            enum dtype dtype)
@@ -132,7 +129,7 @@ INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, b
         if (shared) {
             stream_close(&out);
             out = stream_open(element_at(y, row * cols + left, dtype));
-#pragma omp barrier
+            wait_for_all();
         }
         float inverse, m = row_merge(&inverse, block, blocks);
         part_store(&out, element_at(in, left, dtype), m, inverse, right - left, dtype);

@@ -43,6 +43,7 @@ struct split {
 /* The part of a row that a thread takes: every THREADS-th pack of its block's slice, and perhaps an element of the row's ends. */
 struct share {
     int64_t first;  /* the first element of its first pack, counted from the tensor's */
+    int skip;       /* packs before the row begins: 0 or 1 */
     int packs;
     int64_t end;    /* the element of the ends, counted likewise; -1: none */
 };
@@ -101,9 +102,11 @@ template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float
 template <class T, int THREADS> static __device__ struct share share_of(const T *x, struct split how, int64_t row, int rank)
 {
     struct row_layout at = layout_row(x + row * how.cols, how.cols);
-    int64_t skipped = min(at.packs, rank * how.chunk), slice = min(at.packs - skipped, how.chunk);
+    int64_t packs = at.packs + at.lead; /* counted from where the first cache line starts: whole lines for every warp */
+    int64_t skipped = min(packs, rank * how.chunk), slice = min(packs - skipped, how.chunk);
     struct share mine;
-    mine.first = row * how.cols + at.head + (skipped + threadIdx.x) * PER<T>;
+    mine.first = row * how.cols + at.head + (skipped + threadIdx.x - at.lead) * PER<T>;
+    mine.skip = rank == 0 && threadIdx.x < at.lead;
     mine.packs = (int)((uint64_t)(slice + THREADS - 1 - threadIdx.x) / THREADS);
     mine.end = rank == 0 && threadIdx.x < at.ends ? row * how.cols + end_col<T>(at, threadIdx.x) : -1;
     return mine;
@@ -122,7 +125,7 @@ template <class T, int THREADS> static __device__ void start_loads(struct holdin
 {
     constexpr int PACKS = REGISTER_PACKS / THREADS;
     for (int i = 0; i < PACKS; i++)
-        if (i < mine.packs)
+        if (i >= mine.skip && i < mine.packs)
             h->held[i] = load_once(x + mine.first + i * THREADS * PER<T>);
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
         __pipeline_memcpy_async(h->shelf + i * THREADS * PER<T>, x + mine.first + (int64_t)i * THREADS * PER<T>, 16);
@@ -137,7 +140,7 @@ template <class T, int THREADS> static __device__ struct softmax_state merge_sha
     constexpr int PACKS = REGISTER_PACKS / THREADS;
     struct softmax_state s = softmax_empty();
     for (int i = 0; i < PACKS; i++)
-        if (i < mine.packs)
+        if (i >= mine.skip && i < mine.packs)
             s = merge_pack(s, h->held[i]);
     __pipeline_wait_prior(0);
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
@@ -158,7 +161,7 @@ static __device__ void store_share(T *y, const T *x, const struct holding<T, THR
         store_pack(y + at, normalise(load_once(x + at), s.m, scale));
     }
     for (int i = 0; i < PACKS; i++)
-        if (i < mine.packs)
+        if (i >= mine.skip && i < mine.packs)
             store_pack(y + mine.first + i * THREADS * PER<T>, normalise(h->held[i], s.m, scale));
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
         store_pack(y + mine.first + (int64_t)i * THREADS * PER<T>, normalise(load_pack(h->shelf + i * THREADS * PER<T>), s.m, scale));
@@ -223,7 +226,8 @@ template <class T, int THREADS, bool CLUSTER> static __global__ void __launch_bo
     h.shelf = (T *)shared + threadIdx.x * PER<T> - REGISTER_PACKS * PER<T>;
     h.count = REGISTER_PACKS / THREADS + how.slots;
 
-    for (int64_t row = team; row < how.rows; row += how.teams) {
+    int64_t row = team;
+    do {
         struct share mine = share_of<T, THREADS>(x, how, row, rank);
         start_loads<T, THREADS>(&h, x, mine);
         if (CLUSTER)
@@ -238,7 +242,8 @@ template <class T, int THREADS, bool CLUSTER> static __global__ void __launch_bo
                 posts[(row - how.teams) * how.size + rank] = 0;
         }
         store_share<T, THREADS>(y, x, &h, mine, s);
-    }
+        row += how.teams;
+    } while (!CLUSTER && row < how.rows);
 
     /* The last to leave clears its team's last posts. */
     if (!CLUSTER && how.size > 1 && threadIdx.x == 0) {
@@ -290,7 +295,7 @@ static struct split split_rows(int64_t rows, int64_t cols, size_t element_bytes,
         how.teams = (int)min(rows, blocks / min(max(least, (int64_t)1), blocks));
         how.size = (int)(blocks / how.teams);
     }
-    how.chunk = ceil_div(packs, how.size);
+    how.chunk = ceil_div(packs + 7, how.size * 8) * 8; /* whole lines, wherever the row begins in one */
     how.slots = (int)min(ceil_div(max(how.chunk - REGISTER_PACKS, (int64_t)0), how.threads), room);
     return how;
 }
