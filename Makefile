@@ -162,13 +162,16 @@ bug-%: $B/bug
 sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
 	@tests/sanitize.sh
 
+fuzz: ## a minute of random bytes for the .npy reader, and of random words for the command line (needs clang)
+	@tests/fuzz.sh
+
 format: ## clang-format on all sources
 	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
 
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots record tables test bug sanitize format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots record tables test bug sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

@@ -95,11 +95,16 @@ static inline __device__ uint32_t word_of_floats(const float *v, bf16)
     return *(uint32_t *)&two;
 }
 
-/* v: PER<T> floats, the elements of the pack. */
+/*
+ * v: PER<T> floats, the elements of the pack. The empty asm is for packs that are unpacked twice: the compiler, which cannot see into it,
+ * keeps 4 registers of pack in between, and not up to 8 of floats.
+ */
 template <class T> static inline __device__ void unpack(float *v, pack<T> p)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
+        asm volatile("" : "+r"(p.word[i]));
         word_to_floats(v + i * PER<T> / 4, p.word[i], T());
+    }
 }
 
 template <class T> static inline __device__ pack<T> make_pack(const float *v)

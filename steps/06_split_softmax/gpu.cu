@@ -281,7 +281,7 @@ static struct split split_rows(int64_t rows, int64_t cols, size_t element_bytes,
     int64_t packs = cols * (int64_t)element_bytes / 16; /* of a row, at most */
     int sms = device_attribute(cudaDevAttrMultiProcessorCount);
 
-    how.threads = packs <= MAX_CLUSTER * CLUSTER_PACKS * 256 ? 256 : 512;
+    how.threads = packs <= CLUSTER_PACKS * 256 ? 256 : 512;
     how.size = (int)min(max(ceil_div(packs, CLUSTER_PACKS * how.threads), (int64_t)1), (int64_t)MAX_CLUSTER + 1);
     how.cluster = cluster && how.size <= MAX_CLUSTER && rows * how.size >= sms;
     how.teams = (int)min(rows, (int64_t)INT32_MAX / how.size);
