@@ -52,7 +52,7 @@ END_TEST
 
 START_TEST(test_above_zero)
 {
-    assert_range(88.7228f);
+    assert_range(88.3762f);
 }
 END_TEST
 
