@@ -23,7 +23,7 @@ bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k);
 bool blas_sgemm_transposed(float *c, const float *a, const float *b, int m, int n, int k, float alpha);
 
 /*
- * c = a b on the GPU, by cuBLAS (blas.cu): all (n, n), of type dtype (FP32, FP16 or BF16), summed in fp32. Returns the FLOPs
+ * c = a b on the GPU, by cuBLAS (blas_gpu.cu): all (n, n), of type dtype (FP32, FP16 or BF16), summed in fp32. Returns the FLOPs
  * launched, 2 n^3. The first call creates the library's handle, and is slow: do not time it.
  */
 double blas_gemm_gpu(void *c, const void *a, const void *b, int n, enum dtype dtype, cudaStream_t stream);

@@ -95,11 +95,16 @@ static inline __device__ uint32_t word_of_floats(const float *v, bf16)
     return *(uint32_t *)&two;
 }
 
-/* v: PER<T> floats, the elements of the pack. */
+/*
+ * v: PER<T> floats, the elements of the pack. The empty asm is for packs that are unpacked twice: the compiler, which cannot see into it,
+ * keeps 4 registers of pack in between, and not up to 8 of floats.
+ */
 template <class T> static inline __device__ void unpack(float *v, pack<T> p)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 4; i++) {
+        asm volatile("" : "+r"(p.word[i]));
         word_to_floats(v + i * PER<T> / 4, p.word[i], T());
+    }
 }
 
 template <class T> static inline __device__ pack<T> make_pack(const float *v)
@@ -114,6 +119,13 @@ template <class T> static inline __device__ pack<T> make_pack(const float *v)
 template <class T> static inline __device__ pack<T> load_pack(const T *from)
 {
     uint4 bits = *(const uint4 *)from;
+    return *(pack<T> *)&bits;
+}
+
+/* The same for what this SM reads only once: past the first-level cache, which is better used as a buffer. */
+template <class T> static inline __device__ pack<T> load_once(const T *from)
+{
+    uint4 bits = __ldcg((const uint4 *)from);
     return *(pack<T> *)&bits;
 }
 
@@ -144,6 +156,7 @@ struct row_layout {
     int head;      /* elements before the first pack */
     int ends;      /* elements in head and tail together */
     int64_t packs;
+    int lead;      /* packs between the start of a 128-byte line of the cache and the first pack: 0 to 7 */
 };
 
 template <class T> static inline __device__ struct row_layout layout_row(const T *row, int64_t cols)
@@ -153,6 +166,7 @@ template <class T> static inline __device__ struct row_layout layout_row(const T
     at.head = (int)min(head, cols);
     at.packs = (cols - at.head) / PER<T>;
     at.ends = (int)(cols - at.packs * PER<T>);
+    at.lead = (uintptr_t)(row + at.head) / 16 % 8;
     return at;
 }
 

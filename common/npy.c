@@ -22,9 +22,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are read and 
 
 #define MAGIC "\x93NUMPY"
 #define MAGIC_BYTES 6
-#define ALIGNMENT 64      /* of the first number */
-#define MAX_HEADER 10000  /* NumPy's own limit; it writes less than 300 */
-#define SHOWN 40          /* characters of a bad header that a message quotes */
+#define ALIGNMENT 64     /* of the first number */
+#define MAX_HEADER 10000 /* NumPy's own limit; it writes less than 300 */
+#define SHOWN 40         /* characters of a bad header that a message quotes */
 
 /* ---- messages */
 
@@ -157,9 +157,11 @@ static int parse_header(struct text *text, struct header *header)
         seen[k] = true;
         if (!take(text, ':'))
             return expected(text, "a colon");
-        if (k == 0 ? parse_string(text, header->descr, sizeof header->descr, "a plain type such as '<f4'")
-            : k == 1 ? parse_bool(text, &header->fortran)
-                     : parse_shape(text, header))
+        if (k == 0 && parse_string(text, header->descr, sizeof header->descr, "a plain type such as '<f4'"))
+            return -1;
+        if (k == 1 && parse_bool(text, &header->fortran))
+            return -1;
+        if (k == 2 && parse_shape(text, header))
             return -1;
         if (!take(text, ',') && *text->at != '}')
             return expected(text, "a comma");

@@ -62,8 +62,7 @@ static inline void stream_bytes(void *to, const void *from, size_t bytes)
 }
 
 /*
- * Memory that is written once, front to back, in pieces that end anywhere: a line whose pieces come one by one is stored when it is
- * whole.
+ * Memory that is written once, front to back, in pieces that end anywhere: a line is stored when it is whole.
  *
  *     struct stream s = stream_open(y);
  *     stream_put(&s, piece, n);             again and again, n <= STREAM_MOST bytes

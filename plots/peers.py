@@ -23,8 +23,9 @@ MAX_REPS = 200
 CHECKED_ROWS = 8              # compared with fp64
 SEED = 1
 
-NAMES = """step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal seed input threads reps median_ms p10_ms
-    p90_ms useful_bytes predicted_bytes flops exps gb_s tflop_s copy_gb_s percent ceiling error tolerance verdict""".split()
+NAMES = """step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal seed input threads reps
+    median_ms p10_ms p90_ms useful_bytes predicted_bytes flops exps gb_s tflop_s copy_gb_s percent ceiling
+    error tolerance verdict""".split()
 
 
 def options():
@@ -81,7 +82,12 @@ class Cpu:
         self.flusher = None
 
     def memory(self):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if os.path.exists("/proc/meminfo"):
+            with open("/proc/meminfo", encoding="utf-8") as file:
+                kib = [int(line.split()[1]) for line in file if line.startswith("MemAvailable:")]
+            if kib:
+                return 1024 * kib[0]
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
     def time_once(self, work, own_bytes):
         if own_bytes < CPU_FLUSH_BYTES:
@@ -98,6 +104,7 @@ class Cpu:
 
 class Gpu:
     backend = "cuda"
+    threads = 0
 
     def __init__(self, torch):
         self.torch, self.device = torch, "cuda"
@@ -135,7 +142,7 @@ def time_in_turn(device, works, own_bytes, reps, budget):
 
 
 def softmax_peers(torch, device, x, y):
-    """(name, function that fills or returns the softmax of x) of every peer. A later peer of attention has a function like this one."""
+    """(name, function that fills y with the softmax of x, or returns it) of every peer."""
     yield "torch.softmax", lambda: torch.softmax(x, -1, out=y)
     if device.backend == "cuda":
         torch._dynamo.reset()  # one kernel for this shape, not one for all
@@ -206,8 +213,10 @@ def main():
             print("peers: gpu: skipped: PyTorch sees no CUDA device")
     table = Table()
     for device in devices:
-        print("PyTorch %s on %s%s" % (torch.__version__, device.name, ", %d threads" % device.threads if device.backend == "cpu" else ""))
-        for dtype in [o.dtype] if o.dtype not in (None, "all") else ["fp32"] if device.backend == "cpu" and not o.dtype else list(ELEMENTS):
+        print("PyTorch %s on %s%s" % (torch.__version__, device.name, ", %d threads" % device.threads if device.threads else ""))
+        usual = "fp32" if device.backend == "cpu" else "all"
+        chosen = o.dtype or usual
+        for dtype in ELEMENTS if chosen == "all" else [chosen]:
             bench_softmax(torch, device, dtype, table, o)
     print("peers: %d rows added to %s" % (table.rows, table.path))
     return 0

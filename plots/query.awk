@@ -305,7 +305,7 @@ function attention_bar(row, y,    ms, predicted, bytes, useful, speed) {
     useful = cell[row, "useful_bytes"] + 0
     speed = digits3(ms) " ms, " tflops(cell[row, "tflop_s"])
     extend("ms", ms); extend("ms", predicted); extend("bytes", bytes); extend("bytes", useful)
-    printf "%g\t%s\t%d\t%g\t%s\t%s\t%g\t%s%s\t%s\t%s%s\n", y, cell[row, "step"], line_type(cell[row, "step"]), ms, or_nan(predicted), \
+    printf "%d\t%s\t%d\t%g\t%s\t%s\t%g\t%s%s\t%s\t%s%s\n", y, cell[row, "step"], line_type(cell[row, "step"]), ms, or_nan(predicted), \
         or_nan(bytes), useful, speed, (of_ceiling(row) ? ", " of_ceiling(row) : ""), (bytes ? bytes_name(bytes) : ""), \
         speed, (of_ceiling(row) ? sprintf(", %.0f %%", cell[row, "percent"]) : "")
 }
@@ -324,7 +324,7 @@ function most_of(longest, work, name, type,    rate) {
     return rate && work / rate > longest ? work / rate : longest + 0
 }
 
-function or_nan(x) { return x > 0 ? x : "NaN" }
+function or_nan(x) { return x > 0 ? sprintf("%.6g", x) : "NaN" }
 
 function extend(what, value) {
     if (value + 0 <= 0) return

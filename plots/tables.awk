@@ -268,7 +268,7 @@ function attention_summary_table(    i, d, n, step, type, row, worst) {
 
 # STEP or STEP:TYPE, in the order of the marker; ratios are to the row above.
 function attention_compare_table(    m, i, part, step, type, row, before, ratios) {
-    heading("machine | step | type | bytes predicted | exps a score | ms (p10 to p90) | speed | predicted: memory, exps | measured")
+    heading("machine | step | type | bytes predicted | exps a score | ms (p10 to p90) | speed" (wanted[2] ? " | predicted: memory, exps | measured" : ""))
     for (m = 1; m <= machines; m++) {
         before = 0
         for (i = 1; i <= wanted[0]; i++) {
@@ -277,7 +277,7 @@ function attention_compare_table(    m, i, part, step, type, row, before, ratios
             row = find(m, step, part[2] == "" ? "fp32" : part[2])
             if (!row && part[2] == "") row = find(m, step, "bf16")
             if (!row) continue
-            ratios = " | | |"
+            ratios = wanted[2] ? " | | |" : " |"
             if (before) ratios = sprintf(" | %s | %.2fx |", predicted(before, row), cell[before, "median_ms"] / cell[row, "median_ms"])
             print "| " name_at[m] " | " step " | " cell[row, "dtype"] " | " (is_peer(step) ? "" : bytes_name(cell[row, "predicted_bytes"])) " | " \
                 (is_peer(step) ? "" : claim(step, cell[row, "dtype"], "exps", "scores")) " | " spread(row) " | " speed(row) ratios

@@ -69,7 +69,7 @@ bool subject_exists(const struct subject *s)
     switch (s->dtype) {
     case FP16: return s->gpu ? s->step->gpu_fp16 != NULL : s->step->cpu_fp16 != NULL;
     case BF16: return s->gpu ? s->step->gpu_bf16 != NULL : s->step->cpu_bf16 != NULL;
-    default:   return s->gpu ? s->step->gpu != NULL : s->step->cpu != NULL;
+    default: return s->gpu ? s->step->gpu != NULL : s->step->cpu != NULL;
     }
 }
 
@@ -115,12 +115,12 @@ void subject_run(const struct subject *s, void *y, const void *x, int64_t rows, 
         switch (s->dtype) {
         case FP16: step->gpu_fp16(y, x, rows, cols, workspace, NULL); break;
         case BF16: step->gpu_bf16(y, x, rows, cols, workspace, NULL); break;
-        default:   step->gpu(y, x, rows, cols, workspace, NULL); break;
+        default: step->gpu(y, x, rows, cols, workspace, NULL); break;
         }
     else
         switch (s->dtype) {
         case FP16: step->cpu_fp16(y, x, rows, cols); break;
         case BF16: step->cpu_bf16(y, x, rows, cols); break;
-        default:   step->cpu(y, x, rows, cols); break;
+        default: step->cpu(y, x, rows, cols); break;
         }
 }

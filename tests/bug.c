@@ -13,7 +13,8 @@ static void list(void)
 {
     printf("Broken softmaxes, each a mistake that somebody made. `make bug-N` shows number N and what catches it.\n\n");
     for (int i = 0; i < mutant_count; i++)
-        printf("  %2d  %-24s caught by \"%s\"%s\n", i + 1, mutants[i].step.name, mutants[i].caught_by, mutants[i].gpu ? ", on a GPU" : "");
+        printf("  %2d  %-24s caught by \"%s\"%s\n", i + 1, mutants[i].step.name, mutants[i].caught_by,
+               mutants[i].gpu ? ", on a GPU" : "");
 }
 
 static void show_source(const char *path)

@@ -50,8 +50,8 @@ static double through(float x, bool is_brain)
 static void assert_rounds(float x, bool is_brain)
 {
     double want = rounded(x, is_brain ? brain : half), got = through(x, is_brain);
-    REQUIRE(got == want && !signbit(got) == !signbit(want), "%s of %a is %a, not %a", is_brain ? "bf16" : "fp16", (double)x,
-                  got, want);
+    REQUIRE(got == want && !signbit(got) == !signbit(want), "%s of %a is %a, not %a", is_brain ? "bf16" : "fp16", (double)x, got,
+            want);
 }
 
 START_TEST(test_all_65536_mean_what_they_should)

@@ -40,7 +40,8 @@ START_TEST(test_every_family_in_the_list_exists)
     for (; *family_at(count); count++)
         ck_assert_msg(input_is_family(family_at(count)), "'%s' is listed, but there is no such family", family_at(count));
     ck_assert_int_eq(count, FAMILIES);
-    ck_assert(!input_is_family("") && !input_is_family("norm") && !input_is_family("normal, uniform") && !input_is_family("NORMAL"));
+    ck_assert(!input_is_family("") && !input_is_family("norm") && !input_is_family("normal, uniform") &&
+              !input_is_family("NORMAL"));
 }
 END_TEST
 
@@ -125,7 +126,7 @@ START_TEST(test_normal_is_normal)
 }
 END_TEST
 
-/* Neighbouring indices and seeds must have nothing to do with one another: every bit is as often 1 as 0, in x and in x xor next. */
+/* Neighbouring indices and seeds have nothing to do with one another: every bit is as often 1 as 0, in x and in x xor next. */
 START_TEST(test_random_bits)
 {
     enum { N = 1 << 16 };
@@ -133,11 +134,13 @@ START_TEST(test_random_bits)
         for (int bit = 0; bit < 64; bit++) {
             int ones = 0, changes = 0;
             for (uint64_t i = 0; i < N; i++) {
-                uint64_t here = by_seed ? random_bits(i, 9) : random_bits(9, i), next = by_seed ? random_bits(i + 1, 9) : random_bits(9, i + 1);
+                uint64_t here = by_seed ? random_bits(i, 9) : random_bits(9, i),
+                         next = by_seed ? random_bits(i + 1, 9) : random_bits(9, i + 1);
                 ones += (int)(here >> bit & 1);
                 changes += (int)((here ^ next) >> bit & 1);
             }
-            ck_assert_msg(abs(ones - N / 2) < 5 * 128 && abs(changes - N / 2) < 5 * 128, "bit %d: %d ones, %d changes of %d", bit, ones, changes, N);
+            ck_assert_msg(abs(ones - N / 2) < 5 * 128 && abs(changes - N / 2) < 5 * 128, "bit %d: %d ones, %d changes of %d", bit,
+                          ones, changes, N);
         }
 }
 END_TEST
@@ -203,6 +206,29 @@ START_TEST(test_real_scores)
 }
 END_TEST
 
+/* What tests/data holds: fp16, as captured, and no number that is not one (a masked score is -inf). */
+START_TEST(test_real_tensors)
+{
+    static const char *const files[] = { "scores", "q", "k", "v", "logits" };
+    size_t all_bytes = 0;
+    for (size_t f = 0; f < sizeof files / sizeof files[0]; f++) {
+        char path[64], why[256];
+        snprintf(path, sizeof path, "tests/data/%s.npy", files[f]);
+        struct npy x;
+        ck_assert_msg(npy_read(path, &x, why, sizeof why) == 0, "%s", why);
+        ck_assert(x.dtype == FP16 && x.dims >= 2);
+        int64_t count = 1;
+        for (int d = 0; d < x.dims; d++)
+            count *= x.shape[d];
+        for (int64_t i = 0; i < count; i++)
+            REQUIRE(element(x.data, FP16, i) < INFINITY, "%s: element %lld is %g", path, (long long)i, element(x.data, FP16, i));
+        all_bytes += (size_t)count * 2;
+        free(x.data);
+    }
+    ck_assert(all_bytes <= 4 << 20);
+}
+END_TEST
+
 START_TEST(test_named_shapes)
 {
     int count = 0;
@@ -229,6 +255,7 @@ Suite *input_suite(void)
     tcase_add_test(families, test_random_bits);
     tcase_add_test(families, test_families_are_what_they_are_called);
     tcase_add_test(families, test_real_scores);
+    tcase_add_test(families, test_real_tensors);
     tcase_add_test(families, test_named_shapes);
     suite_add_tcase(suite, families);
     return suite;

@@ -7,7 +7,9 @@
 #include "half.h"
 #include "suites.h"
 
-static const size_t sizes[] = { 1, 2, 4, 63, 64, 4095, 4096, 4097, 1000003, (2 << 20) - 2 * GUARD_BYTES, (2 << 20) - GUARD_BYTES };
+static const size_t sizes[] = {
+    1, 2, 4, 63, 64, 4095, 4096, 4097, 1000003, (2 << 20) - 2 * GUARD_BYTES, (2 << 20) - GUARD_BYTES
+};
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 START_TEST(test_starts_as_nan)

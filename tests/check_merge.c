@@ -156,8 +156,8 @@ END_TEST
 /* Every output is divided by l, so a NaN in l is a NaN in the whole row. */
 START_TEST(test_nan_survives)
 {
-    const struct softmax_state others[] = { softmax_empty(), softmax_one(1), softmax_one(FLT_MAX), softmax_one(-FLT_MAX),
-                                            softmax_one(NAN), softmax_one(INFINITY) };
+    const struct softmax_state others[] = { softmax_empty(),       softmax_one(1),   softmax_one(FLT_MAX),
+                                            softmax_one(-FLT_MAX), softmax_one(NAN), softmax_one(INFINITY) };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         struct softmax_state s = merge(softmax_one(NAN), others[i]), t = merge(others[i], softmax_one(NAN));
         ck_assert(isnan(s.m / s.l) && isnan(t.m / t.l));
@@ -228,8 +228,8 @@ static struct softmax_state merge_in_order(const float *x, int n, int stride)
 static void assert_close(struct softmax_state s, double max, double sum, int depth, int n, const char *tree)
 {
     ck_assert_msg(s.m == max, "%s over %d numbers: maximum %g instead of %g", tree, n, (double)s.m, max);
-    ck_assert_msg(fabs(s.l - sum) <= bound(depth, n) * sum, "%s over %d numbers, %d deep: sum %.9g instead of %.9g, bound %.2g", tree,
-                  n, depth, (double)s.l, sum, bound(depth, n));
+    ck_assert_msg(fabs(s.l - sum) <= bound(depth, n) * sum, "%s over %d numbers, %d deep: sum %.9g instead of %.9g, bound %.2g",
+                  tree, n, depth, (double)s.l, sum, bound(depth, n));
 }
 
 START_TEST(test_any_tree_gives_the_answer)

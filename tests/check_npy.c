@@ -51,6 +51,7 @@ static void assert_refused(const char *path, const char *because)
 
 /* ---- what is read */
 
+/* clang-format off */
 static const struct {
     int version;
     const char *header;
@@ -63,11 +64,12 @@ static const struct {
     { 1, "{'descr': '<f2', 'fortran_order': False, 'shape': (5,), }\n", 10, FP16, 1, { 5 } },
     { 1, "{'descr': '<f8', 'fortran_order': False, 'shape': (), }\n", 8, FP64, 0, { 0 } },
     { 2, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1), }\n", 8, FP32, 3, { 1, 2, 1 } },
-    { 3, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 2, 1, 1, 1), }\n", 8, FP32, 8, { 1, 1, 1, 1, 2, 1, 1, 1 } },
+    { 3, "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 2, 1, 1, 1), }", 8, FP32, 8, { 1, 1, 1, 1, 2, 1, 1, 1 } },
     { 1, "{\"shape\":(2,3,),\"fortran_order\":False,\"descr\":\"<f2\"}", 12, FP16, 2, { 2, 3 } },
     { 1, " { 'shape' : ( 2 , 3 ) , 'descr' : '<f2' , 'fortran_order' : False } \r\n", 12, FP16, 2, { 2, 3 } },
     { 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (007,), }", 28, FP32, 1, { 7 } },
 };
+/* clang-format on */
 
 START_TEST(test_well_formed)
 {
@@ -88,6 +90,7 @@ END_TEST
 
 #define START "{'descr': '<f4', 'fortran_order': False, 'shape': "
 
+/* clang-format off */
 static const struct {
     int version;
     const char *header;
@@ -170,6 +173,7 @@ static const struct {
     { 4, START "(2, 3), }", WHOLE, 24, "version 4.0; 1.0, 2.0 and 3.0 are read" },
     { 255, START "(2, 3), }", WHOLE, 24, "version 255.0" },
 };
+/* clang-format on */
 
 START_TEST(test_malformed)
 {
@@ -218,7 +222,9 @@ END_TEST
 
 START_TEST(test_not_a_npy_file)
 {
-    static const char *const texts[] = { "", "\x93", "\x93NUMPY", "\x93NUMPX\x01\x00\x10\x00", "PK\x03\x04 an .npz is a zip file", "1, 2, 3\n" };
+    static const char *const texts[] = {
+        "", "\x93", "\x93NUMPY", "\x93NUMPX\x01\x00\x10\x00", "PK\x03\x04 an .npz is a zip file", "1, 2, 3\n"
+    };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         scratch_write(scratch_path("x.npy"), texts[i], strlen(texts[i]));
         assert_refused(scratch_path("x.npy"), "not a .npy file");
@@ -268,7 +274,8 @@ END_TEST
 
 /* ---- writing */
 
-static void assert_written(const void *x, enum dtype dtype, int dims, const int64_t *shape, enum dtype as, const void *want, size_t bytes)
+static void assert_written(const void *x, enum dtype dtype, int dims, const int64_t *shape, enum dtype as, const void *want,
+                           size_t bytes)
 {
     struct npy y;
     char why[256] = "";
@@ -319,7 +326,8 @@ START_TEST(test_layout)
         size_t header = bytes - (size_t)n * 12;
         snprintf(want, sizeof want, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, 3), }", (long long)n);
         ck_assert(header % 64 == 0 && file[header - 1] == '\n');
-        ck_assert(memcmp(file, "\x93NUMPY\x01\x00", 8) == 0 && (size_t)(unsigned char)file[8] + 256 * (unsigned char)file[9] == header - 10);
+        ck_assert(memcmp(file, "\x93NUMPY\x01\x00", 8) == 0 &&
+                  (size_t)(unsigned char)file[8] + 256 * (unsigned char)file[9] == header - 10);
         ck_assert(strncmp(file + 10, want, strlen(want)) == 0);
         free(file);
         free(x);

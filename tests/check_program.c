@@ -104,6 +104,7 @@ static void assert_refused(const char *program, const char *words, int status, .
 
 /* ---- bad usage: the option, the value, and what is allowed; status 2 */
 
+/* clang-format off */
 static const struct {
     const char *words, *option, *value, *allowed;
 } usage[] = {
@@ -162,6 +163,7 @@ static const struct {
     { "--x a.npy --rows 3", "--x", "'a.npy'", "--rows" },
     { "--x a.npy --input normal", "--x", "'a.npy'", "--input" },
 };
+/* clang-format on */
 
 START_TEST(test_bad_usage)
 {
@@ -173,8 +175,10 @@ END_TEST
 
 START_TEST(test_too_little_memory)
 {
-    assert_refused("02_safe_softmax", "--rows 1Mi --cols 1Mi --device cpu", EXIT_FAILED, "memory", "4096.00 GiB", "available", NULL);
-    assert_refused("02_safe_softmax", "--rows 1Gi --cols 512Mi --device cpu", EXIT_FAILED, "memory", "GiB needed", "available", NULL);
+    assert_refused("02_safe_softmax", "--rows 1Mi --cols 1Mi --device cpu", EXIT_FAILED, "memory", "4096.00 GiB", "available",
+                   NULL);
+    assert_refused("02_safe_softmax", "--rows 1Gi --cols 512Mi --device cpu", EXIT_FAILED, "memory", "GiB needed", "available",
+                   NULL);
 }
 END_TEST
 
@@ -225,11 +229,14 @@ START_TEST(test_bad_files)
     assert_refused("02_safe_softmax", words_of("--x %s", "/tmp"), EXIT_FAILED, "/tmp", "regular", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor(NULL, 1)), EXIT_FAILED, x, "cut off", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor(NULL, 100)), EXIT_FAILED, x, "cut off", NULL);
-    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': True,  ", 0)), EXIT_FAILED, x, "Fortran", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': True,  ", 0)), EXIT_FAILED, x,
+                   "Fortran", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<i4'", 0)), EXIT_FAILED, x, "<f4", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '>f4'", 0)), EXIT_FAILED, x, "big-endian", NULL);
-    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 5)", 0)), EXIT_FAILED, x, "size", NULL);
-    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': False, 'shape': (9, 5)", 0)), EXIT_FAILED, x, "cut off", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 5)", 0)),
+                   EXIT_FAILED, x, "size", NULL);
+    assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': False, 'shape': (9, 5)", 0)),
+                   EXIT_FAILED, x, "cut off", NULL);
 }
 END_TEST
 
@@ -265,7 +272,8 @@ START_TEST(test_file_in_file_out)
         wide[i] = x[i] = (float)sin(i) * 100;
     for (int i = 0; i < 5; i++) {
         bool is_wide = i % 2;
-        ck_assert(npy_write(scratch_path("in.npy"), is_wide ? (void *)wide : x, is_wide ? FP64 : FP32, dims[i], shapes[i], why, sizeof why) == 0);
+        ck_assert(npy_write(scratch_path("in.npy"), is_wide ? (void *)wide : x, is_wide ? FP64 : FP32, dims[i], shapes[i], why,
+                            sizeof why) == 0);
         snprintf(words, sizeof words, "--x %s --out %s --reps 1 --device cpu", scratch_path("in.npy"), scratch_path("out.npy"));
         const struct said *s = run("02_safe_softmax", words);
         ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
@@ -277,7 +285,8 @@ END_TEST
 
 START_TEST(test_output_that_cannot_be_written)
 {
-    const struct said *s = run("02_safe_softmax", words_of("--rows 3 --cols 5 --reps 1 --device cpu --out %s", scratch_path("missing/y.npy")));
+    const struct said *s =
+        run("02_safe_softmax", words_of("--rows 3 --cols 5 --reps 1 --device cpu --out %s", scratch_path("missing/y.npy")));
     ck_assert(s->status == EXIT_FAILED && strstr(s->err, "missing/y.npy") && strchr(s->err, '\n')[1] == 0);
     s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1 --device cpu --out /dev/null");
     struct stat null;
@@ -290,7 +299,8 @@ END_TEST
 
 START_TEST(test_help)
 {
-    static const char *const options[] = { "--rows", "--cols", "--shape", "--dtype", "--input", "--x", "--out", "--device", "--threads", "--seed", "--reps", "--json", "normal", "gpt2-scores" };
+    static const char *const options[] = { "--rows",   "--cols",    "--shape", "--dtype", "--input", "--x",    "--out",
+                                           "--device", "--threads", "--seed",  "--reps",  "--json",  "normal", "gpt2-scores" };
     const struct said *s = run("02_safe_softmax", "--help");
     ck_assert(s->status == 0 && s->err[0] == 0);
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
@@ -350,7 +360,8 @@ START_TEST(test_seed_and_threads_are_used)
 {
     char first[512], words[1024];
     for (int i = 0; i < 3; i++) {
-        snprintf(words, sizeof words, "--rows 5 --cols 9 --reps 1 --device cpu --seed %d --threads %d --out %s", 7 + i / 2, 1 + i % 2, scratch_path("y.npy"));
+        snprintf(words, sizeof words, "--rows 5 --cols 9 --reps 1 --device cpu --seed %d --threads %d --out %s", 7 + i / 2,
+                 1 + i % 2, scratch_path("y.npy"));
         ck_assert(run("02_safe_softmax", words)->status == 0);
         size_t bytes;
         char *y = scratch_read(scratch_path("y.npy"), &bytes);
@@ -366,7 +377,8 @@ END_TEST
 Suite *program_suite(void)
 {
     Suite *suite = suite_create("program");
-    TCase *bad = tcase_create("usage"), *absent = tcase_create("absent"), *files = tcase_create("files"), *runs = tcase_create("runs");
+    TCase *bad = tcase_create("usage"), *absent = tcase_create("absent"), *files = tcase_create("files"),
+          *runs = tcase_create("runs");
     TCase *const all[] = { bad, absent, files, runs };
     for (int i = 0; i < 4; i++) {
         tcase_add_checked_fixture(all[i], setup, teardown);

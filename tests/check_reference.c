@@ -92,8 +92,15 @@ END_TEST
 START_TEST(test_rows_without_a_softmax)
 {
     static const float rows[][3] = {
-        { -INFINITY, -INFINITY, -INFINITY }, { NAN, 0, 1 }, { 0, NAN, 1 }, { 0, 1, NAN }, { -INFINITY, NAN, -INFINITY },
-        { INFINITY, 0, 1 }, { 0, 1, INFINITY }, { INFINITY, INFINITY, -INFINITY }, { INFINITY, NAN, 0 },
+        { -INFINITY, -INFINITY, -INFINITY },
+        { NAN, 0, 1 },
+        { 0, NAN, 1 },
+        { 0, 1, NAN },
+        { -INFINITY, NAN, -INFINITY },
+        { INFINITY, 0, 1 },
+        { 0, 1, INFINITY },
+        { INFINITY, INFINITY, -INFINITY },
+        { INFINITY, NAN, 0 },
     };
     double want[3];
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {

@@ -17,9 +17,22 @@ static void setup(void)
 static struct result result_of(const char *step, double ms)
 {
     return (struct result){
-        .step = step, .device = "A CPU \"with\" quotes", .backend = "cpu", .dtype = FP16, .rows = 16384, .cols = 1048577,
-        .seed = 1234567890123456, .input = "normal", .threads = 2, .time = { ms, ms / 2, ms * 2, 7 }, .useful_bytes = 8e9,
-        .predicted_bytes = 12e9, .exps = 3e9, .copy_gbs = 40, .percent = 50, .ceiling = "copy",
+        .step = step,
+        .device = "A CPU \"with\" quotes",
+        .backend = "cpu",
+        .dtype = FP16,
+        .rows = 16384,
+        .cols = 1048577,
+        .seed = 1234567890123456,
+        .input = "normal",
+        .threads = 2,
+        .time = { ms, ms / 2, ms * 2, 7 },
+        .useful_bytes = 8e9,
+        .predicted_bytes = 12e9,
+        .exps = 3e9,
+        .copy_gbs = 40,
+        .percent = 50,
+        .ceiling = "copy",
         .verdict = { .pass = true, .error = 1e-7, .tolerance = 1e-6, .checked = 3, .first_wrong = -1 },
     };
 }
@@ -76,21 +89,39 @@ END_TEST
 
 START_TEST(test_every_column)
 {
-    static const struct { const char *name, *value; } words[] = {
-        { "device", "A CPU \"with\" quotes" }, { "backend", "cpu" }, { "dtype", "fp16" }, { "rows", "16384" }, { "cols", "1048577" },
-        { "batch", "-" }, { "causal", "-" }, { "seed", "1234567890123456" }, { "input", "normal" }, { "threads", "2" },
-        { "reps", "7" }, { "ceiling", "copy" }, { "verdict", "pass" },
+    static const struct {
+        const char *name, *value;
+    } words[] = {
+        { "device", "A CPU \"with\" quotes" },
+        { "backend", "cpu" },
+        { "dtype", "fp16" },
+        { "rows", "16384" },
+        { "cols", "1048577" },
+        { "batch", "-" },
+        { "causal", "-" },
+        { "seed", "1234567890123456" },
+        { "input", "normal" },
+        { "threads", "2" },
+        { "reps", "7" },
+        { "ceiling", "copy" },
+        { "verdict", "pass" },
     };
-    static const struct { const char *name; double value; } numbers[] = {
-        { "median_ms", 100 }, { "p10_ms", 50 }, { "p90_ms", 200 }, { "useful_bytes", 8e9 }, { "predicted_bytes", 12e9 },
-        { "exps", 3e9 }, { "gb_s", 80 }, { "copy_gb_s", 40 }, { "percent", 50 }, { "error", 1e-7 }, { "tolerance", 1e-6 },
+    static const struct {
+        const char *name;
+        double value;
+    } numbers[] = {
+        { "median_ms", 100 },        { "p10_ms", 50 },  { "p90_ms", 200 },     { "useful_bytes", 8e9 },
+        { "predicted_bytes", 12e9 }, { "exps", 3e9 },   { "gb_s", 80 },        { "copy_gb_s", 40 },
+        { "percent", 50 },           { "error", 1e-7 }, { "tolerance", 1e-6 },
     };
     struct result r = result_of("03_online_softmax", 100);
     report_tsv(&r);
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
-        ck_assert_msg(strcmp(cell(1, words[i].name), words[i].value) == 0, "%s is %s, not %s", words[i].name, cell(1, words[i].name), words[i].value);
+        ck_assert_msg(strcmp(cell(1, words[i].name), words[i].value) == 0, "%s is %s, not %s", words[i].name,
+                      cell(1, words[i].name), words[i].value);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
-        ck_assert_msg(fabs(atof(cell(1, numbers[i].name)) / numbers[i].value - 1) < 1e-8, "%s is %s", numbers[i].name, cell(1, numbers[i].name));
+        ck_assert_msg(fabs(atof(cell(1, numbers[i].name)) / numbers[i].value - 1) < 1e-8, "%s is %s", numbers[i].name,
+                      cell(1, numbers[i].name));
 }
 END_TEST
 
@@ -128,7 +159,8 @@ END_TEST
 
 START_TEST(test_step_before)
 {
-    struct result before = result_of("02_safe_softmax", 100), other = result_of("02_safe_softmax", 1), r = result_of("03_online_softmax", 50);
+    struct result before = result_of("02_safe_softmax", 100), other = result_of("02_safe_softmax", 1),
+                  r = result_of("03_online_softmax", 50);
     struct before b;
     ck_assert(!report_step_before(&r, &b)); /* no table yet */
     report_tsv(&before);
@@ -155,14 +187,18 @@ START_TEST(test_step_before)
     before.time.median = 70; /* the last run counts */
     report_tsv(&before);
     ck_assert(report_step_before(&r, &b) && b.ms == 70);
-    ck_assert(!report_step_before(&(struct result){ .step = "05_resident_softmax", .device = "", .backend = "", .input = "", .ceiling = "" }, &b));
+    ck_assert(!report_step_before(
+        &(struct result){ .step = "05_resident_softmax", .device = "", .backend = "", .input = "", .ceiling = "" }, &b));
 }
 END_TEST
 
 /* A table that something else has written to must not be read past its end. */
 START_TEST(test_foreign_table)
 {
-    static const char *const tables[] = { "", "\n\n\n", "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\n", "02_safe", "02_safe_softmax\tcpu\n" };
+    static const char *const tables[] = {
+        "", "\n\n\n", "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\n", "02_safe",
+        "02_safe_softmax\tcpu\n"
+    };
     struct before b;
     struct result r = result_of("03_online_softmax", 50);
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {

@@ -55,8 +55,8 @@ START_TEST(test_the_answer_passes)
                 input_fill(x, dtypes[t], ROWS, cols, families[f], 1);
                 answer(y, x, dtypes[t], ROWS, cols);
                 struct verdict v = verify_softmax(y, x, dtypes[t], ROWS, cols, plain, 1);
-                ck_assert_msg(v.pass && v.wrong == 0 && v.checked == ROWS && v.first_wrong < 0, "%s, %s, %lld columns: %s", families[f],
-                              dtype_name(dtypes[t]), (long long)cols, v.what);
+                ck_assert_msg(v.pass && v.wrong == 0 && v.checked == ROWS && v.first_wrong < 0, "%s, %s, %lld columns: %s",
+                              families[f], dtype_name(dtypes[t]), (long long)cols, v.what);
             }
 }
 END_TEST
@@ -196,7 +196,8 @@ START_TEST(test_large_tensors)
         for (int w = 0; w < 3; w++) {
             out[rows[r] * WIDE + 77] = wrong[w];
             v = verify_softmax(out, in, FP32, MANY, WIDE, plain, 1);
-            ck_assert_msg(!v.pass && v.first_wrong == rows[r], "%g in row %lld of %d passes", (double)wrong[w], (long long)rows[r], MANY);
+            ck_assert_msg(!v.pass && v.first_wrong == rows[r], "%g in row %lld of %d passes", (double)wrong[w],
+                          (long long)rows[r], MANY);
         }
         out[rows[r] * WIDE + 77] = right;
     }

@@ -15,31 +15,36 @@ struct problem {
 
 struct check {
     const char *name;
-    const char *about;             /* what goes in */
-    const char *family;            /* of input_fill; NULL: value */
+    const char *about;  /* what goes in */
+    const char *family; /* of input_fill; NULL: value */
     /* Element (row, col) of a row of cols. `largest` is the largest finite number of the type. */
     float (*value)(int64_t row, int64_t col, int64_t cols, float largest);
-    bool beyond_exp;               /* exp of these numbers leaves the range of every type: the naive softmax must fail */
-    bool cpu_only;                 /* asks for more than the GPU functions promise */
-    const int64_t (*problems)[4];  /* rows, cols, the offsets of x and y */
+    bool beyond_exp;              /* exp of these numbers leaves the range of every type: the naive softmax must fail */
+    bool beyond_fp16;             /* more numbers than a sum in fp16 can add: not for the naive softmax in fp16 */
+    bool cpu_only;                /* asks for more than the GPU functions promise */
+    const int64_t (*problems)[4]; /* rows, cols, the offsets of x and y */
     int count;
 };
 
 struct outcome {
     bool pass;
-    double error, tolerance;       /* the worst relative error of all problems, and what was allowed there */
-    char what[320];                /* what went wrong, in words */
+    double error, tolerance; /* the worst relative error of all problems, and what was allowed there */
+    char what[320];          /* what went wrong, in words */
 };
 
 extern const struct check softmax_checks[];
 extern const int softmax_check_count;
 
 const struct check *check_named(const char *name); /* NULL when there is none */
+/* The index-th check of an implementation, of all that are to be run; false when there are fewer. */
+bool pair_at(int index, bool gpu, const struct check **c, struct subject *s);
+int pair_count(bool gpu);
+bool is_naive(const struct subject *s); /* step 01, whose lesson it is to fail */
 /* x: (rows, cols), the check's numbers. */
 void check_fill(const struct check *c, void *x, enum dtype dtype, int64_t rows, int64_t cols);
 /*
  * All problems of a check, until one fails: verify_softmax on the result, guard bands, and a zeroed workspace. With TESTS_SMALL in
- * the environment, which is for sanitizers and their fiftyfold time, only problems of up to 10000 elements.
+ * the environment, which is for sanitizers and their fiftyfold time, only its first problem and those of up to 10000 elements.
  */
 struct outcome check_run(const struct check *c, const struct subject *s);
 /* The same for one given x, (rows, cols) in host memory; y, of the same size in host memory, takes the result. */

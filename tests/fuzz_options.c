@@ -14,12 +14,12 @@
 #define MAX_ARGS 30
 #define MAX_INPUT 4096
 
-#define REQUIRE(condition) \
-    do { \
-        if (!(condition)) { \
+#define REQUIRE(condition)                                                  \
+    do {                                                                    \
+        if (!(condition)) {                                                 \
             fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            abort(); \
-        } \
+            abort();                                                        \
+        }                                                                   \
     } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

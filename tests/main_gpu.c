@@ -6,17 +6,13 @@
 #include <stdlib.h>
 
 #include "checks.h"
-#include "mutants/mutants.h"
 #include "suites.h"
 
 int main(void)
 {
     if (gpu_count() == 0) {
-        int kernels = subject_count(true);
-        printf("GPU tests skipped: no CUDA device (%s)", gpu_missing());
-        if (kernels > 0)
-            printf("; %d kernels x %d checks have not run", kernels, softmax_check_count);
-        printf("\n");
+        printf("GPU tests: skipped: no CUDA device: %s\n", gpu_missing());
+        printf("GPU tests: %d checks of %d GPU functions have not run\n", pair_count(true), subject_count(true));
         return EXIT_SUCCESS;
     }
     printf("GPU tests on: %s\n", gpu_name());

@@ -9,9 +9,9 @@
 #include <check.h>
 
 /* ck_assert_msg for inner loops: says nothing to the parent as long as all is well, which ck_assert_msg does every time. */
-#define REQUIRE(condition, ...) \
-    do { \
-        if (!(condition)) \
+#define REQUIRE(condition, ...)        \
+    do {                               \
+        if (!(condition))              \
             ck_abort_msg(__VA_ARGS__); \
     } while (0)
 

@@ -56,7 +56,9 @@ double fma_cpu(int64_t rounds)
     double flops = 0;
 #pragma omp parallel reduction(+ : flops)
     {
-        vector s[CHAINS] = { 0 };
+        vector s[CHAINS];
+        for (int chain = 0; chain < CHAINS; chain++)
+            s[chain] = (vector){ 0 } + (float)chain; /* all different: of equal chains the compiler would compute one */
         const vector a = (vector){ 0 } + 0.5f, b = (vector){ 0 } + 1.0f;
         for (int64_t round = 0; round < rounds; round++)
             for (int chain = 0; chain < CHAINS; chain++)

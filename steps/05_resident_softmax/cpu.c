@@ -5,9 +5,9 @@
  * relative to the maximum of its own block. When the row's (m, l) is known, block b is stored times exp(m_b - m) / l: the merge
  * rule, applied to results instead of sums.
  *
- * A core that fetches, then computes, then stores leaves memory idle most of the time. So a thread works on three rows in turns: it
- * asks for a chunk of what comes next, stores a chunk of an older row, and computes the chunk of this row that takes its place in
- * the scratch. Stores go past the caches: nobody here reads the results again.
+ * A core that fetches, then computes, then stores leaves memory idle most of the time. So a thread takes turns: it asks for a
+ * chunk of what comes next, stores a chunk of an older row, and computes the chunk of this row that takes its place in the
+ * scratch. Stores go past the caches: nobody here reads the results again.
  *
  * Trips over the tensor: 1 read, 1 write. Exponentials per element: 1.
  * Changed since step 04: the scratch, the prefetch, the streamed stores, and fp16 and bf16, computed in fp32.
@@ -26,17 +26,7 @@
 #define AHEAD 3072 /* bytes from what is computed to what is fetched: farther than a page (4096) was slower */
 #define WAIT 1024  /* columns between computing and storing, at least: several short rows, so that nobody waits for a sum */
 
-/* top: (CHUNK), each the maximum of itself and its column of x: (cols). */
-INLINE void chunk_top(float *restrict top, const void *x, int cols, enum dtype dtype)
-{
-    float spare[CHUNK];
-    const float *v = chunk_load(spare, x, cols, dtype);
-#pragma omp simd
-    for (int i = 0; i < CHUNK; i++)
-        top[i] = v[i] > top[i] ? v[i] : top[i];
-}
-
-/* One turn: fetch what comes next, store the old e times scale (if there is a y), compute e = exp(x - m), and add it to sum: (CHUNK). */
+/* One turn: fetch what comes next, store the old e times scale (if there is a y), compute e = exp(x - m), add that to sum. */
 INLINE void chunk_turn(struct stream *y, float *restrict e, float scale, const void *x, float m, float *restrict sum, int cols,
                        enum dtype dtype)
 {
@@ -57,15 +47,8 @@ INLINE struct softmax_state block_turn(struct stream *y, float *e, float scale, 
 {
     int64_t whole = cols - cols % CHUNK;
     int rest = (int)(cols - whole);
-
-    float top[CHUNK], sum[CHUNK] = { 0 };
-    for (int i = 0; i < CHUNK; i++)
-        top[i] = -INFINITY;
-    for (int64_t col = 0; col < whole; col += CHUNK)
-        chunk_top(top, element_at(x, col, dtype), CHUNK, dtype);
-    if (rest)
-        chunk_top(top, element_at(x, whole, dtype), rest, dtype);
-    float m = chunk_max(top), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
+    float sum[CHUNK] = { 0 };
+    float m = columns_max(x, cols, dtype), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
 
     for (int64_t col = 0; col < whole; col += CHUNK)
         chunk_turn(y, e + col, scale, element_at(x, col, dtype), base, sum, CHUNK, dtype);

@@ -82,11 +82,14 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(block_o
     constexpr int ENDS = (2 * PER<T> - 3) / THREADS + 1; /* elements of the row's ends for a thread: 1, or 2 for few threads */
     int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / THREADS;
     int t = threadIdx.x % THREADS;
-    struct row_layout at = { 0, 0, 0 };
+    struct row_layout at = { 0, 0, 0, 0 };
     if (row < rows) /* otherwise a row of nothing: all lanes must be there for the merge */
         at = layout_row(x + row * cols, cols);
-    int packs = (int)((uint64_t)(at.packs + THREADS - 1 - t) / THREADS); /* of this thread */
-    int64_t first = row * cols + at.head + t * PER<T>;                 /* element where they begin */
+    /* Whole cache lines for every warp: start where the first line does, and skip what is not in the row. If all fits then. */
+    int lead = THREADS >= 32 && at.packs + at.lead <= THREADS * PACKS ? at.lead : 0;
+    int skip = t < lead;
+    int packs = (int)((uint64_t)(at.packs + lead + THREADS - 1 - t) / THREADS); /* of this thread */
+    int64_t first = row * cols + at.head + (t - lead) * PER<T>;                 /* element where they begin */
     int64_t end[ENDS];                                                 /* elements of the ends */
     for (int i = 0; i < ENDS; i++)
         end[i] = i * THREADS + t < at.ends ? row * cols + end_col<T>(at, i * THREADS + t) : -1;
@@ -95,7 +98,7 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(block_o
     pack<T> held[PACKS];
     float held_end[ENDS];
     for (int i = 0; i < PACKS; i++)
-        if (i < packs)
+        if (i >= skip && i < packs)
             held[i] = load_pack(x + first + i * STEP);
     for (int i = 0; i < ENDS; i++)
         if (end[i] >= 0)
@@ -103,7 +106,7 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(block_o
 
     struct softmax_state s = softmax_empty();
     for (int i = 0; i < PACKS; i++)
-        if (i < packs)
+        if (i >= skip && i < packs)
             s = merge_pack(s, held[i]);
 #pragma unroll 1
     for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < packs; i++)
@@ -115,7 +118,7 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(block_o
 
     float scale = 1.0f / s.l;
     for (int i = 0; i < PACKS; i++)
-        if (i < packs)
+        if (i >= skip && i < packs)
             stream_pack(y + first + i * STEP, normalise(held[i], s.m, scale));
 #pragma unroll 1
     for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < packs; i++)

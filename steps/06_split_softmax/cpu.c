@@ -21,23 +21,20 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-static int omp_get_num_threads(void) { return 1; }
+#else /* one thread */
+static int omp_get_thread_num(void)
+{
+    return 0;
+}
+
+static int omp_get_num_threads(void)
+{
+    return 1;
+}
 #endif
 
 #define BLOCK 512  /* columns that share a maximum: they stay in the first-level cache */
 #define AHEAD 3072 /* bytes from what is computed to what is fetched: farther than a page (4096) was slower */
-
-/* top: (CHUNK), each the maximum of itself and its column of x: (cols). */
-INLINE void chunk_top(float *restrict top, const void *x, int cols, enum dtype dtype)
-{
-    float spare[CHUNK];
-    const float *v = chunk_load(spare, x, cols, dtype);
-#pragma omp simd
-    for (int i = 0; i < CHUNK; i++)
-        top[i] = v[i] > top[i] ? v[i] : top[i];
-}
 
 /* e: (CHUNK) = exp(x - m), x: (cols), while what comes next is fetched. */
 INLINE void chunk_exp(float *restrict e, const void *x, float m, int cols, enum dtype dtype)
@@ -50,27 +47,28 @@ INLINE void chunk_exp(float *restrict e, const void *x, float m, int cols, enum 
         e[i] = vexp(v[i] - m);
 }
 
+/* sum: (CHUNK), each with exp(x - m) of its column of x: (cols) added. */
+INLINE void chunk_add(float *restrict sum, const void *x, float m, int cols, enum dtype dtype)
+{
+    float e[CHUNK];
+    chunk_exp(e, x, m, cols, dtype);
+#pragma omp simd
+    for (int i = 0; i < CHUNK; i++)
+        sum[i] += e[i];
+}
+
 /* The state of a block, x: (cols). */
 INLINE struct softmax_state block_state(const void *x, int64_t cols, enum dtype dtype)
 {
     int64_t whole = cols - cols % CHUNK;
     int rest = (int)(cols - whole);
+    float sum[CHUNK] = { 0 };
+    float m = columns_max(x, cols, dtype), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
 
-    float top[CHUNK], sum[CHUNK] = { 0 }, e[CHUNK];
-    for (int i = 0; i < CHUNK; i++)
-        top[i] = -INFINITY;
     for (int64_t col = 0; col < whole; col += CHUNK)
-        chunk_top(top, element_at(x, col, dtype), CHUNK, dtype);
+        chunk_add(sum, element_at(x, col, dtype), base, CHUNK, dtype);
     if (rest)
-        chunk_top(top, element_at(x, whole, dtype), rest, dtype);
-    float m = chunk_max(top), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
-
-    for (int64_t col = 0; col < cols; col += CHUNK) {
-        chunk_exp(e, element_at(x, col, dtype), base, col < whole ? CHUNK : rest, dtype);
-#pragma omp simd
-        for (int i = 0; i < CHUNK; i++)
-            sum[i] += e[i];
-    }
+        chunk_add(sum, element_at(x, whole, dtype), base, rest, dtype);
     return (struct softmax_state){ m, chunk_sum(sum) };
 }
 
@@ -87,8 +85,32 @@ static float row_merge(float *inverse, const struct softmax_state *block, int64_
     return m;
 }
 
-/* What one of the threads does. state: (2 or threads, blocks of a row), whichever is larger, for all of them. */
-INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, bool shared, struct softmax_state *state, enum dtype dtype)
+/* y = exp(x - m) * inverse, x: (cols). */
+INLINE void part_store(struct stream *y, const void *x, float m, float inverse, int64_t cols, enum dtype dtype)
+{
+    int64_t whole = cols - cols % CHUNK;
+    int rest = (int)(cols - whole);
+    float e[CHUNK];
+    for (int64_t col = 0; col < whole; col += CHUNK) {
+        chunk_exp(e, element_at(x, col, dtype), m, CHUNK, dtype);
+        chunk_store(y, e, inverse, CHUNK, dtype);
+    }
+    if (rest) {
+        chunk_exp(e, element_at(x, whole, dtype), m, rest, dtype);
+        chunk_store(y, e, inverse, rest, dtype);
+    }
+}
+
+static void wait_for_all(void)
+{
+#ifdef _OPENMP
+#pragma omp barrier
+#endif
+}
+
+/* What one of the threads does. state: as states_new makes it, for all of them. */
+INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, bool shared, struct softmax_state *state,
+                           enum dtype dtype)
 {
     int64_t me = omp_get_thread_num(), threads = omp_get_num_threads(), blocks = (cols + BLOCK - 1) / BLOCK;
     int64_t row = shared ? 0 : rows * me / threads, last = shared ? rows : rows * (me + 1) / threads;
@@ -99,7 +121,7 @@ INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, b
     for (; row < last; row++) {
         /* Rows that are shared take turns between two sets of states: nobody overwrites what another thread still reads. */
         struct softmax_state *block = state + (shared ? row % 2 : me) * blocks;
-        const char *in = element_at(x, row * cols, dtype);
+        const void *in = element_at(x, row * cols, dtype);
         for (int64_t b = b0; b < b1; b++) {
             int64_t n = cols - b * BLOCK < BLOCK ? cols - b * BLOCK : BLOCK;
             block[b] = block_state(element_at(in, b * BLOCK, dtype), n, dtype);
@@ -107,14 +129,10 @@ INLINE void thread_softmax(void *y, const void *x, int64_t rows, int64_t cols, b
         if (shared) {
             stream_close(&out);
             out = stream_open(element_at(y, row * cols + left, dtype));
-#pragma omp barrier
+            wait_for_all();
         }
-        float inverse, m = row_merge(&inverse, block, blocks), e[CHUNK];
-        for (int64_t col = left; col < right; col += CHUNK) {
-            int n = right - col < CHUNK ? (int)(right - col) : CHUNK;
-            chunk_exp(e, element_at(in, col, dtype), m, n, dtype);
-            chunk_store(&out, e, inverse, n, dtype);
-        }
+        float inverse, m = row_merge(&inverse, block, blocks);
+        part_store(&out, element_at(in, left, dtype), m, inverse, right - left, dtype);
     }
     stream_close(&out);
 }
@@ -129,6 +147,7 @@ static bool rows_are_shared(int64_t rows, int64_t cols)
     return rows < cpu_threads() || cols > half / (int64_t)sizeof(float);
 }
 
+/* (2 or threads, blocks of a row), whichever is more: two sets for rows that are shared, one a thread for others. */
 static struct softmax_state *states_new(int64_t cols)
 {
     int64_t sets = cpu_threads() > 2 ? cpu_threads() : 2, blocks = (cols + BLOCK - 1) / BLOCK;

@@ -24,7 +24,7 @@
 #include "steps.h"
 
 #define SM_THREADS 1024     /* threads of an SM: four blocks of 256 or two of 512 */
-#define PACKS 4             /* packs of 16 bytes that a thread holds in registers */
+#define REGISTER_PACKS 2048 /* packs of 16 bytes that a block holds in registers: 8 a thread of 256, 4 a thread of 512 */
 #define CLUSTER_PACKS 16    /* packs that a thread of a cluster holds in all: slices of 64 KiB for 256 threads, 128 KiB for 512 */
 #define MAX_CLUSTER 16      /* blocks of a cluster, at most (more than 8 must be asked for) */
 #define RESIDENT_PACKS 2048 /* rows of up to so many packs are left to step 05 */
@@ -43,6 +43,7 @@ struct split {
 /* The part of a row that a thread takes: every THREADS-th pack of its block's slice, and perhaps an element of the row's ends. */
 struct share {
     int64_t first;  /* the first element of its first pack, counted from the tensor's */
+    int skip;       /* packs before the row begins: 0 or 1 */
     int packs;
     int64_t end;    /* the element of the ends, counted likewise; -1: none */
 };
@@ -101,28 +102,31 @@ template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float
 template <class T, int THREADS> static __device__ struct share share_of(const T *x, struct split how, int64_t row, int rank)
 {
     struct row_layout at = layout_row(x + row * how.cols, how.cols);
-    int64_t skipped = min(at.packs, rank * how.chunk), slice = min(at.packs - skipped, how.chunk);
+    int64_t packs = at.packs + at.lead; /* counted from where the first cache line starts: whole lines for every warp */
+    int64_t skipped = min(packs, rank * how.chunk), slice = min(packs - skipped, how.chunk);
     struct share mine;
-    mine.first = row * how.cols + at.head + (skipped + threadIdx.x) * PER<T>;
+    mine.first = row * how.cols + at.head + (skipped + threadIdx.x - at.lead) * PER<T>;
+    mine.skip = rank == 0 && threadIdx.x < at.lead;
     mine.packs = (int)((uint64_t)(slice + THREADS - 1 - threadIdx.x) / THREADS);
     mine.end = rank == 0 && threadIdx.x < at.ends ? row * how.cols + end_col<T>(at, threadIdx.x) : -1;
     return mine;
 }
 
 /* What a thread holds of its share: PACKS packs, `slots` more in shared memory, and the element of the ends. */
-template <class T> struct holding {
-    pack<T> held[PACKS];
+template <class T, int THREADS> struct holding {
+    pack<T> held[REGISTER_PACKS / THREADS];
     T *shelf;       /* the thread's pack i is at shelf + i * STEP, i >= PACKS */
     int count;      /* packs in all */
     float end;
 };
 
 /* Start all loads, wait for none. x: the tensor. */
-template <class T, int THREADS> static __device__ void start_loads(struct holding<T> *h, const T *x, struct share mine)
+template <class T, int THREADS> static __device__ void start_loads(struct holding<T, THREADS> *h, const T *x, struct share mine)
 {
+    constexpr int PACKS = REGISTER_PACKS / THREADS;
     for (int i = 0; i < PACKS; i++)
-        if (i < mine.packs)
-            h->held[i] = load_pack(x + mine.first + i * THREADS * PER<T>);
+        if (i >= mine.skip && i < mine.packs)
+            h->held[i] = load_once(x + mine.first + i * THREADS * PER<T>);
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
         __pipeline_memcpy_async(h->shelf + i * THREADS * PER<T>, x + mine.first + (int64_t)i * THREADS * PER<T>, 16);
     __pipeline_commit();
@@ -131,31 +135,33 @@ template <class T, int THREADS> static __device__ void start_loads(struct holdin
 }
 
 /* The state of the share, merged in the order in which the loads were started. */
-template <class T, int THREADS> static __device__ struct softmax_state merge_share(struct holding<T> *h, const T *x, struct share mine)
+template <class T, int THREADS> static __device__ struct softmax_state merge_share(struct holding<T, THREADS> *h, const T *x, struct share mine)
 {
+    constexpr int PACKS = REGISTER_PACKS / THREADS;
     struct softmax_state s = softmax_empty();
     for (int i = 0; i < PACKS; i++)
-        if (i < mine.packs)
+        if (i >= mine.skip && i < mine.packs)
             s = merge_pack(s, h->held[i]);
     __pipeline_wait_prior(0);
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
         s = merge_pack(s, load_pack(h->shelf + i * THREADS * PER<T>));
     for (int i = h->count; i < mine.packs; i++)
-        s = merge_pack(s, load_pack(x + mine.first + (int64_t)i * THREADS * PER<T>));
+        s = merge_pack(s, load_once(x + mine.first + (int64_t)i * THREADS * PER<T>));
     return mine.end >= 0 ? softmax_merge(s, softmax_one(h->end)) : s;
 }
 
 /* What is not held goes first: it was read last, and is in the cache if anything is. */
 template <class T, int THREADS>
-static __device__ void store_share(T *y, const T *x, const struct holding<T> *h, struct share mine, struct softmax_state s)
+static __device__ void store_share(T *y, const T *x, const struct holding<T, THREADS> *h, struct share mine, struct softmax_state s)
 {
+    constexpr int PACKS = REGISTER_PACKS / THREADS;
     float scale = 1.0f / s.l;
     for (int i = h->count; i < mine.packs; i++) {
         int64_t at = mine.first + (int64_t)i * THREADS * PER<T>;
-        store_pack(y + at, normalise(load_pack(x + at), s.m, scale));
+        store_pack(y + at, normalise(load_once(x + at), s.m, scale));
     }
     for (int i = 0; i < PACKS; i++)
-        if (i < mine.packs)
+        if (i >= mine.skip && i < mine.packs)
             store_pack(y + mine.first + i * THREADS * PER<T>, normalise(h->held[i], s.m, scale));
     for (int i = PACKS; i < min(mine.packs, h->count); i++)
         store_pack(y + mine.first + (int64_t)i * THREADS * PER<T>, normalise(load_pack(h->shelf + i * THREADS * PER<T>), s.m, scale));
@@ -216,11 +222,12 @@ template <class T, int THREADS, bool CLUSTER> static __global__ void __launch_bo
     extern __shared__ uint4 shared[];
     __shared__ struct softmax_state inbox[MAX_CLUSTER];
     int team = blockIdx.x / how.size, rank = blockIdx.x % how.size;
-    struct holding<T> h;
-    h.shelf = (T *)shared + threadIdx.x * PER<T> - PACKS * THREADS * PER<T>;
-    h.count = PACKS + how.slots;
+    struct holding<T, THREADS> h;
+    h.shelf = (T *)shared + threadIdx.x * PER<T> - REGISTER_PACKS * PER<T>;
+    h.count = REGISTER_PACKS / THREADS + how.slots;
 
-    for (int64_t row = team; row < how.rows; row += how.teams) {
+    int64_t row = team;
+    do {
         struct share mine = share_of<T, THREADS>(x, how, row, rank);
         start_loads<T, THREADS>(&h, x, mine);
         if (CLUSTER)
@@ -235,7 +242,8 @@ template <class T, int THREADS, bool CLUSTER> static __global__ void __launch_bo
                 posts[(row - how.teams) * how.size + rank] = 0;
         }
         store_share<T, THREADS>(y, x, &h, mine, s);
-    }
+        row += how.teams;
+    } while (!CLUSTER && row < how.rows);
 
     /* The last to leave clears its team's last posts. */
     if (!CLUSTER && how.size > 1 && threadIdx.x == 0) {
@@ -272,23 +280,23 @@ static struct split split_rows(int64_t rows, int64_t cols, size_t element_bytes,
     how.cols = cols;
     int64_t packs = cols * (int64_t)element_bytes / 16; /* of a row, at most */
     int sms = device_attribute(cudaDevAttrMultiProcessorCount);
-    int64_t room = CLUSTER_PACKS - PACKS;
 
-    how.threads = packs <= MAX_CLUSTER * CLUSTER_PACKS * 256 ? 256 : 512;
+    how.threads = packs <= CLUSTER_PACKS * 256 ? 256 : 512;
     how.size = (int)min(max(ceil_div(packs, CLUSTER_PACKS * how.threads), (int64_t)1), (int64_t)MAX_CLUSTER + 1);
     how.cluster = cluster && how.size <= MAX_CLUSTER && rows * how.size >= sms;
     how.teams = (int)min(rows, (int64_t)INT32_MAX / how.size);
+    int64_t room = CLUSTER_PACKS - REGISTER_PACKS / how.threads; /* packs that a thread can hold in shared memory */
     if (!how.cluster) {
         /* As few blocks a team as can hold a row; then all the blocks there are. 2 KiB: the runtime's share, and our small arrays. */
         how.threads = 512;
         int blocks_per_sm = SM_THREADS / how.threads;
         room = (device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / blocks_per_sm - 2048) / (how.threads * 16);
-        int64_t blocks = (int64_t)sms * blocks_per_sm, least = ceil_div(packs, (PACKS + room) * how.threads);
+        int64_t blocks = (int64_t)sms * blocks_per_sm, least = ceil_div(packs, REGISTER_PACKS + room * how.threads);
         how.teams = (int)min(rows, blocks / min(max(least, (int64_t)1), blocks));
         how.size = (int)(blocks / how.teams);
     }
-    how.chunk = ceil_div(packs, how.size);
-    how.slots = (int)min(max(ceil_div(how.chunk, how.threads) - PACKS, (int64_t)0), room);
+    how.chunk = ceil_div(packs + 7, how.size * 8) * 8; /* whole lines, wherever the row begins in one */
+    how.slots = (int)min(ceil_div(max(how.chunk - REGISTER_PACKS, (int64_t)0), how.threads), room);
     return how;
 }
 

@@ -14,9 +14,9 @@
 static float simplified_exp(float x)
 {
     float t = x * 1.44269504f;
-    float n = t;           /* should be t rounded */
+    float n = t; /* should be t rounded */
     float r = (t - n) * 0.693147181f;
-    float p = 1.0f + r;    /* 1: of the polynomial nothing is left */
+    float p = 1.0f + r; /* 1: of the polynomial nothing is left */
     return isnan(x) ? x : ldexpf(p, (int)fmaxf(n, -200.0f));
 }
 

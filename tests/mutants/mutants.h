@@ -22,7 +22,8 @@ extern const int mutant_count;
 
 softmax_cpu_fn no_maximum, maximum_from_zero, maximum_from_tiny, tile_maximum, tail_without_maximum, sentinel_5e4, sentinel_1e30;
 softmax_cpu_fn sum_not_rescaled, log_sum_exp_overflow, empty_merge, unguarded_start, nan_swallowed;
-softmax_cpu_fn last_column_dropped, last_tile_dropped, wide_block, padded_with_zero, wrong_stride, one_past_the_end, whole_vectors_only;
+softmax_cpu_fn last_column_dropped, last_tile_dropped, wide_block, padded_with_zero, wrong_stride, one_past_the_end,
+    whole_vectors_only;
 softmax_cpu_fn normalised_twice, fast_math_exp, one_chain, all_zeros, uniform, all_nan, stale_output;
 softmax_fp16_cpu_fn fp16_sum;
 

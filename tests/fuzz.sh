@@ -1,0 +1,23 @@
+#!/bin/sh
+# `make fuzz`: libFuzzer throws bytes at the .npy reader and words at the command line, for a minute together. Needs clang.
+# Usage: fuzz.sh [SECONDS]. What breaks a harness is kept in build/fuzz.
+set -eu
+seconds=$((${1:-60} / 2))
+command -v clang >/dev/null || { echo "fuzz: clang, with its sanitizer runtime, is needed and not here" >&2; exit 1; }
+mkdir -p build/fuzz
+sources="common/npy.c common/options.c common/input.c common/reference.c common/gpu_none.c common/machine.c common/memory.c"
+for harness in npy options; do
+    corpus=build/fuzz/$harness.corpus
+    mkdir -p $corpus
+    error=common/error.c
+    [ $harness = npy ] || error= # the harness has its own, which does not exit
+    clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -Icommon -Isteps -Itests \
+        tests/fuzz_$harness.c $sources $error -lm -o build/fuzz/fuzz_$harness
+    if [ $harness = npy ]; then
+        for seed in tests/data/*.npy; do head -c 200 $seed >$corpus/$(basename $seed); done
+    fi
+    echo "fuzzing: $harness, $seconds s"
+    build/fuzz/fuzz_$harness -max_total_time=$seconds -max_len=4096 -rss_limit_mb=4096 -artifact_prefix=build/fuzz/ -print_final_stats=1 \
+        $corpus >build/fuzz/$harness.log 2>&1 || { tail -30 build/fuzz/$harness.log; exit 1; }
+    grep -E "stat::number_of_executed_units" build/fuzz/$harness.log
+done
