@@ -12,14 +12,6 @@
 #define SWEEP_FROM 512      /* tokens: --sweep starts here, */
 #define SWEEP_TO 16384      /* doubles them, and ends here; batch * tokens stays what it is */
 
-int64_t attention_visible(struct attention p, int64_t query)
-{
-    if (!p.causal)
-        return p.seq_k;
-    int64_t visible = query + 1 + p.seq_k - p.seq_q;
-    return visible < 0 ? 0 : visible < p.seq_k ? visible : p.seq_k;
-}
-
 double attention_pairs(struct attention p)
 {
     double pairs = 0;

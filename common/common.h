@@ -45,6 +45,7 @@ struct buffer buffer_new(size_t bytes, bool gpu); /* fatal when there is too lit
 void buffer_free(struct buffer *b);
 void buffer_poison(struct buffer *b);             /* all NaN again, bands included */
 bool buffer_guards_intact(const struct buffer *b);
+void *scratch(size_t bytes);                      /* for a step's intermediate results: the same memory call after call, grown as needed */
 size_t memory_available(bool gpu);                /* bytes that can still be had */
 
 /* ---- npy.c: NumPy's .npy, fp16, fp32 and fp64, C order */
@@ -339,7 +340,6 @@ int attention_main(const struct attention_step *step, int argc, char **argv);
 double attention_bytes(struct attention p, enum dtype dtype);
 /* Pairs of a query and a key that it sees: batch * heads * seq_q * seq_k, or fewer with a causal mask. */
 double attention_pairs(struct attention p);
-int64_t attention_visible(struct attention p, int64_t query); /* the number of keys that it sees: the first so many */
 
 /* ---- ruler.c: step 00's program */
 

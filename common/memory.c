@@ -81,6 +81,16 @@ void buffer_poison(struct buffer *b)
         memset(begin + at, POISON, whole - at < POISON_CHUNK ? whole - at : POISON_CHUNK);
 }
 
+void *scratch(size_t bytes)
+{
+    static struct buffer kept;
+    if (kept.bytes < bytes) {
+        buffer_free(&kept);
+        kept = buffer_new(bytes, false);
+    }
+    return kept.data;
+}
+
 bool buffer_guards_intact(const struct buffer *b)
 {
     unsigned char band[2][GUARD_BYTES];

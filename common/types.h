@@ -1,8 +1,9 @@
 /*
  * Element types, and the function types through which steps.h declares every step: a signature that drifts does not compile.
  *
- * GPU functions take device pointers, a zeroed workspace of workspace_fn's size (NULL when that is 0) which they leave zeroed,
- * and a stream. They launch; they never allocate, copy or synchronise.
+ * GPU functions take device pointers, a workspace of workspace_fn's size (NULL when that is 0), and a stream. They launch; they never
+ * allocate, copy or synchronise. A softmax's workspace is zeroed before the first launch, and every launch leaves it zeroed; an
+ * attention's may hold anything.
  */
 #ifndef TYPES_H
 #define TYPES_H
@@ -42,6 +43,19 @@ struct attention {
     bool causal;
     float scale;  /* the scores are scale * Q K^T; usually 1 / sqrt(dim) */
 };
+
+#ifdef __CUDACC__
+#define ATTENTION_FN static inline __host__ __device__
+#else
+#define ATTENTION_FN static inline
+#endif
+
+/* The number of keys that a query sees: the first so many. */
+ATTENTION_FN int64_t attention_visible(struct attention p, int64_t query)
+{
+    int64_t visible = query + 1 + p.seq_k - p.seq_q;
+    return !p.causal || visible > p.seq_k ? p.seq_k : visible < 0 ? 0 : visible;
+}
 
 /*
  * O = softmax(scale Q K^T) V, the softmax along the keys. lse: (batch, heads, seq_q), the natural logarithm of the sum of

@@ -25,9 +25,9 @@ if (in_text) {
     set lmargin 30; set rmargin 29; set tmargin 4; set bmargin 3
     set border 11; set yrange [bars + 0.5 : 0.5]; set y2range [bars + 0.5 : 0.5]; set y2tics scale 0; unset grid; unset xtics
     set xrange [ms_from : slowest]
-    set label 103 "#: time (log)   P: as bytes, exps, products predict   %: of the tightest ceiling" at character 1,1 left
+    set label 103 "#: time (log)   P: as bytes, exps, products predict   %: of tightest ceiling" at character 1,1 left
     eval groups
-    plot $bars using (ms_from):1:(hashes($4)):ytic(2):y2tic(10) with labels left offset 1,0, $bars using 5:1:("P") with labels
+    plot $bars using (1.001 * ms_from):1:(hashes($4)):ytic(2):y2tic(10) with labels left offset 1,0, $bars using 5:1:("P") with labels
     exit
 }
 

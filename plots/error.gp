@@ -6,8 +6,9 @@ load "plots/style.gp"
 attention = exists("part") && part eq "attention"
 load query(attention ? "attention-error" : "error")
 
-eval heading(attention ? "How right is each attention?" : "Who still adds up a long row right?", \
-             machine.": ".dtype.", the worst ".(attention ? "error of any element checked, over the largest of its row" : "relative error of any element checked"))
+title = attention ? "How right is each attention?" : "Who still adds up a long row right?"
+worst = attention ? "error of any element checked, over the largest of its row" : "relative error of any element checked"
+eval heading(title, machine.": ".dtype.", the worst ".worst)
 epsilon = 2.0 ** -bits
 
 set logscale x 2

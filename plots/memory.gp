@@ -13,7 +13,8 @@ lse(n) = 4 * heads * n
 # Where that of standard attention reaches a size: the positive root of a quadratic equation.
 longest(bytes, size) = (-4 * dim * size - 4 + sqrt((4 * dim * size + 4) ** 2 + 4 * size * bytes / heads)) / (2 * size)
 
-eval heading("How long a sequence fits into memory?", sprintf("one sequence, %g heads of %g: Q, K, V, O, and what the step keeps beside them", heads, dim))
+below = sprintf("one sequence, %g heads of %g, on a GPU: Q, K, V, O, and what the step keeps beside them", heads, dim)
+eval heading("How long a sequence fits into memory?", below)
 shortest = 1024.0
 last = 1024.0 ** 2
 set logscale x 2

@@ -89,12 +89,6 @@ function common_shape(    row, shape, n, far, best, nearest, chosen) {
     return chosen
 }
 
-function shape_of(row) {
-    if (!attention) return cell[row, "rows"] " x " cell[row, "cols"]
-    return sprintf("batch %d, %d head%s of %d, %d tokens%s", cell[row, "batch"], cell[row, "heads"], cell[row, "heads"] > 1 ? "s" : "", cell[row, "dim"], cell[row, "seq_q"], \
-        cell[row, "causal"] ? ", causal" : "")
-}
-
 function bars(    row, shape, here, label, order, n, i, copy, copies, median_of, top, speed, predicted, value, elsewhere) {
     choose_tensor()
     shape = common_shape()

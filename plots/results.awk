@@ -39,13 +39,20 @@ function load(file,    line, names, name, part, part_of_key, i, key, row, status
     }
 }
 
-# Speed and error are worth showing only for right answers, and comparable only on the same kind of input. On peers no verdict is passed.
+# Speed and error are worth showing only for right answers, and comparable only on the same kind of input. Peers have no verdict.
 function usable(row) {
-    return (cell[row, "verdict"] == "pass" || is_peer(cell[row, "step"])) && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
+    return cell[row, "verdict"] != "FAIL" && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
 }
 
 function is_peer(step) { return step !~ /^[0-9]/ }
 function is_attention(row) { return cell[row, "seq_q"] > 0 }
+
+function shape_of(row) {
+    if (!is_attention(row)) return cell[row, "rows"] " x " cell[row, "cols"]
+    return sprintf("batch %d, %d head%s of %d, %s tokens%s%s", cell[row, "batch"], cell[row, "heads"], (cell[row, "heads"] > 1 ? "s" : ""), \
+        cell[row, "dim"], cell[row, "seq_q"] (cell[row, "seq_k"] == cell[row, "seq_q"] ? "" : " to " cell[row, "seq_k"]), \
+        (cell[row, "kv_heads"] == cell[row, "heads"] ? "" : ", " cell[row, "kv_heads"] " of keys"), (cell[row, "causal"] ? ", causal" : ""))
+}
 
 # usual[row]: the attention rows that are worth comparing. For each length, dim and mask: those with the batch and heads that most rows
 # of the file have there (then: the larger problem), as many keys as queries, and as many key-value heads as heads.
@@ -59,7 +66,9 @@ function choose_usual(    row, pass, place, key, n, best, size) {
             size[key] = cell[row, "batch"] * cell[row, "heads"]
             if (pass == 2 && key == best[place])
                 usual[row]
-            else if (pass == 1 && !is_peer(cell[row, "step"]) && (++n[key] > n[best[place]] || (n[key] == n[best[place]] && size[key] > size[best[place]])))
+            if (pass == 2 || is_peer(cell[row, "step"])) continue
+            n[key]++
+            if (n[key] > n[best[place]] || (n[key] == n[best[place]] && size[key] > size[best[place]]))
                 best[place] = key
         }
 }

@@ -24,17 +24,10 @@ static __host__ __device__ int64_t tiles(int64_t size)
     return (size + TILE - 1) / TILE;
 }
 
-/* The number of keys that a query sees: the first so many. */
-static __device__ int64_t visible_keys(struct attention p, int64_t query)
-{
-    int64_t last = query + p.seq_k - p.seq_q; /* the key on the diagonal */
-    return p.causal ? max((int64_t)0, min(last + 1, p.seq_k)) : p.seq_k;
-}
-
 /* The same for a tile of queries: as many as the last of them sees. */
 static __device__ int64_t visible_to_tile(struct attention p, int64_t first_query)
 {
-    return visible_keys(p, min(first_query + TILE, p.seq_q) - 1);
+    return attention_visible(p, min(first_query + TILE, p.seq_q) - 1);
 }
 
 /* The matrix of K or V, of the kv_heads, that the head-th of all batch * heads query heads attends to. */
@@ -98,7 +91,7 @@ static __global__ void softmax_kernel(float *S, float *lse, struct attention p)
     if (row >= p.batch * p.heads * p.seq_q)
         return;
     S += row * p.seq_k;
-    int64_t visible = visible_keys(p, row % p.seq_q);
+    int64_t visible = attention_visible(p, row % p.seq_q);
 
     struct softmax_state s = softmax_empty();
     for (int64_t first = 0; first < visible; first += 32) /* the same turns for all lanes, which keeps them together */
@@ -122,7 +115,7 @@ static __global__ void __launch_bounds__(TILE *TILE)
     int64_t first_dim = tile % tiles(p.dim) * TILE;
     int64_t first_query = tile / tiles(p.dim) % tiles(p.seq_q) * TILE;
     int64_t head = tile / tiles(p.dim) / tiles(p.seq_q);
-    int64_t query = first_query + y, visible = visible_keys(p, query), end = visible_to_tile(p, first_query);
+    int64_t query = first_query + y, visible = attention_visible(p, query), end = visible_to_tile(p, first_query);
     O += head * p.seq_q * p.dim;
     P += head * p.seq_q * p.seq_k;
     V += kv_head(p, head) * p.seq_k * p.dim;

@@ -27,19 +27,11 @@
 #define MIN_BLOCK 128  /* threads of a block, at least: rows of fewer threads share one */
 #define ROW_ALIGN 8    /* rows of S start on a multiple of so many elements: 16 bytes, or 32 */
 
-/* The number of keys that a query sees: the first so many. */
-static __host__ __device__ int64_t visible_keys(struct attention p, int64_t query)
-{
-    int64_t last = query + p.seq_k - p.seq_q; /* the key on the diagonal */
-    int64_t visible = last + 1 < p.seq_k ? last + 1 : p.seq_k;
-    return !p.causal ? p.seq_k : visible < 0 ? 0 : visible;
-}
-
 /* The number of keys that are multiplied for a query: what the last of its panel sees, and at least one. */
 static __host__ __device__ int64_t panel_keys(struct attention p, int64_t query)
 {
     int64_t last = query - query % PANEL + PANEL - 1;
-    int64_t keys = visible_keys(p, last < p.seq_q ? last : p.seq_q - 1);
+    int64_t keys = attention_visible(p, last < p.seq_q ? last : p.seq_q - 1);
     return keys < 1 ? 1 : keys;
 }
 
@@ -119,7 +111,7 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(THREADS
         return;
     S += row * row_length(p);
     int64_t query = p.causal ? row % p.seq_q : 0; /* without a mask, all queries see the same: spare the division */
-    int visible = (int)visible_keys(p, query);    /* an int, as all sizes are for cuBLAS */
+    int visible = (int)attention_visible(p, query);    /* an int, as all sizes are for cuBLAS */
     int packs = (int)((panel_keys(p, query) + PER<T> - 1) / PER<T>);
 
     pack<T> held[PACKS];

@@ -22,13 +22,6 @@
 
 #define THREADS 128  /* threads of a block: four warps, a query row each */
 
-/* The number of keys that a query sees: the first so many. */
-static __device__ int64_t visible_keys(struct attention p, int64_t query)
-{
-    int64_t last = query + p.seq_k - p.seq_q; /* the key on the diagonal */
-    return p.causal ? max((int64_t)0, min(last + 1, p.seq_k)) : p.seq_k;
-}
-
 /* x: (dim). A lane's elements: lane, lane + 32, ...; 0 past the end. */
 template <int PER_LANE> static __device__ void load_part(float part[PER_LANE], const float *x, int64_t dim)
 {
@@ -52,7 +45,7 @@ template <int PER_LANE> static __global__ void __launch_bounds__(THREADS)
     int lane = threadIdx.x % 32;
     if (row >= p.batch * p.heads * p.seq_q)
         return;
-    int64_t kv_head = row / p.seq_q / (p.heads / p.kv_heads), visible = visible_keys(p, row % p.seq_q);
+    int64_t kv_head = row / p.seq_q / (p.heads / p.kv_heads), visible = attention_visible(p, row % p.seq_q);
     K += kv_head * p.seq_k * p.dim;
     V += kv_head * p.seq_k * p.dim;
 

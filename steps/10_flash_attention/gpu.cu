@@ -51,13 +51,6 @@ template <int DIM> static constexpr int WARP_QUERIES = ROWS * QUERIES<DIM>;
 template <int DIM> static constexpr int BC = COLUMNS * KEYS<DIM>; /* keys of a tile */
 template <int DIM> static constexpr int P_STRIDE = WARP_QUERIES<DIM> + PAD;
 
-/* The number of keys that a query sees: the first so many. */
-static __device__ int64_t visible_keys(struct attention p, int64_t query)
-{
-    int64_t last = query + p.seq_k - p.seq_q; /* the key on the diagonal */
-    return p.causal ? max((int64_t)0, min(last + 1, p.seq_k)) : p.seq_k;
-}
-
 /* Where the i-th of a thread's queries, keys or dims is, from its first on: in packs of 4, at distances of 4 lanes' each. */
 static __device__ constexpr int spread(int i, int lanes)
 {
@@ -209,8 +202,8 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
     int64_t tiles = (p.seq_q + br - 1) / br, head = blockIdx.x / tiles;
     int64_t first_query = (tiles - 1 - blockIdx.x % tiles) * br;
     int64_t kv_head = head / (p.heads / p.kv_heads), queries = min((int64_t)br, p.seq_q - first_query);
-    int64_t end = visible_keys(p, first_query + queries - 1); /* nobody in the tile sees a key from here on */
-    int64_t all_see = visible_keys(p, first_query);           /* everybody sees the keys before this one */
+    int64_t end = attention_visible(p, first_query + queries - 1); /* nobody in the tile sees a key from here on */
+    int64_t all_see = attention_visible(p, first_query);           /* everybody sees the keys before this one */
     Q += (head * p.seq_q + first_query) * dim;
     O += (head * p.seq_q + first_query) * dim;
     K += kv_head * p.seq_k * dim;
@@ -234,7 +227,7 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
         if (first_key + BC > all_see)
 #pragma unroll
             for (int i = 0; i < M; i++)
-                hide_scores<N>(s[i], 4 * column, visible_keys(p, first_query + my_query + spread(i, ROWS)) - first_key);
+                hide_scores<N>(s[i], 4 * column, attention_visible(p, first_query + my_query + spread(i, ROWS)) - first_key);
 #pragma unroll
         for (int i = 0; i < M; i++)
             merge_scores<N, D>(&state[i], o[i], s[i]);
@@ -250,7 +243,7 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
     for (int i = 0; i < M; i++) {
         int64_t query = my_query + spread(i, ROWS);
         float l = warp_sum<COLUMNS>(state[i].l);
-        float scale = visible_keys(p, first_query + query) == 0 ? 0.0f : 1.0f / l;
+        float scale = attention_visible(p, first_query + query) == 0 ? 0.0f : 1.0f / l;
 #pragma unroll
         for (int d = 0; d < D; d++)
             if (query < queries && 4 * column + spread(d, COLUMNS) < dim)

@@ -2,10 +2,10 @@
  * Step 11, tensor core attention: both products of flash attention by mma.sync, an instruction by which the 32 lanes of a warp
  * multiply a 16 x 16 by a 16 x 8 matrix. Elements of 16 bits, sums and softmax in fp32. Needs sm_80.
  *
- * A block owns BR = 64 query rows of a head and walks over the keys, BC at a time; a warp owns 16 of the rows. Q, O and the states
- * (m, l) of its rows stay in its registers, K's and V's tiles lie in shared memory, and S and P never leave registers at all.
+ * A block owns BR = 64 query rows of a head and walks over the keys, BC at a time; a warp owns 16 of the rows. Their Q, O and
+ * states (m, l) stay in the warp's registers, tiles of K and V lie in shared memory, S and P never leave registers at all.
  *
- * A matrix is spread over a warp in quarters of 8 x 8. Lane 4g + t holds two neighbours, row g and columns 2t and 2t + 1:
+ * A matrix is spread over a warp in quarters of 8 x 8. Lane 4g + t holds two neighbours: row g, columns 2t and 2t + 1.
  *
  *     column  0 1   2 3   4 5   6 7
  *     row 0  |  0  |  1  |  2  |  3  |  <- lanes         A: a[0] a[2]     B: b0     C: c[0..1]
@@ -13,12 +13,12 @@
  *     ...
  *     row 7  | 28  | 29  | 30  | 31  |                   16 x 16          16 x 8    16 x 8
  *
- * a and c are these quarters, each a[i] a word of two elements, each c[i] a float. b0 and b1 are quarters transposed: lane 4g + t holds
- * rows 2t and 2t + 1 of column g. Two things follow. In S = Q K^T, the columns of B are keys, so that b is two neighbours of a row
- * of K: one word. And in P V, where P is A, two quarters of S, rounded, are a[0] and a[2] of P in the lane where they are.
+ * An a[i] is a word of two elements, two c[i] are two floats. The quarters of B are transposed: lane 4g + t holds column g, rows
+ * 2t and 2t + 1. Two things follow. In S = Q K^T the columns of B are keys, so that b0 is two neighbours in a row of K: one word.
+ * And in P V, where P is A, what a lane holds of S is just what it must hold of P: rounded, two by two, in the same order.
  *
- * The tiles lie in shared memory as in global memory, a row of DIM elements after another. DIM is a multiple of all 32 banks, so
- * that the eight rows that a load of fragments touches lie in the same banks, and wait for each other. Step 12 cures that.
+ * The tiles lie in shared memory as in global memory, a row of DIM elements after another. Such a row is a multiple of all 32
+ * banks, so that the eight rows of K which a warp reads at once are in the same banks, and wait for each other; likewise in V.
  *
  * Changed since step 10: the products, and who holds what for them. Tile by tile, the algorithm is the same.
  */
@@ -30,8 +30,9 @@
 #define BR (16 * WARPS)      /* query rows of a block */
 #define BC 64                /* keys of a tile */
 #define THREADS (32 * WARPS)
+#define MAX_GRID_Y INT64_C(65535)  /* blocks in a grid's second dimension: the hardware's limit */
 
-/* What a lane holds of the 16 x DIM rows of O of its warp: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
+/* What a lane holds of 16 x DIM of O: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
 template <int DIM> struct rows {
     float o[DIM / 8][4];
     float m[2], l[2];  /* the maximum, and this lane's part of the sum, of rows g and g + 8 */
@@ -72,17 +73,16 @@ template <class T, int DIM> static __device__ void scores(float (*s)[4], const u
     }
 }
 
-/* Scores that count for nothing: those of keys from `visible` on, for row g; the row 8 below sees `step` keys more. */
+/* Scores that count for nothing: columns from `visible` on, counted from the lane's first. Row g + 8 sees `step` more than g. */
 static __device__ void mask(float (*s)[4], int visible, int step)
 {
-    int t = threadIdx.x % 4;
     for (int n = 0; n < BC / 8; n++)
         for (int i = 0; i < 4; i++)
-            if (8 * n + 2 * t + i % 2 >= visible + i / 2 * step)
+            if (8 * n + i % 2 >= visible + i / 2 * step)
                 s[n][i] = -INFINITY;
 }
 
-/* Merge the tile's scores s into the rows' states; s becomes exp(s - m). The merge is step 09's, for a tile of 16 rows at a time. */
+/* Merge the tile's scores s into the rows' states; s becomes exp(s - m). The merge is step 09's, 16 rows at a time. */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float scale)
 {
     for (int h = 0; h < 2; h++) { /* row g, and row g + 8 */
@@ -119,7 +119,7 @@ template <class T, int DIM> static __device__ void add_values(float (*o)[4], con
         for (int i = 0; i < 4; i++) /* four quarters of S are four quarters of P */
             p[i] = word_of_floats(&s[2 * k + i / 2][i % 2 * 2], T());
         for (int n = 0; n < DIM / 8; n++) {
-            const T *b = &v_tile[(16 * k + 2 * t) * DIM + 8 * n + g]; /* two neighbours of a column: two loads for a word */
+            const T *b = &v_tile[(16 * k + 2 * t) * DIM + 8 * n + g]; /* neighbours in a column: two loads for a word */
             uint32_t b0 = b[0].bits | (uint32_t)b[DIM].bits << 16;
             uint32_t b1 = b[8 * DIM].bits | (uint32_t)b[9 * DIM].bits << 16;
             mma(o[n], p, b0, b1, T());
@@ -127,7 +127,7 @@ template <class T, int DIM> static __device__ void add_values(float (*o)[4], con
     }
 }
 
-/* O: (there, DIM), lse: (there) or NULL: the warp's rows, divided by their sums. No key at all: zeros and -inf. */
+/* O: (there, DIM), lse: (there) or NULL: 16 rows, divided by their sums. No key at all: zeros and -inf. */
 template <class T, int DIM> static __device__ void store(T *O, float *lse, struct rows<DIM> *r, int there)
 {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -148,56 +148,65 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
     }
 }
 
-/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM. */
+/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads from first_head on. */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
-    tensor_core_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p)
+    tensor_core_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                                 unsigned first_head)
 {
     __shared__ __align__(16) T k_tile[BC * DIM], v_tile[BC * DIM];
 
-    /* Which rows: blocks of a head follow each other, the last rows first, because under a causal mask they take longest. */
-    int64_t tiles = (p.seq_q + BR - 1) / BR, head = blockIdx.x / tiles;
-    int64_t block_row = (tiles - 1 - blockIdx.x % tiles) * BR, warp_row = block_row + threadIdx.x / 32 * 16;
-    int64_t kv_head = head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
-    int there = (int)min(p.seq_q - warp_row, (int64_t)16);
+    const int lane = threadIdx.x % 32, g = lane / 4, warp = threadIdx.x / 32;
+
+    /* Which rows: the last of a head first, because under a causal mask they take longest. */
+    const unsigned head = first_head + blockIdx.y, heads = (unsigned)p.heads, kv_heads = (unsigned)p.kv_heads;
+    const int64_t kv_head = head / heads * kv_heads + head % heads / (heads / kv_heads);
+    const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, warp_row = block_row + warp * 16;
+    const int64_t at = head * p.seq_q + warp_row;
+    const int there = (int)p.seq_q - warp_row;
     K += kv_head * p.seq_k * DIM;
     V += kv_head * p.seq_k * DIM;
 
     /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
-    int64_t more = p.seq_k - p.seq_q + 1;
-    int64_t keys = p.causal ? min(p.seq_k, block_row + BR - 1 + more) : p.seq_k; /* that any row of the block sees */
-    int64_t visible = p.causal ? min(p.seq_k, warp_row + more) : p.seq_k;        /* that the warp's first row sees */
-    int64_t row_visible = p.causal ? warp_row + threadIdx.x % 32 / 4 + more : p.seq_k;
+    const int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
+    const int keys = p.causal ? min(seq_k, block_row + BR - 1 + more) : seq_k; /* any row of the block */
+    const int visible = (p.causal ? warp_row + g + more : seq_k) - lane % 4 * 2; /* row g, from the lane's columns on */
 
     uint32_t q[DIM / 16][4];
     struct rows<DIM> r = {};
     r.m[0] = r.m[1] = -INFINITY;
-    load_q<T, DIM>(q, Q + (head * p.seq_q + warp_row) * DIM, there);
+    load_q<T, DIM>(q, Q + at * DIM, there);
 
-    for (int64_t key = 0; key < keys; key += BC) {
-        int left = (int)min(p.seq_k - key, (int64_t)BC);
-        load_tile<T, DIM>(k_tile, K + key * DIM, left);
-        load_tile<T, DIM>(v_tile, V + key * DIM, left);
+    for (int key = 0; key < keys; key += BC) {
+        load_tile<T, DIM>(k_tile, K + (int64_t)key * DIM, seq_k - key);
+        load_tile<T, DIM>(v_tile, V + (int64_t)key * DIM, seq_k - key);
         __syncthreads();
 
         float s[BC / 8][4];
         scores<T, DIM>(s, q, k_tile);
         if (key + BC > visible)
-            mask(s, (int)(row_visible - key), p.causal ? 8 : 0);
+            mask(s, visible - key, p.causal ? 8 : 0);
         softmax(&r, s, p.scale);
         add_values<T, DIM>(r.o, s, v_tile);
         __syncthreads(); /* before the next tile replaces this one */
     }
-    int64_t row = head * p.seq_q + warp_row;
-    store<T, DIM>(O + row * DIM, lse ? lse + row : NULL, &r, there);
+    store<T, DIM>(O + at * DIM, lse ? lse + at : NULL, &r, there);
+}
+
+template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                                                   cudaStream_t stream)
+{
+    for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
+        dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
+        tensor_core_attention_kernel<T, DIM><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p, (unsigned)head);
+    }
 }
 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
 {
-    unsigned blocks = (unsigned)(p.batch * p.heads * ((p.seq_q + BR - 1) / BR));
     if (p.dim == 64)
-        tensor_core_attention_kernel<T, 64><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
+        launch_for<T, 64>(O, lse, Q, K, V, p, stream);
     if (p.dim == 128)
-        tensor_core_attention_kernel<T, 128><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
+        launch_for<T, 128>(O, lse, Q, K, V, p, stream);
 }
 
 void tensor_core_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p, void *,

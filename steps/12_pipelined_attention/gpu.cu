@@ -1,24 +1,22 @@
 /*
  * Step 12, pipelined attention: the tensor cores of step 11, kept busy. Needs sm_80.
  *
- * Swizzle. A row of a tile is DIM elements, in chunks of 16 bytes. Chunk c of row r lies where chunk c ^ (r % 8) would:
+ * 1. Swizzle. A row of a tile is chunks of 16 bytes. Chunk c of row r lies where chunk c ^ (r % 8) would:
  *
- *     row 0 | 0 1 2 3 4 5 6 7        Eight rows of one column of chunks, what ldmatrix reads at a time, lie in eight different
- *     row 1 | 1 0 3 2 5 4 7 6        groups of four banks: all 32 banks, once each. Eight chunks of a row, what a copy writes at a
- *     row 2 | 2 3 0 1 6 7 4 5        time, still lie in all 32 as well.
- *     ...
- *     row 7 | 7 6 5 4 3 2 1 0
+ *        row 0 | 0 1 2 3 4 5 6 7     Eight rows of one column of chunks, which ldmatrix reads at a time, lie in eight different
+ *        row 1 | 1 0 3 2 5 4 7 6     groups of four banks: all 32 banks, once each. So do eight chunks of one row, which a
+ *        row 2 | 2 3 0 1 6 7 4 5     copy writes at a time.
+ *        ...
+ *        row 7 | 7 6 5 4 3 2 1 0
  *
- * Pipeline. cp.async copies a tile of K and V to shared memory while the tile before it is being worked on: STAGES tiles have
- * places, and a thread waits only for a copy that was begun a whole tile ago. One barrier a tile.
+ * 2. Pipeline. cp.async copies the next tile of K and V to shared memory while this one is being worked on. There are places
+ *    for STAGES tiles, and one barrier a tile.
+ * 3. Reuse. A warp owns PARTS times 16 query rows, a block BR = 128: a fragment of K or V, once loaded, serves PARTS products.
+ * 4. Softmax in powers of two: exp(scale (s - m)) = 2^(c s - c m) with c = scale log2(e): a multiply-add and one ex2 an element.
+ *    And the m that O and l refer to need not be the latest maximum. A maximum 2^LAG above it costs neither accuracy nor range,
+ *    so that O is rescaled when that is exceeded, which is rare, and not for every tile.
  *
- * A warp owns two times 16 query rows, a block BR = 128: whatever fragment of K or V is loaded now serves two products.
- *
- * Softmax in powers of two: exp(scale (s - m)) = 2^(c s - c m) with c = scale log2(e), one multiply-add and one ex2 an element. And the
- * maximum m that O and l refer to need not be the latest. It may lag by 2^LAG before it costs accuracy or range, so that O is
- * rescaled when that is exceeded, hardly ever, instead of for each tile.
- *
- * Changed since step 11: the four things above; O leaves through shared memory, in packs.
+ * Changed since step 11: these four. O leaves through shared memory, so that a lane stores 16 bytes at once.
  */
 #include "gpu.cuh"
 #include "ptx.cuh"
@@ -29,20 +27,20 @@
 #define BR (16 * PARTS * WARPS)    /* query rows of a block */
 #define BC 64                      /* keys of a tile */
 #define STAGES 2                   /* tiles of K and V with a place in shared memory */
-#define LAG 8.0f                   /* binades by which a row's scores may exceed its m: P is at most 2^LAG, and fits fp16 */
+#define LAG 8.0f                   /* log2 of how far exp(scores) may exceed exp(m): P <= 2^LAG fits fp16, too */
 #define THREADS (32 * WARPS)
-#define MAX_GRID_Y 65535          /* the hardware's limit */
+#define MAX_GRID_Y INT64_C(65535)  /* blocks in a grid's second dimension: the hardware's limit */
 #define LOG2E 1.4426950408889634f
 
-/* What a lane holds of 16 rows of its warp: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
+/* What a lane holds of 16 x DIM of O: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
 template <int DIM> struct rows {
     float o[DIM / 8][4];
     float m[2], l[2];  /* what o and l refer to, at most LAG / c below the maximum; this lane's part of the sum */
 };
 
 /*
- * Where chunk `chunk` of row `row` of a tile lies, in bytes. Tiles begin at multiples of their rows' bytes, so that to go 2 k chunks, or k
- * times 16 elements, further in a row is to flip bits, too: (address ^ 32 * k).
+ * Where chunk `chunk` of row `row` of a tile lies, in bytes. To go k times 16 elements, 2 k chunks, further in a row is to flip
+ * bits of the address, too: address ^ 32 * k.
  */
 template <int DIM> static __device__ uint32_t swizzled(int row, int chunk)
 {
@@ -50,8 +48,8 @@ template <int DIM> static __device__ uint32_t swizzled(int row, int chunk)
 }
 
 /*
- * Begin to copy a tile: (ROWS, DIM), of which `there` rows exist; the others become zeros. A thread copies a chunk of every STEP-th
- * row: from and to are where its first chunk is and goes, `there` counts from there.
+ * Begin to copy a tile: (ROWS, DIM). A thread copies a chunk of every STEP-th row: its first is at `from`, and goes to `to`.
+ * `there` rows exist, from that one on; the others become zeros.
  */
 template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
@@ -60,7 +58,7 @@ template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t 
         cp_async(to + row * DIM * 2, from + row * DIM, row < there);
 }
 
-/* s: PARTS times 16 x BC = the warp's rows of Q times K transposed. q_at, k_at: the row that the lane passes to the first ldmatrix of each. */
+/* s: PARTS times 16 x BC = the warp's Q times K transposed. q_at, k_at: what the lane passes to the first ldmatrix of each. */
 template <class T, int DIM> static __device__ void scores(float (*s)[BC / 8][4], uint32_t q_at, uint32_t k_at)
 {
     for (int i = 0; i < PARTS * BC / 8; i++)
@@ -82,7 +80,7 @@ template <class T, int DIM> static __device__ void scores(float (*s)[BC / 8][4],
     }
 }
 
-/* Scores that count for nothing: for row g those of columns from `visible` on, counted from the lane's first; row g + 8 sees `step` more. */
+/* Scores that count for nothing: columns from `visible` on, counted from the lane's first. Row g + 8 sees `step` more than g. */
 static __device__ void mask(float (*s)[4], int visible, int step)
 {
     for (int n = 0; n < BC / 8; n++)
@@ -91,7 +89,7 @@ static __device__ void mask(float (*s)[4], int visible, int step)
                 s[n][i] = -INFINITY;
 }
 
-/* Let the state of a row refer to the row's maximum m where that exceeds what it refers to by too much. No other row has a say in it. */
+/* Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much. Other rows have no say in it. */
 template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
 {
     bool exceeded[2] = { (m[0] - r->m[0]) * c > LAG, (m[1] - r->m[1]) * c > LAG };
@@ -107,7 +105,7 @@ template <int DIM> static __device__ void follow(struct rows<DIM> *r, const floa
     }
 }
 
-/* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)), c is scale log2(e). */
+/* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
 {
     float m[2] = { -INFINITY, -INFINITY };
@@ -151,10 +149,11 @@ template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *
 }
 
 /*
- * O: (there, DIM), lse: (there) or NULL: 16 rows, divided by their sums. No key at all: zeros and -inf.
- * They go through `tile`, where these rows of Q were, which no other warp reads: so that a lane can store 16 bytes at once.
+ * O: (there, DIM), lse: (there) or NULL: 16 rows, divided by their sums. No key at all: zeros and -inf. They go through `tile`,
+ * where these rows of Q were: no other warp reads them.
  */
-template <class T, int DIM> static __device__ void store(T *O, float *lse, struct rows<DIM> *r, unsigned char *tile, int there, float scale)
+template <class T, int DIM> static __device__ void store(T *O, float *lse, struct rows<DIM> *r, unsigned char *tile, int there,
+                                                         float scale)
 {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     for (int h = 0; h < 2; h++) {
@@ -162,7 +161,7 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
         float l = r->l[h];
         l += __shfl_xor_sync(ALL_LANES, l, 1);
         l += __shfl_xor_sync(ALL_LANES, l, 2);
-        float factor = l == 0.0f ? 0.0f : 1.0f / l;
+        float factor = l == 0.0f ? 0.0f : __fdividef(1.0f, l); /* otherwise l >= 1 */
         for (int n = 0; n < DIM / 8; n++) {
             float two[2] = { r->o[n][2 * h] * factor, r->o[n][2 * h + 1] * factor };
             *(uint32_t *)&tile[swizzled<DIM>(row, n) + 4 * t] = word_of_floats(two, T());
@@ -179,8 +178,8 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
 }
 
 /*
- * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, p.scale > 0, tensors aligned to 16 bytes, and heads from first_head on.
- * c, causal: scale log2(e), and p.causal, as arguments of their own: instructions can take them from there, without a register.
+ * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, p.scale > 0, tensors aligned to 16 bytes, heads from first_head on.
+ * c, causal: scale log2(e) and p.causal, again: instructions can take an argument from where it is, without a register.
  */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
@@ -190,32 +189,34 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it STAGES tiles of K, and STAGES of V */
     const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, warp = thread / 32;
 
+    const int copy_row = thread / (DIM / 8), copy_chunk = thread % (DIM / 8); /* where this thread begins to copy */
+
     /* Which rows: the last of a head first, because under a causal mask they take longest. */
     const unsigned head = first_head + blockIdx.y, heads = (unsigned)p.heads, kv_heads = (unsigned)p.kv_heads;
     const int64_t kv_head = head / heads * kv_heads + head % heads / (heads / kv_heads);
     const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, first_row = block_row + g + warp * 16 * PARTS;
 
+    int64_t from = (kv_head * p.seq_k + copy_row) * DIM + copy_chunk * 8;
+    Q += (head * p.seq_q + block_row + copy_row) * DIM + copy_chunk * 8;
+
     /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
     const int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
-    const int keys = causal ? min(seq_k, block_row + BR - 1 + more) : seq_k;                          /* any row of the block */
-    const int visible = causal ? first_row + more - lane % 4 * 2 : seq_k - lane % 4 * 2; /* row g, from the lane's first column */
+    const int keys = causal ? min(seq_k, block_row + BR - 1 + more) : seq_k; /* any row of the block */
+    const int visible = causal ? first_row + more - lane % 4 * 2 : seq_k - lane % 4 * 2; /* row g, from the lane's columns on */
 
     struct rows<DIM> r[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
         r[part].m[0] = r[part].m[1] = -INFINITY;
 
     /* The first copies. `from` is where in K and V this thread's next chunks are. */
-    const int copy_row = thread / (DIM / 8), copy_chunk = thread % (DIM / 8);
-    int64_t from = (kv_head * p.seq_k + copy_row) * DIM + copy_chunk * 8;
     uint32_t q_at = shared_address(q_tile), k_at = q_at + BR * ROW, v_at = k_at + STAGES * TILE;
     uint32_t copy_at = swizzled<DIM>(copy_row, copy_chunk);
-    copy_tile<T, DIM, BR>(q_at + copy_at, Q + (head * p.seq_q + block_row + copy_row) * DIM + copy_chunk * 8,
-                          (int)p.seq_q - block_row - copy_row);
+    copy_tile<T, DIM, BR>(q_at + copy_at, Q, (int)p.seq_q - block_row - copy_row);
     int left = keys - copy_row; /* of the keys, from where this thread copies */
     copy_tile<T, DIM, BC>(k_at + copy_at, K + from, left);
     copy_tile<T, DIM, BC>(v_at + copy_at, V + from, left);
 
-    /* This lane's row for ldmatrix in the first 16 x 16. Quarters: below each other, then side by side; in K the other way round. */
+    /* This lane's row for ldmatrix in the first 16 x 16. Quarters: below each other, then side by side; in K the other way. */
     q_at += swizzled<DIM>(warp * 16 * PARTS + lane % 16, lane / 16);
     k_at += swizzled<DIM>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     v_at += swizzled<DIM>(lane % 16, lane / 16);
@@ -249,7 +250,8 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     for (int part = 0; part < PARTS; part++) {
         int row = block_row + warp * 16 * PARTS + 16 * part;
         int64_t at = head * p.seq_q + row;
-        store(O + at * DIM, lse ? lse + at : NULL, &r[part], q_tile + (warp * PARTS + part) * 16 * ROW, (int)p.seq_q - row, p.scale);
+        store(O + at * DIM, lse ? lse + at : NULL, &r[part], q_tile + (warp * PARTS + part) * 16 * ROW, (int)p.seq_q - row,
+              p.scale);
     }
 }
 
@@ -259,8 +261,9 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
     int bytes = (BR + 2 * STAGES * BC) * DIM * (int)sizeof(T);
     cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
-        dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, (int64_t)MAX_GRID_Y));
-        pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, p.scale * LOG2E, p.causal ? 8 : 0, head);
+        dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
+        pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, p.scale * LOG2E, p.causal,
+                                                                               (unsigned)head);
     }
 }
 
