@@ -28,6 +28,11 @@ static bool has(const struct softmax_step *s, enum dtype dtype, bool gpu)
     }
 }
 
+static double reads_of(const struct softmax_step *s, bool gpu)
+{
+    return !gpu && s->cpu_reads > 0 ? s->cpu_reads : s->reads;
+}
+
 static void run_cpu(void *arg)
 {
     const struct job *j = arg;
@@ -114,8 +119,8 @@ static void print_result(const struct softmax_step *step, const struct result *r
         printf("                %lld elements are wrong; %s\n", (long long)v->wrong, v->what);
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g; a copy %.4g ms\n", r->time.median, r->time.reps,
            r->time.p10, r->time.p90, copy->median);
-    printf("    predicted   %g read%s + %g write%s = ", step->reads, step->reads == 1 ? "" : "s", step->writes,
-           step->writes == 1 ? "" : "s");
+    double reads = reads_of(step, r->threads == 0);
+    printf("    predicted   %g read%s + %g write%s = ", reads, reads == 1 ? "" : "s", step->writes, step->writes == 1 ? "" : "s");
     print_size(r->predicted_bytes);
     printf(", at %.4g GB/s%s; %g exps an element\n", predicted_gbs,
            predicted_gbs > 1.02 * r->copy_gbs ? " (faster than a copy: caches served some of it)" : "",
@@ -212,7 +217,7 @@ static bool run_shape(const struct softmax_step *step, const struct options *o, 
         .dtype = o->dtype, .rows = o->rows, .cols = o->cols, .seed = o->seed, .input = o->input,
         .threads = t->gpu ? 0 : cpu_threads(),
         .useful_bytes = 2 * bytes,
-        .predicted_bytes = (step->reads + step->writes) * bytes,
+        .predicted_bytes = (reads_of(step, t->gpu) + step->writes) * bytes,
         .exps = (t->gpu && step->gpu_exps ? step->gpu_exps : step->exps) * (double)o->rows * (double)o->cols,
         .verdict = judge(&job, o, t),
     };
