@@ -1,6 +1,7 @@
 #!/bin/sh
 # `make bench`: every step at every row length, in every type that it has, on every device. Rows go to
-# build/results.tsv, which is begun anew unless BENCH_KEEP=1. BENCH_ARGS goes to every program: BENCH_ARGS="--device gpu --budget 0.3".
+# build/results.tsv, which is begun anew unless BENCH_KEEP=1. BENCH_ARGS goes to every program (BENCH_ARGS="--device gpu --budget 0.3"),
+# BENCH_DTYPES chooses among the 16-bit types.
 set -eu
 results=${RESULTS:-build/results.tsv}
 [ -n "${BENCH_KEEP:-}" ] || rm -f "$results"
@@ -14,7 +15,7 @@ for program; do
     "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
     case $step in
     05_* | 06_*)
-        for dtype in fp16 bf16; do
+        for dtype in ${BENCH_DTYPES:-fp16 bf16}; do
             "$program" --sweep --rows 32Ki --dtype $dtype ${BENCH_ARGS:-}
             for cols in 1000 1023 4097 12345; do
                 "$program" --dtype $dtype --rows $((268435456 / cols)) --cols $cols ${BENCH_ARGS:-}

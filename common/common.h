@@ -295,6 +295,7 @@ struct softmax_step {
     const char *name;                    /* the folder */
     const char *idea;                    /* one line */
     double reads, writes;                /* trips over the tensor: predicted DRAM traffic */
+    double cpu_reads;                    /* on a CPU, where that differs */
     double exps, gpu_exps;               /* exponentials per element; on a GPU, where that differs */
     struct rounding cpu_sum, gpu_sum;    /* how a row is added up */
     softmax_cpu_fn *cpu;                 /* NULL where the step has no such version */

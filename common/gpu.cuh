@@ -1,6 +1,6 @@
 /*
- * What the GPU versions of the steps share: reductions over the lanes of a warp, 16-byte packs of elements, and where they
- * lie in a row.
+ * What the GPU versions of the steps share: reductions over the lanes of a warp, 16-byte packs of elements, and where
+ * they lie in a row.
  */
 #ifndef GPU_CUH
 #define GPU_CUH
@@ -35,8 +35,8 @@ template <int LANES = 32, class T> static inline __device__ T warp_sum(T v)
 /* ---- arithmetic */
 
 /*
- * exp(x) in two instructions, to about 2^-22 (|x| + 1) of its value. Results below 2^-126 become 0: `ftz` says so, and saves the three
- * instructions with which __expf would keep them.
+ * exp(x) in two instructions, to about 2^-22 (|x| + 1) of its value. Results below 2^-126 become 0: `ftz` says so,
+ * and saves the three instructions with which __expf would keep them.
  */
 static inline __device__ float fast_exp(float x)
 {
@@ -96,8 +96,8 @@ static inline __device__ uint32_t word_of_floats(const float *v, bf16)
 }
 
 /*
- * v: PER<T> floats, the elements of the pack. The empty asm is for packs that are unpacked twice: the compiler, which cannot see into it,
- * keeps 4 registers of pack in between, and not up to 8 of floats.
+ * v: PER<T> floats, the elements of the pack. The empty asm is for packs that are unpacked twice: the compiler, which
+ * cannot see into it, keeps 4 registers of pack in between, and not up to 8 of floats.
  */
 template <class T> static inline __device__ void unpack(float *v, pack<T> p)
 {
@@ -144,13 +144,14 @@ template <class T> static inline __device__ void stream_pack(T *to, pack<T> p)
 /* ---- rows: where the packs are */
 
 /*
- * A row of any length can start anywhere. Packs must be aligned to 16 bytes in memory, so that a row is whole packs and, at its two
- * ends, fewer than 2 PER - 1 elements that do not fill one. (h: head, t: tail, dots: the rows before and after.)
+ * A row of any length can start anywhere. Packs must be aligned to 16 bytes in memory, so that a row is whole packs
+ * and, at its two ends, fewer than 2 PER - 1 elements that do not fill one. (h: head, t: tail, dots: the rows before
+ * and after.)
  *
  *     . . h h | p p p p | p p p p | p p p p | t . . .
  *
- * A thread takes a pack at a time, and for the ends one thread takes one element. x and y must lie alike: their addresses may differ
- * by multiples of 16 only, as those of whole allocations do.
+ * A thread takes a pack at a time, and for the ends one thread takes one element. x and y must lie alike: their
+ * addresses may differ by multiples of 16 only, as those of whole allocations do.
  */
 struct row_layout {
     int head;      /* elements before the first pack */

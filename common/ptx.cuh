@@ -44,9 +44,9 @@ static inline __device__ void mma(float *c, const uint32_t *a, uint32_t b0, uint
 }
 
 /*
- * Four 8 x 8 matrices of 16-bit elements from shared memory, a fragment of each into r[4]. Lane i passes the shared address of a row of
- * 16 bytes: lanes 0-7 the rows of matrix 0, lanes 8-15 those of matrix 1, and so on. Eight rows in eight different groups of four
- * banks are one access; rows that share banks take turns.
+ * Four 8 x 8 matrices of 16-bit elements from shared memory, a fragment of each into r[4]. A lane passes the shared address of a
+ * row, 16 bytes: lanes 0-7 the rows of matrix 0, lanes 8-15 those of matrix 1, and so on. Eight rows in eight different groups
+ * of four banks are one access; rows that share banks take turns.
  */
 static inline __device__ void ldmatrix(uint32_t *r, uint32_t row)
 {
@@ -65,7 +65,7 @@ static inline __device__ void ldmatrix_trans(uint32_t *r, uint32_t row)
 
 /* ---- copies from global to shared memory that run by themselves */
 
-/* Copy 16 bytes, both sides aligned to 16, past the registers and L1. Where `there` is false, nothing is read and zeros are written. */
+/* Copy 16 bytes, both sides aligned to 16, past registers and L1. If not `there`, nothing is read and zeros are written. */
 static inline __device__ void cp_async(uint32_t shared, const void *global, bool there)
 {
     ASM("cp.async.cg.shared.global [%0], [%1], 16, %2;"

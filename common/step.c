@@ -28,6 +28,11 @@ static bool has(const struct softmax_step *s, enum dtype dtype, bool gpu)
     }
 }
 
+static double reads_of(const struct softmax_step *s, bool gpu)
+{
+    return !gpu && s->cpu_reads > 0 ? s->cpu_reads : s->reads;
+}
+
 static void run_cpu(void *arg)
 {
     const struct job *j = arg;
@@ -108,8 +113,8 @@ static void print_result(const struct softmax_step *step, const struct result *r
         printf("                %lld elements are wrong; %s\n", (long long)v->wrong, v->what);
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g; a copy %.4g ms\n", r->time.median, r->time.reps,
            r->time.p10, r->time.p90, copy->median);
-    printf("    predicted   %g read%s + %g write%s = ", step->reads, step->reads == 1 ? "" : "s", step->writes,
-           step->writes == 1 ? "" : "s");
+    double reads = reads_of(step, r->threads == 0);
+    printf("    predicted   %g read%s + %g write%s = ", reads, reads == 1 ? "" : "s", step->writes, step->writes == 1 ? "" : "s");
     print_bytes(r->predicted_bytes);
     printf(", at %.4g GB/s%s; %g exps an element\n", predicted_gbs,
            predicted_gbs > 1.02 * r->copy_gbs ? " (faster than a copy: caches served some of it)" : "",
@@ -151,19 +156,25 @@ struct tensors {
     bool gpu;
 };
 
-static struct tensors tensors_new(const struct softmax_step *step, const struct options *o, struct buffer host_x, bool gpu)
+static struct tensors tensors_new(struct buffer host_x, bool gpu)
 {
     struct tensors t = { .host_x = host_x, .host_y = buffer_new(host_x.bytes, false), .gpu = gpu };
     t.x = gpu ? buffer_new(host_x.bytes, true) : t.host_x;
     t.y = gpu ? buffer_new(host_x.bytes, true) : t.host_y;
     if (gpu)
         gpu_upload(t.x.data, host_x.data, host_x.bytes);
-    size_t bytes = gpu && step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
-    if (bytes) {
-        t.workspace = buffer_new(bytes, true);
-        gpu_fill(t.workspace.data, 0, bytes);
-    }
     return t;
+}
+
+/* A zeroed workspace for this shape, in place of the one before. */
+static void workspace_for(struct tensors *t, const struct softmax_step *step, const struct options *o)
+{
+    buffer_free(&t->workspace);
+    size_t bytes = t->gpu && step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
+    if (bytes) {
+        t->workspace = buffer_new(bytes, true);
+        gpu_fill(t->workspace.data, 0, bytes);
+    }
 }
 
 static void tensors_free(struct tensors *t) /* all but host_x, which is the caller's */
@@ -199,6 +210,7 @@ static struct verdict judge(struct job *j, const struct options *o, struct tenso
 /* Verify, time and report the step on one shape. */
 static bool run_shape(const struct softmax_step *step, const struct options *o, struct tensors *t)
 {
+    workspace_for(t, step, o);
     struct job job = { step, o->dtype, o->rows, o->cols, t->y.data, t->x.data, t->workspace.data };
     double bytes = (double)t->x.bytes;
     struct result r = {
@@ -206,7 +218,7 @@ static bool run_shape(const struct softmax_step *step, const struct options *o, 
         .dtype = o->dtype, .rows = o->rows, .cols = o->cols, .seed = o->seed, .input = o->input,
         .threads = t->gpu ? 0 : cpu_threads(),
         .useful_bytes = 2 * bytes,
-        .predicted_bytes = (step->reads + step->writes) * bytes,
+        .predicted_bytes = (reads_of(step, t->gpu) + step->writes) * bytes,
         .exps = (t->gpu && step->gpu_exps ? step->gpu_exps : step->exps) * (double)o->rows * (double)o->cols,
         .verdict = judge(&job, o, t),
     };
@@ -240,7 +252,7 @@ static bool run_device(const struct softmax_step *step, struct options o, struct
         o.rows = elements / o.cols;
         printf("  %s: %s\n", gpu ? "gpu" : "cpu", gpu ? gpu_name() : cpu_name());
     }
-    struct tensors t = tensors_new(step, &o, x, gpu);
+    struct tensors t = tensors_new(x, gpu);
     bool good = run_shape(step, &o, &t);
     while (o.sweep && o.cols < elements && o.cols < SWEEP_TO) {
         o.cols *= 2;

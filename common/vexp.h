@@ -6,8 +6,8 @@
  *
  *     e^x = 2^n e^r        e^r = 1 + r (1 + r (C2 + r (C3 + r (C4 + r C5))))
  *
- * and 2^n is an addition to the exponent bits. Source of the coefficients: fitted for this file, by linear programming over 4001
- * points of |r| <= 1.0002 ln(2) / 2 for the least worst relative error, 1.05e-7, then rounded to float.
+ * and 2^n is made of exponent bits. Source of the coefficients: fitted for this file, by linear programming over 4001 points
+ * of |r| <= 1.0002 ln(2) / 2 for the least worst relative error, 1.05e-7, then rounded to float.
  *
  * Error, measured over every float: at most VEXP_ERROR relative for -87.3365 <= x <= 88.3762. Below, 0 (e^x would be subnormal);
  * vexp(-inf) is 0, and NaN stays NaN. Larger x are not for it: they give nonsense. A softmax has x <= 0.

@@ -98,13 +98,18 @@ START_TEST(test_one_number)
 }
 END_TEST
 
-START_TEST(test_commutes_exactly)
+/*
+ * Exactly, as written. But a compiler may fuse one of the two products with the sum, which then skips that product's rounding, u; and
+ * the sum's own, another u, may fall on the other side. m never rounds.
+ */
+START_TEST(test_commutes)
 {
     for (uint64_t i = 0; i < 1000; i++) {
         struct softmax_state a = draw_state(2 * i, scales[_i]), b = draw_state(2 * i + 1, scales[_i]);
         struct softmax_state ab = merge(a, b), ba = merge(b, a);
-        ck_assert_msg(same(ab, ba), "(%g, %g) and (%g, %g): l is %.9g one way, %.9g the other", (double)a.m, (double)a.l,
-                      (double)b.m, (double)b.l, (double)ab.l, (double)ba.l);
+        ck_assert_msg(ab.m == ba.m && fabs((double)ab.l - ba.l) <= 3 * UNIT * ab.l,
+                      "(%g, %g) and (%g, %g): l is %.9g one way, %.9g the other", (double)a.m, (double)a.l, (double)b.m,
+                      (double)b.l, (double)ab.l, (double)ba.l);
     }
 }
 END_TEST
@@ -260,7 +265,7 @@ Suite *merge_suite(void)
     TCase *algebra = tcase_create("algebra");
     tcase_add_loop_test(algebra, test_empty_is_the_identity, 0, SCALES);
     tcase_add_test(algebra, test_empty_with_empty_is_empty);
-    tcase_add_loop_test(algebra, test_commutes_exactly, 0, SCALES);
+    tcase_add_loop_test(algebra, test_commutes, 0, SCALES);
     tcase_add_loop_test(algebra, test_associates, 0, SCALES);
     tcase_add_test(algebra, test_equal_maxima_add_exactly);
     suite_add_tcase(suite, algebra);

@@ -1,5 +1,6 @@
 /*
- * Step 00, ceilings of the GPU: what no kernel of this course can beat, each measured by the shortest kernel that reaches it.
+ * Step 00, ceilings of the GPU: what no kernel of this course can beat, each measured by the shortest kernel that
+ * reaches it.
  *
  *     copy_gpu    memory bandwidth: read every byte once, write it once
  *     fma_gpu     fp32 multiply-adds: 2 FLOPs each, on the ordinary cores
@@ -19,7 +20,10 @@
 
 /* ---- copy */
 
-/* A thread owns 16 bytes: one load, one store, no loop. It is the fastest copy that we have seen: loops of any kind lose 1 %. */
+/*
+ * A thread owns 16 bytes: one load, one store, no loop. It is the fastest copy that we have seen: loops of any kind
+ * lose 1 %.
+ */
 static __global__ void copy_kernel(char *y, const char *x, size_t bytes, bool aligned)
 {
     size_t at = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 16;

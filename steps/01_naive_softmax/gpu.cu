@@ -1,11 +1,12 @@
 /*
  * Step 01, naive softmax on the GPU: the definition, y = exp(x) / sum(exp(x)).
  *
- * A warp owns a row, and a block has four. Lane i takes columns i, i + 32, i + 64, ..., so that a warp's 32 loads are neighbours
- * in memory and make one trip. Each lane sums its own columns; at the end 32 sums become one.
+ * A warp owns a row, and a block has four. Lane i takes columns i, i + 32, i + 64, ..., so that a warp's 32 loads are
+ * neighbours in memory and make one trip. Each lane sums its own columns; at the end 32 sums become one.
  *
- * Everything is done in the type of the elements, exp and sum included. In fp32 exp overflows above 88.7, in fp16 above 11.09;
- * and a sum in fp16 goes wrong long before that: it ends at 65504, and beyond 2048 it no longer sees a 1.
+ * Everything is done in the type of the elements, exp and sum included. In fp32 exp overflows above 88.7, in fp16
+ * above 11.09; and a sum in fp16 goes wrong long before that: it ends at 65504, and beyond 2048 it no longer sees a
+ * 1.
  *
  * Trips over the tensor: 2 reads, 1 write.
  */
@@ -17,7 +18,10 @@
 static __device__ float exponential(float x) { return expf(x); }
 static __device__ __half exponential(__half x) { return hexp(x); }
 
-/* __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols), row-major, of type T. */
+/*
+ * __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols),
+ * row-major, of type T.
+ */
 template <class T> static __global__ void naive_softmax_kernel(T *__restrict__ y, const T *__restrict__ x, int64_t rows, int64_t cols)
 {
     int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / 32;

@@ -1,8 +1,9 @@
 /*
  * Step 02, safe softmax on the GPU: subtract the row's maximum first, and no exponent is above 0.
  *
- * A warp owns a row, and a block has four. Lane i takes columns i, i + 32, i + 64, ..., so that a warp's 32 loads are neighbours
- * in memory and make one trip. Each lane finds the maximum and then the sum of its own columns; after each pass 32 become one.
+ * A warp owns a row, and a block has four. Lane i takes columns i, i + 32, i + 64, ..., so that a warp's 32 loads are
+ * neighbours in memory and make one trip. Each lane finds the maximum and then the sum of its own columns; after each
+ * pass 32 become one.
  *
  * Trips over the tensor: 3 reads, 1 write.
  * Changed since step 01: a pass for the maximum, before the sum can start.
@@ -12,7 +13,10 @@
 
 #define THREADS 128  /* threads per block: four warps, a row each */
 
-/* __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols), row-major. */
+/*
+ * __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols),
+ * row-major.
+ */
 static __global__ void safe_softmax_kernel(float *__restrict__ y, const float *__restrict__ x, int64_t rows, int64_t cols)
 {
     int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / 32;

@@ -1,8 +1,9 @@
 /*
  * Step 03, online softmax on the GPU: one pass finds the maximum and the sum, by the merge rule of common/merge.h.
  *
- * A warp owns a row, and a block has four. Lane i takes columns i, i + 32, i + 64, ..., so that a warp's 32 loads are neighbours
- * in memory and make one trip. Each lane keeps the state of its own columns; at the end 32 states become one, by the same rule.
+ * A warp owns a row, and a block has four. Lane i takes columns i, i + 32, i + 64, ..., so that a warp's 32 loads are
+ * neighbours in memory and make one trip. Each lane keeps the state of its own columns; at the end 32 states become
+ * one, by the same rule.
  *
  * Trips over the tensor: 2 reads, 1 write.
  * Changed since step 02: the pass for the maximum and the pass for the sum are one.
@@ -26,7 +27,10 @@ static __device__ struct softmax_state warp_merge(struct softmax_state s)
     return s;
 }
 
-/* __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols), row-major. */
+/*
+ * __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols),
+ * row-major.
+ */
 static __global__ void online_softmax_kernel(float *__restrict__ y, const float *__restrict__ x, int64_t rows, int64_t cols)
 {
     int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / 32;

@@ -1,14 +1,17 @@
 /*
- * Step 04, parallel softmax on the GPU: merge many states at once. 4 elements of a pack, 32 lanes of a warp, up to 32 warps of a block.
+ * Step 04, parallel softmax on the GPU: merge many states at once. 4 elements of a pack, 32 lanes of a warp, up to 32
+ * warps of a block.
  *
- * The rule is the same. Merging pairs costs two exps a pair; to merge many, find the maximum of all first, then scale every
- * sum to it, one exp each, and add. A pack of 4 elements costs 5 exps that way, not 8, and 32 lanes cost one exp each, not ten.
+ * The rule is the same. Merging pairs costs two exps a pair; to merge many, find the maximum of all first, then scale
+ * every sum to it, one exp each, and add. A pack of 4 elements costs 5 exps that way, not 8, and 32 lanes cost one
+ * exp each, not ten.
  *
- * A row has 32, 256 or 1024 threads, more the longer it is, so that few long rows keep the chip busy, and few rows are under way
- * at a time: while those fit the L2 cache, the second read is no trip. Thread i takes packs i, i + threads, i + 2 threads, ...
+ * A row has 32, 256 or 1024 threads, more the longer it is, so that few long rows keep the chip busy, and few rows
+ * are under way at a time: while those fit the L2 cache, the second read is no trip. Thread i takes packs i, i +
+ * threads, i + 2 threads, ...
  *
- * Trips over the tensor: 2 reads, 1 write.
- * Changed since step 03: packs of 16 bytes instead of elements, merges of many, and a block, not only a warp, can own a row.
+ * Trips over the tensor: 2 reads, 1 write. Changed since step 03: packs of 16 bytes instead of elements, merges of
+ * many, and a block, not only a warp, can own a row.
  */
 #include "gpu.cuh"
 #include "merge.h"
@@ -43,7 +46,10 @@ template <int LANES> static __device__ struct softmax_state warp_merge(struct so
     return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
 }
 
-/* The merge of the states of a block's threads, in each of them: first every warp by itself, then every warp all warps. */
+/*
+ * The merge of the states of a block's threads, in each of them: first every warp by itself, then every warp all
+ * warps.
+ */
 template <int THREADS> static __device__ struct softmax_state block_merge(struct softmax_state s)
 {
     __shared__ struct softmax_state of_warp[THREADS / 32];

@@ -1,9 +1,11 @@
 /*
- * Step 05, resident softmax on the GPU: a row stays in registers between the read and the write, so that it is read once.
+ * Step 05, resident softmax on the GPU: a row stays in registers between the read and the write, so that it is read
+ * once.
  *
- * A row has just enough threads for each to hold PACKS packs of it: 8 to 1024, a power of two. Rows of fewer than 128 threads share a
- * block of 128. Few packs and many threads: what a thread holds cannot be used by others, and with more packs each, fewer
- * threads fit an SM and fewer loads are under way. Thread i holds packs i, i + threads, ..., and perhaps an element of the row's ends.
+ * A row has just enough threads for each to hold PACKS packs of it: 8 to 1024, a power of two. Rows of fewer than 128
+ * threads share a block of 128. Few packs and many threads: what a thread holds cannot be used by others, and with
+ * more packs each, fewer threads fit an SM and fewer loads are under way. Thread i holds packs i, i + threads, ...,
+ * and perhaps an element of the row's ends.
  *
  * Whatever 1024 threads cannot hold is read again, as in step 04; step 06 cures that.
  *
@@ -50,7 +52,10 @@ template <int LANES> static __device__ struct softmax_state warp_merge(struct so
     return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
 }
 
-/* The merge of the states of a row's THREADS threads, in each of them: first every warp by itself, then every warp all warps. */
+/*
+ * The merge of the states of a row's THREADS threads, in each of them: first every warp by itself, then every warp
+ * all warps.
+ */
 template <int THREADS> static __device__ struct softmax_state row_merge(struct softmax_state s)
 {
     if (THREADS <= 32)
@@ -85,7 +90,10 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(block_o
     struct row_layout at = { 0, 0, 0, 0 };
     if (row < rows) /* otherwise a row of nothing: all lanes must be there for the merge */
         at = layout_row(x + row * cols, cols);
-    /* Whole cache lines for every warp: start where the first line does, and skip what is not in the row. If all fits then. */
+    /*
+     * Whole cache lines for every warp: start where the first line does, and skip what is not in the row. If all fits
+     * then.
+     */
     int lead = THREADS >= 32 && at.packs + at.lead <= THREADS * PACKS ? at.lead : 0;
     int skip = t < lead;
     int packs = (int)((uint64_t)(at.packs + lead + THREADS - 1 - t) / THREADS); /* of this thread */
