@@ -169,7 +169,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
     /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
     const int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
     const int keys = p.causal ? min(seq_k, block_row + BR - 1 + more) : seq_k; /* any row of the block */
-    const int visible = (p.causal ? warp_row + g + more : seq_k) - lane % 4 * 2; /* row g, from the lane's columns on */
+    const int visible = (p.causal ? warp_row + g + more : seq_k) - lane % 4 * 2; /* row g, as mask() takes it */
 
     uint32_t q[DIM / 16][4];
     struct rows<DIM> r = {};

@@ -26,7 +26,7 @@
 #define PARTS 2                    /* of 16 query rows each, that a warp owns */
 #define BR (16 * PARTS * WARPS)    /* query rows of a block */
 #define BC 64                      /* keys of a tile */
-#define STAGES 2                   /* tiles of K and V with a place in shared memory */
+#define STAGES 2                   /* tiles of K and V with a place in shared memory: the loop alternates between two */
 #define LAG 8.0f                   /* log2 of how far exp(scores) may exceed exp(m): P <= 2^LAG fits fp16, too */
 #define THREADS (32 * WARPS)
 #define MAX_GRID_Y INT64_C(65535)  /* blocks in a grid's second dimension: the hardware's limit */
@@ -188,7 +188,6 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
     extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it STAGES tiles of K, and STAGES of V */
     const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, warp = thread / 32;
-
     const int copy_row = thread / (DIM / 8), copy_chunk = thread % (DIM / 8); /* where this thread begins to copy */
 
     /* Which rows: the last of a head first, because under a causal mask they take longest. */
@@ -202,7 +201,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
     const int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
     const int keys = causal ? min(seq_k, block_row + BR - 1 + more) : seq_k; /* any row of the block */
-    const int visible = causal ? first_row + more - lane % 4 * 2 : seq_k - lane % 4 * 2; /* row g, from the lane's columns on */
+    const int visible = causal ? first_row + more - lane % 4 * 2 : seq_k - lane % 4 * 2; /* row g, as mask() takes it */
 
     struct rows<DIM> r[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
