@@ -57,6 +57,8 @@ static inline __device__ void from_float(bf16 *y, float x) { y->bits = __bfloat1
 
 /* ---- packs: 16 bytes, the most that a thread can load or store at once */
 
+#define LINE_PACKS 8 /* packs of a cache line */
+
 template <class T> static constexpr int PER = 16 / sizeof(T); /* elements of a pack: 4, or 8 of 16 bits */
 
 template <class T> struct __align__(16) pack {
@@ -157,7 +159,7 @@ struct row_layout {
     int head;      /* elements before the first pack */
     int ends;      /* elements in head and tail together */
     int64_t packs;
-    int lead;      /* packs between the start of a 128-byte line of the cache and the first pack: 0 to 7 */
+    int lead;      /* packs of the cache line of the first pack that come before it: 0 to 7 */
 };
 
 template <class T> static inline __device__ struct row_layout layout_row(const T *row, int64_t cols)
@@ -167,7 +169,7 @@ template <class T> static inline __device__ struct row_layout layout_row(const T
     at.head = (int)min(head, cols);
     at.packs = (cols - at.head) / PER<T>;
     at.ends = (int)(cols - at.packs * PER<T>);
-    at.lead = (uintptr_t)(row + at.head) / 16 % 8;
+    at.lead = (uintptr_t)(row + at.head) / 16 % LINE_PACKS;
     return at;
 }
 

@@ -162,19 +162,25 @@ struct tensors {
     bool gpu;
 };
 
-static struct tensors tensors_new(const struct softmax_step *step, const struct options *o, struct buffer host_x, bool gpu)
+static struct tensors tensors_new(struct buffer host_x, bool gpu)
 {
     struct tensors t = { .host_x = host_x, .host_y = buffer_new(host_x.bytes, false), .gpu = gpu };
     t.x = gpu ? buffer_new(host_x.bytes, true) : t.host_x;
     t.y = gpu ? buffer_new(host_x.bytes, true) : t.host_y;
     if (gpu)
         gpu_upload(t.x.data, host_x.data, host_x.bytes);
-    size_t bytes = gpu && step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
-    if (bytes) {
-        t.workspace = buffer_new(bytes, true);
-        gpu_fill(t.workspace.data, 0, bytes);
-    }
     return t;
+}
+
+/* A zeroed workspace for this shape, in place of the one before. */
+static void workspace_for(struct tensors *t, const struct softmax_step *step, const struct options *o)
+{
+    buffer_free(&t->workspace);
+    size_t bytes = t->gpu && step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
+    if (bytes) {
+        t->workspace = buffer_new(bytes, true);
+        gpu_fill(t->workspace.data, 0, bytes);
+    }
 }
 
 static void tensors_free(struct tensors *t) /* all but host_x, which is the caller's */
@@ -210,6 +216,7 @@ static struct verdict judge(struct job *j, const struct options *o, struct tenso
 /* Verify, time and report the step on one shape. */
 static bool run_shape(const struct softmax_step *step, const struct options *o, struct tensors *t)
 {
+    workspace_for(t, step, o);
     struct job job = { step, o->dtype, o->rows, o->cols, t->y.data, t->x.data, t->workspace.data };
     double bytes = (double)t->x.bytes;
     struct result r = {
@@ -251,7 +258,7 @@ static bool run_device(const struct softmax_step *step, struct options o, struct
         o.rows = elements / o.cols;
         printf("  %s: %s\n", gpu ? "gpu" : "cpu", gpu ? gpu_name() : cpu_name());
     }
-    struct tensors t = tensors_new(step, &o, x, gpu);
+    struct tensors t = tensors_new(x, gpu);
     bool good = run_shape(step, &o, &t);
     while (o.sweep && o.cols < elements && o.cols < SWEEP_TO) {
         o.cols *= 2;
