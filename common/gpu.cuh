@@ -97,16 +97,22 @@ static inline __device__ uint32_t word_of_floats(const float *v, bf16)
     return *(uint32_t *)&two;
 }
 
-/*
- * v: PER<T> floats, the elements of the pack. The empty asm is for packs that are unpacked twice: the compiler, which
- * cannot see into it, keeps 4 registers of pack in between, and not up to 8 of floats.
- */
+/* v: PER<T> floats, the elements of the pack. */
 template <class T> static inline __device__ void unpack(float *v, pack<T> p)
 {
-    for (int i = 0; i < 4; i++) {
-        asm volatile("" : "+r"(p.word[i]));
+    for (int i = 0; i < 4; i++)
         word_to_floats(v + i * PER<T> / 4, p.word[i], T());
-    }
+}
+
+/*
+ * The same pack, but the compiler, which cannot see through an empty asm, does not know that. For packs that are
+ * unpacked a second time: otherwise it keeps what it unpacked first, in twice the registers.
+ */
+template <class T> static inline __device__ pack<T> unpacked_before(pack<T> p)
+{
+    for (int i = 0; i < 4; i++)
+        asm("" : "+r"(p.word[i]));
+    return p;
 }
 
 template <class T> static inline __device__ pack<T> make_pack(const float *v)

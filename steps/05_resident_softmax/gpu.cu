@@ -68,7 +68,7 @@ template <int THREADS> static __device__ struct softmax_state row_merge(struct s
 template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
 {
     float v[PER<T>];
-    unpack(v, p);
+    unpack(v, unpacked_before(p));
     for (int k = 0; k < PER<T>; k++)
         v[k] = fast_exp(v[k] - m) * scale;
     return make_pack<T>(v);

@@ -101,7 +101,7 @@ template <int THREADS> static __device__ struct softmax_state block_merge(struct
 template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
 {
     float v[PER<T>];
-    unpack(v, p);
+    unpack(v, unpacked_before(p));
     for (int k = 0; k < PER<T>; k++)
         v[k] = fast_exp(v[k] - m) * scale;
     return make_pack<T>(v);
@@ -398,7 +398,7 @@ size_t split_softmax_workspace(int64_t rows, int64_t cols, enum dtype dtype)
 
 void split_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
 {
-    if (cols <= RESIDENT_PACKS * PER<float>)
+    if (cols / PER<float> <= RESIDENT_PACKS)
         resident_softmax_gpu(y, x, rows, cols, workspace, stream);
     else
         launch(y, x, rows, cols, workspace, stream);
@@ -406,7 +406,7 @@ void split_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, voi
 
 void split_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
 {
-    if (cols <= RESIDENT_PACKS * PER<fp16>)
+    if (cols / PER<fp16> <= RESIDENT_PACKS)
         resident_softmax_fp16_gpu(y, x, rows, cols, workspace, stream);
     else
         launch(y, x, rows, cols, workspace, stream);
@@ -414,7 +414,7 @@ void split_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, 
 
 void split_softmax_bf16_gpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
 {
-    if (cols <= RESIDENT_PACKS * PER<bf16>)
+    if (cols / PER<bf16> <= RESIDENT_PACKS)
         resident_softmax_bf16_gpu(y, x, rows, cols, workspace, stream);
     else
         launch(y, x, rows, cols, workspace, stream);
