@@ -57,6 +57,8 @@ static inline __device__ void from_float(bf16 *y, float x) { y->bits = __bfloat1
 
 /* ---- packs: 16 bytes, the most that a thread can load or store at once */
 
+#define LINE_PACKS 8 /* packs of a cache line */
+
 template <class T> static constexpr int PER = 16 / sizeof(T); /* elements of a pack: 4, or 8 of 16 bits */
 
 template <class T> struct __align__(16) pack {
@@ -95,16 +97,22 @@ static inline __device__ uint32_t word_of_floats(const float *v, bf16)
     return *(uint32_t *)&two;
 }
 
-/*
- * v: PER<T> floats, the elements of the pack. The empty asm is for packs that are unpacked twice: the compiler, which
- * cannot see into it, keeps 4 registers of pack in between, and not up to 8 of floats.
- */
+/* v: PER<T> floats, the elements of the pack. */
 template <class T> static inline __device__ void unpack(float *v, pack<T> p)
 {
-    for (int i = 0; i < 4; i++) {
-        asm volatile("" : "+r"(p.word[i]));
+    for (int i = 0; i < 4; i++)
         word_to_floats(v + i * PER<T> / 4, p.word[i], T());
-    }
+}
+
+/*
+ * The same pack, but the compiler, which cannot see through an empty asm, does not know that. For packs that are
+ * unpacked a second time: otherwise it keeps what it unpacked first, in twice the registers.
+ */
+template <class T> static inline __device__ pack<T> unpacked_before(pack<T> p)
+{
+    for (int i = 0; i < 4; i++)
+        asm("" : "+r"(p.word[i]));
+    return p;
 }
 
 template <class T> static inline __device__ pack<T> make_pack(const float *v)
@@ -157,7 +165,7 @@ struct row_layout {
     int head;      /* elements before the first pack */
     int ends;      /* elements in head and tail together */
     int64_t packs;
-    int lead;      /* packs between the start of a 128-byte line of the cache and the first pack: 0 to 7 */
+    int lead;      /* packs of the cache line of the first pack that come before it: 0 to 7 */
 };
 
 template <class T> static inline __device__ struct row_layout layout_row(const T *row, int64_t cols)
@@ -167,7 +175,7 @@ template <class T> static inline __device__ struct row_layout layout_row(const T
     at.head = (int)min(head, cols);
     at.packs = (cols - at.head) / PER<T>;
     at.ends = (int)(cols - at.packs * PER<T>);
-    at.lead = (uintptr_t)(row + at.head) / 16 % 8;
+    at.lead = (uintptr_t)(row + at.head) / 16 % LINE_PACKS;
     return at;
 }
 

@@ -226,7 +226,7 @@ START_TEST(test_bad_files)
     snprintf(x, sizeof x, "%s", scratch_path("x.npy"));
     snprintf(missing, sizeof missing, "%s", scratch_path("missing.npy"));
     assert_refused("02_safe_softmax", words_of("--x %s", missing), EXIT_FAILED, missing, strerror(ENOENT), NULL);
-    assert_refused("02_safe_softmax", words_of("--x %s", "/tmp"), EXIT_FAILED, "/tmp", "regular", NULL);
+    assert_refused("02_safe_softmax", "--x .", EXIT_FAILED, "not a regular file", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor(NULL, 1)), EXIT_FAILED, x, "cut off", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor(NULL, 100)), EXIT_FAILED, x, "cut off", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor("{'descr': '<f4', 'fortran_order': True,  ", 0)), EXIT_FAILED, x,

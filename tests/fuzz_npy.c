@@ -2,6 +2,7 @@
  * A libFuzzer harness for the .npy reader: any bytes are a file; whatever is read must agree with the file's size, whatever is
  * refused must be one printable line, and what is read must survive a round trip. `make fuzz` runs it for a minute.
  */
+#define _GNU_SOURCE /* memfd_create */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,7 +33,7 @@ static void round_trip(const struct npy *x)
 {
     static char path[64];
     if (!path[0])
-        snprintf(path, sizeof path, "/tmp/fuzz_npy.%ld.npy", (long)getpid());
+        snprintf(path, sizeof path, "%s/fuzz_npy.%ld.npy", P_tmpdir, (long)getpid());
     struct npy again;
     char why[256];
     REQUIRE(npy_write(path, x->data, x->dtype, x->dims, x->shape, why, sizeof why) == 0);

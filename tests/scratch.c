@@ -1,3 +1,4 @@
+/* Scratch folders, in the system's place for temporary files. */
 #include "scratch.h"
 
 #include <dirent.h>
@@ -8,11 +9,11 @@
 
 #include "suites.h"
 
-static char folder[64];
+static char folder[256];
 
 void scratch_setup(void)
 {
-    strcpy(folder, "/tmp/softmax-test-XXXXXX");
+    snprintf(folder, sizeof folder, "%s/softmax-test-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : P_tmpdir);
     ck_assert(mkdtemp(folder) != NULL);
 }
 

@@ -5,8 +5,7 @@
  * neighbours in memory and make one trip. Each lane sums its own columns; at the end 32 sums become one.
  *
  * Everything is done in the type of the elements, exp and sum included. In fp32 exp overflows above 88.7, in fp16
- * above 11.09; and a sum in fp16 goes wrong long before that: it ends at 65504, and beyond 2048 it no longer sees a
- * 1.
+ * above 11.09. And a sum in fp16 goes wrong long before that: it ends at 65504, and beyond 2048 it does not notice a 1.
  *
  * Trips over the tensor: 2 reads, 1 write.
  */
@@ -18,11 +17,9 @@
 static __device__ float exponential(float x) { return expf(x); }
 static __device__ __half exponential(__half x) { return hexp(x); }
 
-/*
- * __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols),
- * row-major, of type T.
- */
-template <class T> static __global__ void naive_softmax_kernel(T *__restrict__ y, const T *__restrict__ x, int64_t rows, int64_t cols)
+/* x, y: (rows, cols), row-major. They do not overlap, __restrict__ says: a load need not wait for the stores before it. */
+template <class T>
+static __global__ void naive_softmax_kernel(T *__restrict__ y, const T *__restrict__ x, int64_t rows, int64_t cols)
 {
     int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / 32;
     int lane = threadIdx.x % 32;

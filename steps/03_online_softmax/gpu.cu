@@ -27,10 +27,7 @@ static __device__ struct softmax_state warp_merge(struct softmax_state s)
     return s;
 }
 
-/*
- * __restrict__: x and y do not overlap, so that a load need not wait for the stores before it. x, y: (rows, cols),
- * row-major.
- */
+/* x, y: (rows, cols), row-major. They do not overlap, __restrict__ says: a load need not wait for the stores before it. */
 static __global__ void online_softmax_kernel(float *__restrict__ y, const float *__restrict__ x, int64_t rows, int64_t cols)
 {
     int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / 32;

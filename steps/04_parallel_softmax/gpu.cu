@@ -1,17 +1,17 @@
 /*
- * Step 04, parallel softmax on the GPU: merge many states at once. 4 elements of a pack, 32 lanes of a warp, up to 32
- * warps of a block.
+ * Step 04, parallel softmax on the GPU: merge many states at once. 4 elements of a pack, 32 lanes of a warp, 32 warps of
+ * a block.
  *
- * The rule is the same. Merging pairs costs two exps a pair; to merge many, find the maximum of all first, then scale
- * every sum to it, one exp each, and add. A pack of 4 elements costs 5 exps that way, not 8, and 32 lanes cost one
- * exp each, not ten.
+ * The rule is the same. Merging pairs costs two exps a pair. To merge many, find the maximum of all first, then scale every
+ * sum to it, one exp each, and add: a pack of 4 elements costs 5 exps that way, not 8, and a lane one, not ten.
  *
- * A row has 32, 256 or 1024 threads, more the longer it is, so that few long rows keep the chip busy, and few rows
- * are under way at a time: while those fit the L2 cache, the second read is no trip. Thread i takes packs i, i +
- * threads, i + 2 threads, ...
+ * A row has 32, 256 or 1024 threads, more the longer it is: few long rows keep the chip busy then, and fewer rows are under
+ * way at a time. While those fit the L2 cache, the second read is no trip. Thread i takes packs i, i + threads, ..., and
+ * perhaps an element of the row's ends (see gpu.cuh).
  *
- * Trips over the tensor: 2 reads, 1 write. Changed since step 03: packs of 16 bytes instead of elements, merges of
- * many, and a block, not only a warp, can own a row.
+ * Trips over the tensor: 2 reads, 1 write.
+ * Changed since step 03: packs of 16 bytes, not elements; merges of many; a block, not only a warp, can own a row; an exp of
+ * two instructions.
  */
 #include "gpu.cuh"
 #include "merge.h"
@@ -46,10 +46,7 @@ template <int LANES> static __device__ struct softmax_state warp_merge(struct so
     return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
 }
 
-/*
- * The merge of the states of a block's threads, in each of them: first every warp by itself, then every warp all
- * warps.
- */
+/* The merge of the states of a block's threads, in each of them: first every warp by itself, then every warp all warps. */
 template <int THREADS> static __device__ struct softmax_state block_merge(struct softmax_state s)
 {
     __shared__ struct softmax_state of_warp[THREADS / 32];
@@ -70,8 +67,9 @@ static __device__ pack<float> normalise(pack<float> p, float m, float scale)
     return make_pack<float>(v);
 }
 
-/* x, y: (rows, cols), row-major. THREADS threads own a row; a block of 128 or more has one row or several. */
-template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 128 : THREADS)
+/* x, y: (rows, cols), row-major. THREADS threads own a row. */
+template <int THREADS>
+static __global__ void __launch_bounds__(THREADS == 32 ? 128 : THREADS)
     parallel_softmax_kernel(float *__restrict__ y, const float *__restrict__ x, int64_t rows, int64_t cols)
 {
     constexpr int STEP = THREADS * PER<float>; /* elements from one pack of a thread to its next */
@@ -81,8 +79,8 @@ template <int THREADS> static __global__ void __launch_bounds__(THREADS == 32 ? 
         return;
     struct row_layout at = layout_row(x + row * cols, cols);
     int packs = (int)((uint64_t)(at.packs + THREADS - 1 - t) / THREADS);            /* of this thread */
-    int64_t first = row * cols + at.head + t * PER<float>;                          /* element where they begin */
-    int64_t end = t < at.ends ? row * cols + end_col<float>(at, t) : -1;            /* element of the ends */
+    int64_t first = row * cols + at.head + t * PER<float>;               /* element where they begin */
+    int64_t end = t < at.ends ? row * cols + end_col<float>(at, t) : -1; /* of the ends */
 
     struct softmax_state s = softmax_empty();
     for (int i = 0; i < packs; i++)

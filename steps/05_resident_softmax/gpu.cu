@@ -1,16 +1,14 @@
 /*
- * Step 05, resident softmax on the GPU: a row stays in registers between the read and the write, so that it is read
- * once.
+ * Step 05, resident softmax on the GPU: a row stays in registers between the read and the write, and so is read once.
  *
- * A row has just enough threads for each to hold PACKS packs of it: 8 to 1024, a power of two. Rows of fewer than 128
- * threads share a block of 128. Few packs and many threads: what a thread holds cannot be used by others, and with
- * more packs each, fewer threads fit an SM and fewer loads are under way. Thread i holds packs i, i + threads, ...,
- * and perhaps an element of the row's ends.
+ * A row has as many threads as it takes for each to hold PACKS packs: 8 to 1024, a power of two. Rows with fewer than 128
+ * threads share a block of 128. With more packs a thread fewer threads fit an SM, and there are fewer rows to load while others
+ * are stored. Thread i holds packs i, i + threads, ..., and perhaps elements of the row's ends (see gpu.cuh).
  *
- * Whatever 1024 threads cannot hold is read again, as in step 04; step 06 cures that.
+ * Whatever 1024 threads cannot hold is read again, as in step 04. Step 06 cures that.
  *
- * Trips over the tensor: 1 read, 1 write (rows of at most 32 KiB).
- * Changed since step 04: the packs of the first pass are kept for the second. Elements of 16 bits, computed in fp32.
+ * Trips over the tensor: 1 read, 1 write (rows of up to 64 KiB).
+ * Changed since step 04: packs of the first pass are kept for the second; elements of 16 bits, too, computed in fp32.
  */
 #include "gpu.cuh"
 #include "merge.h"
@@ -52,10 +50,7 @@ template <int LANES> static __device__ struct softmax_state warp_merge(struct so
     return { m, warp_sum<LANES>(s.l * exp_below(s.m, m)) };
 }
 
-/*
- * The merge of the states of a row's THREADS threads, in each of them: first every warp by itself, then every warp
- * all warps.
- */
+/* The merge of the states of a row's threads, in each of them: first every warp by itself, then every warp all warps. */
 template <int THREADS> static __device__ struct softmax_state row_merge(struct softmax_state s)
 {
     if (THREADS <= 32)
@@ -73,15 +68,16 @@ template <int THREADS> static __device__ struct softmax_state row_merge(struct s
 template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
 {
     float v[PER<T>];
-    unpack(v, p);
+    unpack(v, unpacked_before(p));
     for (int k = 0; k < PER<T>; k++)
         v[k] = fast_exp(v[k] - m) * scale;
     return make_pack<T>(v);
 }
 
 /* x, y: (rows, cols), row-major. THREADS threads own a row. */
-template <class T, int THREADS> static __global__ void __launch_bounds__(block_of(THREADS))
-    resident_softmax_kernel(T *y, const T *x, int64_t rows, int64_t cols)
+template <class T, int THREADS>
+static __global__ void __launch_bounds__(block_of(THREADS))
+    resident_softmax_kernel(T *__restrict__ y, const T *__restrict__ x, int64_t rows, int64_t cols)
 {
     constexpr int STEP = THREADS * PER<T>;               /* elements from one pack of a thread to its next */
     constexpr int ENDS = (2 * PER<T> - 3) / THREADS + 1; /* elements of the row's ends for a thread: 1, or 2 for few threads */
@@ -90,15 +86,12 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(block_o
     struct row_layout at = { 0, 0, 0, 0 };
     if (row < rows) /* otherwise a row of nothing: all lanes must be there for the merge */
         at = layout_row(x + row * cols, cols);
-    /*
-     * Whole cache lines for every warp: start where the first line does, and skip what is not in the row. If all fits
-     * then.
-     */
-    int lead = THREADS >= 32 && at.packs + at.lead <= THREADS * PACKS ? at.lead : 0;
-    int skip = t < lead;
-    int packs = (int)((uint64_t)(at.packs + lead + THREADS - 1 - t) / THREADS); /* of this thread */
+    /* If there is room, packs are counted from the start of the row's first cache line, so that every warp has whole lines. */
+    int lead = THREADS >= 32 && at.lead + at.packs <= THREADS * PACKS ? at.lead : 0;
+    int skip = t < lead;                                                        /* packs of this thread before the row */
+    int packs = (int)((uint64_t)(lead + at.packs + THREADS - 1 - t) / THREADS); /* of this thread */
     int64_t first = row * cols + at.head + (t - lead) * PER<T>;                 /* element where they begin */
-    int64_t end[ENDS];                                                 /* elements of the ends */
+    int64_t end[ENDS];                                                          /* elements of the ends */
     for (int i = 0; i < ENDS; i++)
         end[i] = i * THREADS + t < at.ends ? row * cols + end_col<T>(at, i * THREADS + t) : -1;
 

@@ -1,20 +1,18 @@
 /*
- * Step 06, split softmax on the GPU: a row too long for one block is shared by a team of blocks, and they merge their
- * states.
+ * Step 06, split softmax on the GPU: a row too long for one block is shared by a team of blocks, which merge their states.
  *
- * Each block of a team holds a slice of the row on chip, 32 KiB in registers and the rest in shared memory, and finds
- * the slice's (m, l). The team exchanges states, each block merges all of them, and each writes its slice. Two kinds
- * of team differ in how a state travels, and in nothing else:
+ * Each block of a team holds a slice of the row on chip, 32 KiB in registers and the rest in shared memory, and finds the slice's
+ * (m, l). The team exchanges states, each block merges all of them, and each writes its slice. Two kinds of team differ in how a
+ * state travels, and in nothing else:
  *
- *     cluster   up to 16 blocks that the hardware starts together: each writes its state into the others' shared memory. A
- *               cluster owns a row. Rows of up to 2 MiB, on sm_90 and later.
- *     grid      any number of blocks, all under way at once: each posts its state in global memory, and watches for the
- *               others'. A team owns row after row. For older devices, longer rows, and rows so few that clusters would
- *               leave SMs idle.
+ *     cluster   up to 16 blocks that the hardware starts together. Each writes its state into the others' shared memory.
+ *               A cluster owns a row. Rows of up to 2 MiB, on sm_90 and later.
+ *     grid      any number of blocks, all under way at once. Each posts its state in global memory, and watches for the
+ *               others'. A team owns row after row. For older devices, for longer rows, and for rows so few that
+ *               clusters would leave SMs idle.
  *
- * An SM has room for two teams' blocks or more, of 512 threads: while one loads, another stores. Rows of up to 64 KiB
- * need no team: a block of 256 threads holds one, and an SM has four. Whatever all blocks together cannot hold,
- * beyond some 8 million columns, is read again.
+ * An SM runs two blocks of 512 threads: while one loads, the other stores. A row of up to 64 KiB needs no team: it fits a block
+ * of 256 threads, and an SM runs four. What all the blocks there are cannot hold, beyond some 9 million columns, is read again.
  *
  * Trips over the tensor: 1 read, 1 write.
  * Changed since step 05: teams of blocks, and their exchange; shared memory holds packs too.
@@ -31,7 +29,6 @@
 #define REGISTER_PACKS 2048  /* packs that a block holds in registers: 4 a thread of 512, 8 a thread of 256 */
 #define CLUSTER_PACKS 16     /* packs that a thread of a cluster holds, registers and shared memory together */
 #define MAX_CLUSTER 16       /* blocks of a cluster, at most; more than 8 must be asked for */
-#define LINE_PACKS 8         /* packs of a cache line */
 
 /* How rows are shared out. */
 struct split {
@@ -104,7 +101,7 @@ template <int THREADS> static __device__ struct softmax_state block_merge(struct
 template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float scale)
 {
     float v[PER<T>];
-    unpack(v, p);
+    unpack(v, unpacked_before(p));
     for (int k = 0; k < PER<T>; k++)
         v[k] = fast_exp(v[k] - m) * scale;
     return make_pack<T>(v);
@@ -401,7 +398,7 @@ size_t split_softmax_workspace(int64_t rows, int64_t cols, enum dtype dtype)
 
 void split_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
 {
-    if (cols <= RESIDENT_PACKS * PER<float>)
+    if (cols / PER<float> <= RESIDENT_PACKS)
         resident_softmax_gpu(y, x, rows, cols, workspace, stream);
     else
         launch(y, x, rows, cols, workspace, stream);
@@ -409,7 +406,7 @@ void split_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, voi
 
 void split_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
 {
-    if (cols <= RESIDENT_PACKS * PER<fp16>)
+    if (cols / PER<fp16> <= RESIDENT_PACKS)
         resident_softmax_fp16_gpu(y, x, rows, cols, workspace, stream);
     else
         launch(y, x, rows, cols, workspace, stream);
@@ -417,7 +414,7 @@ void split_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, 
 
 void split_softmax_bf16_gpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
 {
-    if (cols <= RESIDENT_PACKS * PER<bf16>)
+    if (cols / PER<bf16> <= RESIDENT_PACKS)
         resident_softmax_bf16_gpu(y, x, rows, cols, workspace, stream);
     else
         launch(y, x, rows, cols, workspace, stream);
