@@ -9,7 +9,6 @@
  * Memory: S of one head, 4 seq_q seq_k bytes.
  */
 #include <math.h>
-#include <stdlib.h>
 
 #include "common.h"
 #include "steps.h"
@@ -71,15 +70,11 @@ static void output(float *O, const float *P, const float *V, struct attention p)
 /* O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), lse: (batch, heads, seq_q) or NULL. */
 void standard_attention_cpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
-    size_t bytes = (size_t)p.seq_q * (size_t)p.seq_k * sizeof(float);
-    float *S = malloc(bytes);
-    if (!S)
-        fatal("not enough memory: %.2f GiB needed for the scores of one head", (double)bytes / (1 << 30));
+    float *S = scratch((size_t)p.seq_q * (size_t)p.seq_k * sizeof *S);
     for (int64_t head = 0; head < p.batch * p.heads; head++) {
         int64_t q_at = head * p.seq_q * p.dim, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
         scores(S, Q + q_at, K + k_at, p);
         softmax(S, lse ? lse + head * p.seq_q : NULL, p);
         output(O + q_at, S, V + k_at, p);
     }
-    free(S);
 }

@@ -10,7 +10,6 @@
  * Changed since step 07: both products are calls, and expf is vexp.
  */
 #include <math.h>
-#include <stdlib.h>
 
 #include "blas.h"
 #include "common.h"
@@ -70,15 +69,11 @@ void library_attention_cpu(float *O, float *lse, const float *Q, const float *K,
 {
     if (!blas_available())
         fatal("this build has no CBLAS; `make setup` installs one");
-    size_t bytes = (size_t)p.seq_q * (size_t)p.seq_k * sizeof(float);
-    float *S = malloc(bytes);
-    if (!S)
-        fatal("not enough memory: %.2f GiB needed for the scores of one head", (double)bytes / (1 << 30));
+    float *S = scratch((size_t)p.seq_q * (size_t)p.seq_k * sizeof *S);
     for (int64_t head = 0; head < p.batch * p.heads; head++) {
         int64_t q_at = head * p.seq_q * p.dim, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
         blas_sgemm_transposed(S, Q + q_at, K + k_at, (int)p.seq_q, (int)p.seq_k, (int)p.dim, p.scale);
         softmax(S, lse ? lse + head * p.seq_q : NULL, p);
         blas_sgemm(O + q_at, S, V + k_at, (int)p.seq_q, (int)p.dim, (int)p.seq_k);
     }
-    free(S);
 }
