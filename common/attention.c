@@ -258,12 +258,14 @@ static bool available(const struct attention_step *step, const struct options *o
     char line[160];
     if (!(gpu ? o->gpu : o->cpu))
         return false;
-    if (!has(step, o->dtype, gpu)) {
+    if (gpu && gpu_count() == 0)
+        why = gpu_missing();
+    else if (!gpu && !step->cpu)
+        why = "this step is for GPUs alone";
+    else if (!has(step, o->dtype, gpu)) {
         snprintf(line, sizeof line, "this step has no %s version for it", dtype_name(o->dtype));
         why = line;
-    } else if (gpu && gpu_count() == 0)
-        why = gpu_missing();
-    else if (gpu && gpu_capability() < step->capability) {
+    } else if (gpu && gpu_capability() < step->capability) {
         snprintf(line, sizeof line, "it needs a GPU of sm_%d or newer, and this one is sm_%d", step->capability, gpu_capability());
         why = line;
     } else if (!gpu && step->ready && !step->ready())
@@ -278,8 +280,8 @@ static void complete(const struct attention_step *step, struct options *o)
 {
     struct attention *p = &o->attention;
     if (!o->dtype_given)
-        o->dtype = step->cpu || step->gpu ? FP32 : BF16;
-    if (o->dtype == FP32 && !step->cpu && !step->gpu && step->gpu_bf16)
+        o->dtype = step->cpu ? FP32 : BF16;
+    if (o->dtype == FP32 && !step->cpu)
         usage_error("--dtype fp32: %s takes fp16 and bf16", step->name);
     p->batch = p->batch ? p->batch : 1;
     p->heads = p->heads ? p->heads : p->kv_heads ? p->kv_heads : DEFAULT_HEADS;
@@ -342,7 +344,9 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
     buffer_free(&host.q);
     buffer_free(&host.k);
     buffer_free(&host.v);
-    if (!ran && (o.cpu != o.gpu))
+    if (!ran && !o.json)
+        report_recorded(step->name);
+    if (!ran && o.cpu != o.gpu)
         return EXIT_FAILED;
     return good ? 0 : EXIT_FAILED;
 }

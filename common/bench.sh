@@ -5,12 +5,34 @@
 set -eu
 results=${RESULTS:-build/results.tsv}
 [ -n "${BENCH_KEEP:-}" ] || rm -f "$results"
+
+# BENCH_TOKENS tokens in all, hidden size 2048: head dimensions 64 and 128, every length, with and without a mask. (A CPU wants fewer.)
+attention() {
+    "$1" ${BENCH_ARGS:-}
+    case $step in 08_*) "$1" --dtype bf16 ${BENCH_ARGS:-} ;; esac
+    for size in "--dim 64 --heads ${BENCH_HEADS:-32}" "--dim 128 --heads $((${BENCH_HEADS:-32} / 2))"; do
+        case $step in
+        07_* | 09_*) "$1" --batch 4 --seq $((${BENCH_TOKENS:-16384} / 4)) $size ${BENCH_ARGS:-}; continue ;;
+        08_*) "$1" --batch 4 --seq $((${BENCH_TOKENS:-16384} / 4)) $size ${BENCH_ARGS:-}; dtype="--dtype bf16" ;;
+        10_*) dtype= ;;
+        *) dtype="--dtype bf16" ;;
+        esac
+        for mask in "" --causal; do
+            "$1" --batch 1 --seq ${BENCH_TOKENS:-16384} --sweep $size $mask $dtype ${BENCH_ARGS:-}
+        done
+    done
+}
+
 for program; do
     step=${program##*/}
     if [ "$step" = 00_ceilings ]; then
         "$program" ${BENCH_ARGS:-}
         continue
     fi
+    case $step in
+    0[1-6]_*) ;;
+    *) attention "$program"; continue ;;
+    esac
     "$program" --sweep ${BENCH_ARGS:-}
     "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
     case $step in

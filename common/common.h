@@ -285,6 +285,7 @@ void report_tsv(const struct result *r);  /* appends to build/results.tsv (RESUL
 void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */
 bool report_step_before(const struct result *r, struct before *before); /* the last such run; false when there is none */
+void report_recorded(const char *step);   /* prints what an H100 did, for machines that cannot run the step */
 FILE *open_whole(const char *path);       /* a file that appears only when it is whole; fatal when it cannot be written */
 void close_whole(FILE *file, const char *path);
 

@@ -187,7 +187,7 @@ void output_write(const struct options *o, const void *y)
 {
     int64_t matrix[] = { o->rows, o->cols };
     char why[512];
-    if (npy_write(o->out_path, y, o->dtype, o->dims ? o->dims : 2, o->dims ? o->shape : matrix, why, sizeof why))
+    if (npy_write(o->out_path, y, o->dtype, o->x_path ? o->dims : 2, o->x_path ? o->shape : matrix, why, sizeof why))
         fatal("%s", why);
 }
 

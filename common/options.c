@@ -224,6 +224,8 @@ struct options options_parse(int argc, char **argv, const char *idea, bool is_at
             print_help(&o, argv[0], idea);
             exit(0);
         }
+        if (option == '?' && optopt)
+            usage_error("unknown option '-%c'; --help lists what is allowed", optopt);
         if (option == '?')
             usage_error("unknown option '%s'; --help lists what is allowed", argv[optind - 1]);
         if (option == ':')

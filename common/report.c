@@ -69,6 +69,14 @@ static double or_nothing(int64_t size)
     return size ? (double)size : NAN;
 }
 
+/* A number as the table has it: whole ones to the last digit (up to 2^53, which is where doubles stop to be), others to nine. */
+static const char *number_text(double number, char *text, size_t size)
+{
+    bool whole = number == trunc(number) && fabs(number) < 0x1p53;
+    snprintf(text, size, whole ? "%.0f" : "%.9g", number);
+    return text;
+}
+
 /* The row, in the order of the table's columns. Returns the number of fields. */
 static int fields_of(const struct result *r, struct field *f)
 {
@@ -130,13 +138,14 @@ void report_tsv(const struct result *r)
         for (int i = 0; i < count; i++)
             fprintf(file, "%s%c", f[i].name, i + 1 < count ? '\t' : '\n');
     for (int i = 0; i < count; i++) {
+        char text[64];
         char end = i + 1 < count ? '\t' : '\n';
         if (f[i].word)
             fprintf(file, "%s%c", f[i].word, end);
         else if (isnan(f[i].number))
             fprintf(file, "-%c", end);
         else
-            fprintf(file, "%.9g%c", f[i].number, end);
+            fprintf(file, "%s%c", number_text(f[i].number, text, sizeof text), end);
     }
     if (fclose(file))
         fatal("%s: it cannot be written: %s", results_path(), strerror(errno));
@@ -147,6 +156,7 @@ void report_json(const struct result *r)
     struct field f[MAX_FIELDS];
     int count = fields_of(r, f);
     for (int i = 0; i < count; i++) {
+        char text[64];
         printf("%s\"%s\": ", i ? ", " : "{", f[i].name);
         if (f[i].word) {
             putchar('"');
@@ -154,7 +164,7 @@ void report_json(const struct result *r)
                 (unsigned char)*c < ' ' ? printf("\\u%04x", *c) : *c == '"' || *c == '\\' ? printf("\\%c", *c) : putchar(*c);
             putchar('"');
         } else if (isfinite(f[i].number))
-            printf("%.9g", f[i].number);
+            printf("%s", number_text(f[i].number, text, sizeof text));
         else
             printf("null");
     }
@@ -187,9 +197,9 @@ bool report_step_before(const struct result *r, struct before *before)
             continue;
         bool same = true;
         for (int i = 1; i < columns && strcmp(want[i].name, "reps"); i++) { /* device to threads: the same problem */
-            char number_text[32];
-            snprintf(number_text, sizeof number_text, isnan(want[i].number) ? "-" : "%.9g", want[i].number);
-            same &= strcmp(have[i], want[i].word ? want[i].word : number_text) == 0;
+            char text[64];
+            const char *number = isnan(want[i].number) ? "-" : number_text(want[i].number, text, sizeof text);
+            same &= strcmp(have[i], want[i].word ? want[i].word : number) == 0;
         }
         for (int i = 0; same && i < columns; i++) {
             if (strcmp(want[i].name, "step") == 0)
@@ -206,4 +216,24 @@ bool report_step_before(const struct result *r, struct before *before)
     if (file)
         fclose(file);
     return found;
+}
+
+void report_recorded(const char *step)
+{
+    static const char *const path = "plots/recorded/h100.tsv";
+    FILE *file = fopen(path, "r");
+    char line[2048], *words[MAX_FIELDS];
+    struct field fields[MAX_FIELDS];
+    int columns = fields_of(&(struct result){ 0 }, fields), shown = 0;
+    enum { DTYPE = 3, HEADS = 7, SEQ_Q = 9, DIM = 11, CAUSAL = 12, MEDIAN = 17, TFLOPS = 25 }; /* as in fields_of */
+    while (file && fgets(line, sizeof line, file)) {
+        if (split(line, words) != columns || strcmp(words[0], step) || strcmp(words[SEQ_Q], "8192"))
+            continue;
+        if (shown++ == 0)
+            printf("  recorded on an %s (all of it is in %s):\n", words[1], path);
+        printf("    %s, %s heads of %s, %s tokens%s: %.4g ms, %.4g TFLOP/s\n", words[DTYPE], words[HEADS], words[DIM], words[SEQ_Q],
+               strcmp(words[CAUSAL], "1") ? "" : ", causal", atof(words[MEDIAN]), atof(words[TFLOPS]));
+    }
+    if (file)
+        fclose(file);
 }

@@ -47,7 +47,8 @@ void time_in_turn(struct work *works, int count, int reps, double budget, double
 /* Reads twice the last level of cache, in case the work's own tensors are small enough to stay there. */
 static void flush_caches(int64_t own_bytes)
 {
-    static int64_t *buffer, bytes;
+    static uint64_t *buffer;
+    static int64_t bytes;
     if (!buffer) {
         int64_t cache = cpu_cache_bytes(3) > 0 ? cpu_cache_bytes(3) : 32 << 20;
         bytes = 2 * cache < FLUSH_LIMIT ? 2 * cache : FLUSH_LIMIT;
@@ -58,7 +59,7 @@ static void flush_caches(int64_t own_bytes)
     }
     if (own_bytes >= bytes) /* a run over tensors of this size flushes the caches itself */
         return;
-    int64_t sum = 0;
+    uint64_t sum = 0;
 #pragma omp parallel for reduction(+ : sum)
     for (int64_t i = 0; i < bytes / 8; i += 8) /* a line is 64 bytes */
         sum += buffer[i];

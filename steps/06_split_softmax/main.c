@@ -9,8 +9,9 @@ int main(int argc, char **argv)
         .idea = "a row too long for one block, or one core",
         .reads = 1,
         .writes = 1,
-        .cpu_reads = 2, /* 1 as long as the caches hold the row */
-        .exps = 2, /* one for the sum, one to normalise */
+        .cpu_reads = 2,   /* 1 as long as the caches hold the row */
+        .exps = 2,        /* one for the sum, one to normalise */
+        .gpu_exps = 2.25, /* five for a pack of four, one to normalise */
         .cpu = split_softmax_cpu,
         .cpu_sum = { .lanes = 32, .block = 512 },
         .gpu = GPU(split_softmax_gpu),
