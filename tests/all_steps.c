@@ -1,6 +1,7 @@
 /*
- * A step's main.c is its description and one call of softmax_main. Here the call is renamed, so that it hands the description
- * over instead of running it: nothing is written down twice, and no test can hold a step to other claims than its program.
+ * A step's main.c is its description and one call of softmax_main or attention_main. Here the call is renamed, so that it hands
+ * the description over instead of running it: nothing is written down twice, and no test can hold a step to other claims than
+ * its program.
  */
 #include "all_steps.h"
 
@@ -18,12 +19,22 @@ static int describe(const struct softmax_step *step, int argc, char **argv)
     return 0;
 }
 
+static const struct attention_step *attention_described;
+
+static int describe_attention(const struct attention_step *step, int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    attention_described = step;
+    return 0;
+}
+
 #define softmax_main describe
+#define attention_main describe_attention
 
 /* A main() of another name, in this file alone. */
 typedef int main_fn(int argc, char **argv);
 
-static main_fn naive, safe, online, parallel, resident, split;
+static main_fn naive, safe, online, parallel, resident, split, standard, library, fused, flash, tensor_core, pipelined;
 
 #define main naive
 #include "../steps/01_naive_softmax/main.c"
@@ -44,9 +55,49 @@ static main_fn naive, safe, online, parallel, resident, split;
 #include "../steps/06_split_softmax/main.c"
 #undef main
 
+/* Each of these has a predict() of its own, too. */
+#define main standard
+#define predict predict_standard
+#include "../steps/07_standard_attention/main.c"
+#undef main
+#undef predict
+#define main library
+#define predict predict_library
+#include "../steps/08_library_attention/main.c"
+#undef main
+#undef predict
+#define main fused
+#define predict predict_fused
+#include "../steps/09_fused_attention/main.c"
+#undef main
+#undef predict
+#define main flash
+#define predict predict_flash
+#include "../steps/10_flash_attention/main.c"
+#undef main
+#undef predict
+#define main tensor_core
+#define predict predict_tensor_core
+#include "../steps/11_tensor_core_attention/main.c"
+#undef main
+#undef predict
+#define main pipelined
+#define predict predict_pipelined
+#include "../steps/12_pipelined_attention/main.c"
+#undef main
+#undef predict
+
 static main_fn *const mains[] = { naive, safe, online, parallel, resident, split };
 
-enum { STEPS = sizeof mains / sizeof mains[0], DTYPES = 3 };
+static main_fn *const attention_mains[] = { standard, library, fused, flash, tensor_core, pipelined };
+
+enum {
+    STEPS = sizeof mains / sizeof mains[0],
+    ATTENTION_STEPS = sizeof attention_mains / sizeof attention_mains[0],
+    DTYPES = 3,
+};
+
+static const enum dtype dtypes[DTYPES] = { FP32, FP16, BF16 };
 
 const struct softmax_step *step_at(int number)
 {
@@ -75,7 +126,6 @@ bool subject_exists(const struct subject *s)
 
 bool subject_at(struct subject *s, int index, bool gpu)
 {
-    static const enum dtype dtypes[DTYPES] = { FP32, FP16, BF16 };
     for (int i = 0; i < STEPS * DTYPES; i++) {
         *s = (struct subject){ step_at(i / DTYPES), dtypes[i % DTYPES], gpu };
         if (subject_exists(s) && index-- == 0)
@@ -122,5 +172,96 @@ void subject_run(const struct subject *s, void *y, const void *x, int64_t rows, 
         case FP16: step->cpu_fp16(y, x, rows, cols); break;
         case BF16: step->cpu_bf16(y, x, rows, cols); break;
         default: step->cpu(y, x, rows, cols); break;
+        }
+}
+
+/* ---- attention */
+
+const struct attention_step *attention_step_at(int number)
+{
+    if (number < 0 || number >= ATTENTION_STEPS)
+        return NULL;
+    attention_mains[number](0, NULL);
+    return attention_described;
+}
+
+const struct attention_step *attention_step_named(const char *name)
+{
+    for (int i = 0; i < ATTENTION_STEPS; i++)
+        if (strcmp(attention_step_at(i)->name, name) == 0)
+            return attention_step_at(i);
+    return NULL;
+}
+
+bool attention_subject_exists(const struct attention_subject *s)
+{
+    switch (s->dtype) {
+    case FP16: return s->gpu && s->step->gpu_fp16 != NULL;
+    case BF16: return s->gpu && s->step->gpu_bf16 != NULL;
+    default: return s->gpu ? s->step->gpu != NULL : s->step->cpu != NULL;
+    }
+}
+
+bool attention_subject_at(struct attention_subject *s, int index, bool gpu)
+{
+    for (int i = 0; i < ATTENTION_STEPS * DTYPES; i++) {
+        *s = (struct attention_subject){ attention_step_at(i / DTYPES), dtypes[i % DTYPES], gpu };
+        if (attention_subject_exists(s) && index-- == 0)
+            return true;
+    }
+    return false;
+}
+
+int attention_subject_count(bool gpu)
+{
+    struct attention_subject s;
+    int count = 0;
+    while (attention_subject_at(&s, count, gpu))
+        count++;
+    return count;
+}
+
+const char *attention_subject_name(const struct attention_subject *s)
+{
+    static char name[96];
+    snprintf(name, sizeof name, "%s %s on the %s", s->step->name, dtype_name(s->dtype), s->gpu ? "GPU" : "CPU");
+    return name;
+}
+
+struct attention_rounding attention_subject_rounding(const struct attention_subject *s)
+{
+    return s->dtype == FP32 ? (struct attention_rounding){ 0 } : s->step->rounding;
+}
+
+bool attention_subject_takes(const struct attention_subject *s, int64_t dim)
+{
+    for (const int *d = s->step->dims; *d; d++)
+        if (*d == dim)
+            return true;
+    return s->step->dims[0] == 0 && dim <= 256;
+}
+
+const char *attention_subject_missing(const struct attention_subject *s)
+{
+    static char why[96];
+    if (!s->gpu)
+        return s->step->ready && !s->step->ready() ? "this build has no CBLAS" : NULL;
+    if (gpu_capability() >= s->step->capability)
+        return NULL;
+    snprintf(why, sizeof why, "it needs a GPU of sm_%d or newer, and this one is sm_%d", s->step->capability, gpu_capability());
+    return why;
+}
+
+void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
+                           struct attention p, void *workspace)
+{
+    const struct attention_step *step = s->step;
+    if (!s->gpu)
+        step->cpu(O, lse, Q, K, V, p);
+    else
+        switch (s->dtype) {
+        case FP16: step->gpu_fp16(O, lse, Q, K, V, p, workspace, NULL); break;
+        case BF16: step->gpu_bf16(O, lse, Q, K, V, p, workspace, NULL); break;
+        default: step->gpu(O, lse, Q, K, V, p, workspace, NULL); break;
         }
 }

@@ -1,4 +1,4 @@
-/* Every softmax step, as its own main.c describes it: the tests hold a step to the very claims that its program makes. */
+/* Every step, as its own main.c describes it: the tests hold a step to the very claims that its program makes. */
 #ifndef ALL_STEPS_H
 #define ALL_STEPS_H
 
@@ -24,5 +24,27 @@ const char *subject_name(const struct subject *s);
 struct rounding subject_rounding(const struct subject *s);
 /* y, x: where the device can reach them. */
 void subject_run(const struct subject *s, void *y, const void *x, int64_t rows, int64_t cols, void *workspace);
+
+/* ---- the same for attention */
+
+const struct attention_step *attention_step_at(int number);
+const struct attention_step *attention_step_named(const char *name);
+
+struct attention_subject {
+    const struct attention_step *step;
+    enum dtype dtype;
+    bool gpu;
+};
+
+bool attention_subject_at(struct attention_subject *s, int index, bool gpu);
+int attention_subject_count(bool gpu);
+bool attention_subject_exists(const struct attention_subject *s);
+const char *attention_subject_name(const struct attention_subject *s);
+struct attention_rounding attention_subject_rounding(const struct attention_subject *s);
+bool attention_subject_takes(const struct attention_subject *s, int64_t dim);
+const char *attention_subject_missing(const struct attention_subject *s); /* why it cannot run here; NULL: it can */
+/* All tensors: where the device can reach them. lse may be NULL. */
+void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
+                           struct attention p, void *workspace);
 
 #endif

@@ -4,6 +4,7 @@
 set -eu
 ARCHITECTURES="sm_75 sm_80 sm_86 sm_89 sm_90 sm_90a sm_100 sm_120"
 log=build/architectures.log
+rm -rf build/architectures  # what was built before was not looked at
 mkdir -p build
 files=$(find common steps tests -name '*.cu' | sort)
 targets=$(echo "$files" | sed 's,^,build/architectures/,; s,cu$,o,')

@@ -38,10 +38,10 @@ START_TEST(test_every_family_in_the_list_exists)
 {
     int count = 0;
     for (; *family_at(count); count++)
-        ck_assert_msg(input_is_family(family_at(count)), "'%s' is listed, but there is no such family", family_at(count));
+        ck_assert_msg(input_is_family(family_at(count), false), "'%s' is listed, but there is no such family", family_at(count));
     ck_assert_int_eq(count, FAMILIES);
-    ck_assert(!input_is_family("") && !input_is_family("norm") && !input_is_family("normal, uniform") &&
-              !input_is_family("NORMAL"));
+    ck_assert(!input_is_family("", false) && !input_is_family("norm", false) && !input_is_family("normal, uniform", false) &&
+              !input_is_family("NORMAL", false));
 }
 END_TEST
 

@@ -65,10 +65,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     optind = 0; /* getopt starts anew */
     if (setjmp(refused))
         return 0;
-    struct options o = options_parse(argc, argv, "");
+    bool is_attention = size % 2;
+    struct options o = options_parse(argc, argv, "", is_attention);
     REQUIRE(o.cpu || o.gpu);
     REQUIRE(o.dtype == FP32 || o.dtype == FP16 || o.dtype == BF16);
     REQUIRE(o.reps >= 0 && o.threads >= 0 && o.budget > 0);
-    REQUIRE(o.x_path || (o.rows > 0 && o.cols > 0 && o.rows <= INT64_MAX / 8 / o.cols && input_is_family(o.input)));
+    REQUIRE(input_is_family(o.input, is_attention));
+    if (is_attention) /* sizes that were not given are 0: the step's program completes them */
+        REQUIRE(o.attention.batch >= 0 && o.attention.heads >= 0 && o.attention.dim >= 0 && o.attention.dim <= 256);
+    else
+        REQUIRE(o.x_path || (o.rows > 0 && o.cols > 0 && o.rows <= INT64_MAX / 8 / o.cols));
     return 0;
 }
