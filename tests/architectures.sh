@@ -11,7 +11,17 @@ targets=$(echo "$files" | sed 's,^,build/architectures/,; s,cu$,o,')
 make -s -j2 CUDA=1 V=1 B=build/architectures ARCH="$ARCHITECTURES" WERROR=-Werror NVCC_EXTRA="-Xptxas -v" $targets >$log 2>&1 ||
     { cat $log >&2; exit 1; }
 kernels=$(grep -c 'Compiling entry function' $log)
-spilled=$(grep -B 2 -E '[1-9][0-9]* bytes spill' $log || true)
+# Known, and left: step 04 is worth more with two blocks of 1024 threads an SM, at 32 registers, than without its one spilled register;
+# step 06's kernels for clusters are tuned for sm_90, are compiled for sm_75 but never run there, and spill two registers on sm_120.
+spilled=$(awk '
+    /Compiling entry function/ { kernel = $0 }
+    /bytes spill stores/ {
+        match($0, /[0-9]+ bytes spill stores/)
+        bytes = substr($0, RSTART) + 0
+        known = kernel ~ /parallel_softmax/ && bytes <= 8 || kernel ~ /split_softmax.*Lb1E/ && (kernel ~ /sm_75/ || bytes <= 16)
+        if (bytes > 0 && !known)
+            print kernel ": " bytes " bytes"
+    }' $log)
 given_up=$(grep -E 'C75[0-9][0-9]' $log || true)
 echo "$(echo "$files" | wc -l) files, $kernels kernels for $(echo $ARCHITECTURES | wc -w) architectures"
 [ -z "$spilled$given_up" ] || { printf 'registers spilled, or wgmma serialised:\n%s\n%s\n' "$spilled" "$given_up" >&2; exit 1; }
