@@ -55,37 +55,24 @@ static main_fn naive, safe, online, parallel, resident, split, standard, library
 #include "../steps/06_split_softmax/main.c"
 #undef main
 
-/* Each of these has a predict() of its own, too. */
 #define main standard
-#define predict predict_standard
 #include "../steps/07_standard_attention/main.c"
 #undef main
-#undef predict
 #define main library
-#define predict predict_library
 #include "../steps/08_library_attention/main.c"
 #undef main
-#undef predict
 #define main fused
-#define predict predict_fused
 #include "../steps/09_fused_attention/main.c"
 #undef main
-#undef predict
 #define main flash
-#define predict predict_flash
 #include "../steps/10_flash_attention/main.c"
 #undef main
-#undef predict
 #define main tensor_core
-#define predict predict_tensor_core
 #include "../steps/11_tensor_core_attention/main.c"
 #undef main
-#undef predict
 #define main pipelined
-#define predict predict_pipelined
 #include "../steps/12_pipelined_attention/main.c"
 #undef main
-#undef predict
 
 static main_fn *const mains[] = { naive, safe, online, parallel, resident, split };
 

@@ -2,7 +2,7 @@
 #include "common.h"
 #include "steps.h"
 
-static struct attention_cost predict(struct attention p, enum dtype dtype)
+static struct attention_cost standard_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct attention_cost){
         .bytes = attention_bytes(p, dtype) + 5 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written; read twice and overwritten by the softmax; read */
@@ -15,7 +15,7 @@ int main(int argc, char **argv)
     static const struct attention_step step = {
         .name = "07_standard_attention",
         .idea = "the definition: three kernels, and L^2 numbers in memory",
-        .predict = predict,
+        .predict = standard_attention_cost,
         .cpu = standard_attention_cpu,
         .gpu = GPU(standard_attention_gpu),
         .workspace = GPU(standard_attention_workspace),

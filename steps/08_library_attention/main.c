@@ -3,7 +3,7 @@
 #include "common.h"
 #include "steps.h"
 
-static struct attention_cost predict(struct attention p, enum dtype dtype)
+static struct attention_cost library_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct attention_cost){
         .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written, read; P: written, read */
@@ -16,7 +16,7 @@ int main(int argc, char **argv)
     static const struct attention_step step = {
         .name = "08_library_attention",
         .idea = "the same on the best matrix product there is",
-        .predict = predict,
+        .predict = library_attention_cost,
         .cpu = library_attention_cpu,
         .ready = blas_available,
         .gpu = GPU(library_attention_gpu),

@@ -2,7 +2,7 @@
 #include "common.h"
 #include "steps.h"
 
-static struct attention_cost predict(struct attention p, enum dtype dtype)
+static struct attention_cost fused_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct attention_cost){
         .bytes = attention_bytes(p, dtype), /* K and V are read again for each query, from caches */
@@ -15,7 +15,7 @@ int main(int argc, char **argv)
     static const struct attention_step step = {
         .name = "09_fused_attention",
         .idea = "merge with a payload: (m, l, o)",
-        .predict = predict,
+        .predict = fused_attention_cost,
         .cpu = fused_attention_cpu,
         .gpu = GPU(fused_attention_gpu),
     };

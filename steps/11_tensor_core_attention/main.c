@@ -2,7 +2,7 @@
 #include "common.h"
 #include "steps.h"
 
-static struct attention_cost predict(struct attention p, enum dtype dtype)
+static struct attention_cost tensor_core_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct attention_cost){
         .bytes = attention_bytes(p, dtype), /* K and V are read again for each tile of queries, from caches */
@@ -15,7 +15,7 @@ int main(int argc, char **argv)
     static const struct attention_step step = {
         .name = "11_tensor_core_attention",
         .idea = "matrix products on tensor cores; the scores never leave registers",
-        .predict = predict,
+        .predict = tensor_core_attention_cost,
         .gpu_fp16 = GPU(tensor_core_attention_fp16_gpu),
         .gpu_bf16 = GPU(tensor_core_attention_bf16_gpu),
         .rounding = { .weights = true },
