@@ -114,10 +114,10 @@ static void print_card(bool gpu)
                (double)gpu_l2_bytes() / (1 << 20), (double)memory_available(true) / (1 << 30));
         return;
     }
-    printf("  cpu: %s: %d threads, ", cpu_name(), cpu_threads());
+    printf("  cpu: %s: %d thread%s, ", cpu_name(), cpu_threads(), cpu_threads() > 1 ? "s" : "");
     for (int level = 1; level <= 3; level++)
         if (cpu_cache_bytes(level))
-            printf("L%d %.4g KiB, ", level, (double)cpu_cache_bytes(level) / 1024);
+            printf("L%d %lld KiB, ", level, (long long)cpu_cache_bytes(level) / 1024);
     printf("%.1f GiB free\n", (double)memory_available(false) / (1 << 30));
 }
 

@@ -12,11 +12,12 @@ int main(void)
 {
     static Suite *(*const suites[])(void) = {
         merge_suite,  half_suite,   vexp_suite,   npy_suite,     input_suite,       reference_suite,
-        verify_suite, memory_suite, report_suite, program_suite, softmax_cpu_suite, mutants_suite,
+        verify_suite, memory_suite, report_suite, program_suite, softmax_cpu_suite, attention_cpu_suite,
+        mutants_suite,
     };
     const char *chosen = getenv("CK_RUN_SUITE");
-    if (chosen && strcmp(chosen, "softmax_gpu") == 0) {
-        printf("suite softmax_gpu is in the other program, main_gpu\n");
+    if (chosen && (strcmp(chosen, "softmax_gpu") == 0 || strcmp(chosen, "attention_gpu") == 0)) {
+        printf("suite %s is in the other program, main_gpu\n", chosen);
         return EXIT_SUCCESS;
     }
     int run, failed = run_suites(suites, sizeof suites / sizeof suites[0], CK_FORK_GETENV, &run);

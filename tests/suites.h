@@ -26,9 +26,11 @@ Suite *memory_suite(void);
 Suite *report_suite(void);
 Suite *program_suite(void);
 Suite *softmax_cpu_suite(void);
+Suite *attention_cpu_suite(void);
 Suite *mutants_suite(void);
 
 Suite *softmax_gpu_suite(void);
+Suite *attention_gpu_suite(void);
 
 /* Runs the suites, all or what CK_RUN_SUITE and CK_RUN_CASE name. Returns the failures; how many tests ran goes to *run. */
 int run_suites(Suite *(*const suites[])(void), int count, enum fork_status fork_status, int *run);

@@ -1,0 +1,446 @@
+/* What goes into attention, and what must hold of what comes out. */
+#include "attention_checks.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SMALL_WORK 1000000 /* queries x keys x dim: see TESTS_SMALL in checks.h */
+#define REPEATS 5
+#define THREADS 5
+
+/* ---- numbers that no family of common/input.c has */
+
+static float noise(uint64_t seed, int64_t at)
+{
+    return (float)(random_bits(seed, (uint64_t)at) >> 40) * 0x1p-23f - 1; /* from -1 to 1 */
+}
+
+static void fill_noise(struct attention_case *c)
+{
+    struct buffer *all[] = { &c->q, &c->k, &c->v };
+    for (int t = 0; t < 3; t++)
+        for (int64_t i = 0; i < (int64_t)(all[t]->bytes / dtype_bytes(c->dtype)); i++)
+            element_set(all[t]->data, c->dtype, i, 2 * noise(21 + (uint64_t)t, i));
+}
+
+/* V = the unit matrix: O is P itself. */
+static void fill_unit_values(struct attention_case *c)
+{
+    fill_noise(c);
+    for (int64_t row = 0; row < c->p.batch * c->p.kv_heads * c->p.seq_k; row++)
+        for (int64_t i = 0; i < c->p.dim; i++)
+            element_set(c->v.data, c->dtype, row * c->p.dim + i, i == row % c->p.seq_k ? 1 : 0);
+}
+
+/* All scores of a query are about -51200 * (8 scale): finite stand-ins for -infinity may be larger. The values are all positive. */
+static void fill_far_below(struct attention_case *c)
+{
+    fill_noise(c);
+    for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row++)
+        element_set(c->q.data, c->dtype, row * c->p.dim, -640);
+    for (int64_t row = 0; row < c->p.batch * c->p.kv_heads * c->p.seq_k; row++)
+        element_set(c->k.data, c->dtype, row * c->p.dim, 640);
+}
+
+static void fill_nan_queries(struct attention_case *c)
+{
+    fill_noise(c);
+    for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row += 7)
+        element_set(c->q.data, c->dtype, row * c->p.dim + row % c->p.dim, NAN);
+}
+
+/* One element of one value of each head: that column of O, and no other. */
+static void fill_nan_value(struct attention_case *c)
+{
+    fill_noise(c);
+    for (int64_t head = 0; head < c->p.batch * c->p.kv_heads; head++)
+        element_set(c->v.data, c->dtype, (head * c->p.seq_k + c->p.seq_k / 2) * c->p.dim + head, NAN);
+}
+
+/* Under a causal mask the first queries do not see them. */
+static void fill_nan_later(struct attention_case *c)
+{
+    fill_noise(c);
+    for (int64_t row = 0; row < c->p.batch * c->p.kv_heads * c->p.seq_k; row++)
+        for (int64_t i = 0; i < c->p.dim && row % c->p.seq_k >= c->p.seq_k / 2; i++) {
+            element_set(c->k.data, c->dtype, row * c->p.dim + i, NAN);
+            element_set(c->v.data, c->dtype, row * c->p.dim + i, NAN);
+        }
+}
+
+/* ---- what must hold */
+
+static struct outcome failed(const char *what)
+{
+    struct outcome o = { false, NAN, NAN, "" };
+    snprintf(o.what, sizeof o.what, "%s", what);
+    return o;
+}
+
+static struct outcome judge_answer(const struct attention_subject *s, struct attention_case *c)
+{
+    const char *problem = attention_case_run(s, c, true);
+    return problem ? failed(problem) : attention_case_verdict(s, c);
+}
+
+/* Copies of O and lse, in one piece. */
+static char *kept_outputs(const struct attention_case *c)
+{
+    char *kept = malloc(c->O.bytes + c->lse.bytes);
+    memcpy(kept, c->O.data, c->O.bytes);
+    memcpy(kept + c->O.bytes, c->lse.data, c->lse.bytes);
+    return kept;
+}
+
+static bool same_outputs(const struct attention_case *c, const char *kept)
+{
+    return memcmp(c->O.data, kept, c->O.bytes) == 0 && memcmp(c->lse.data, kept + c->O.bytes, c->lse.bytes) == 0;
+}
+
+static struct outcome judge_repeats(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = judge_answer(s, c);
+    char *first = kept_outputs(c);
+    for (int again = 0; again < REPEATS && o.pass; again++) {
+        const char *problem = attention_case_run(s, c, true);
+        if (problem || !same_outputs(c, first))
+            o = failed(problem ? problem : "not the same bits when run again");
+    }
+    free(first);
+    return o;
+}
+
+static struct outcome judge_without_lse(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = judge_answer(s, c);
+    char *first = kept_outputs(c);
+    const char *problem = attention_case_run(s, c, false);
+    if (o.pass && (problem || memcmp(c->O.data, first, c->O.bytes)))
+        o = failed(problem ? problem : "another O when no lse is wanted");
+    free(first);
+    return o;
+}
+
+static struct outcome judge_threads(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = { .pass = true };
+    int usual = cpu_threads();
+    for (int threads = 1; threads <= THREADS && o.pass; threads++) {
+        cpu_set_threads(threads);
+        o = judge_answer(s, c);
+    }
+    cpu_set_threads(usual);
+    return o;
+}
+
+/* The bytes of a key, and of a value: (row, dim). */
+static size_t row_bytes(const struct attention_case *c)
+{
+    return (size_t)c->p.dim * dtype_bytes(c->dtype);
+}
+
+/* Moves every key, and its value, `shift` places on: neither O nor lse may change by more than rounding. */
+static void rotate_keys(struct attention_case *c, int64_t shift)
+{
+    struct buffer *both[] = { &c->k, &c->v };
+    size_t row = row_bytes(c);
+    for (int t = 0; t < 2; t++) {
+        char *before = malloc(both[t]->bytes), *after = both[t]->data;
+        memcpy(before, after, both[t]->bytes);
+        for (int64_t key = 0; key < c->p.batch * c->p.kv_heads * c->p.seq_k; key++) {
+            int64_t at = key % c->p.seq_k;
+            memcpy(after + (size_t)(key - at + (at + shift) % c->p.seq_k) * row, before + (size_t)key * row, row);
+        }
+        free(before);
+    }
+}
+
+static struct outcome judge_permuted(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = { .pass = true };
+    for (int64_t shift = 1; shift < c->p.seq_k && o.pass; shift = 3 * shift + 1) {
+        rotate_keys(c, shift);
+        const char *problem = attention_case_run(s, c, true);
+        rotate_keys(c, c->p.seq_k - shift);
+        o = problem ? failed(problem) : attention_case_verdict(s, c); /* of the keys in their old order */
+    }
+    return o;
+}
+
+/* Whether every query that sees none of the keys from `cut` on has the same bits as in `kept`. */
+static bool same_before(const struct attention_case *c, const char *kept, int64_t cut)
+{
+    size_t row = row_bytes(c);
+    for (int64_t at = 0; at < c->p.batch * c->p.heads * c->p.seq_q; at++)
+        if (attention_visible(c->p, at % c->p.seq_q) <= cut &&
+            (memcmp((char *)c->O.data + (size_t)at * row, kept + (size_t)at * row, row) ||
+             memcmp((float *)c->lse.data + at, kept + c->O.bytes + (size_t)at * sizeof(float), sizeof(float))))
+            return false;
+    return true;
+}
+
+/* Causal: a query does not depend on later keys, not by a bit. These are large, so that other queries' maxima rise. */
+static struct outcome judge_later_keys(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = judge_answer(s, c);
+    char *kept = kept_outputs(c);
+    for (int64_t cut = c->p.seq_k - 1; cut > 0 && o.pass; cut -= 13) { /* each time a few more keys are others */
+        for (int64_t key = 0; key < c->p.batch * c->p.kv_heads * c->p.seq_k; key++)
+            for (int64_t i = 0; i < c->p.dim && key % c->p.seq_k >= cut; i++) {
+                element_set(c->k.data, c->dtype, key * c->p.dim + i, 20 * noise(31, key * c->p.dim + i + cut));
+                element_set(c->v.data, c->dtype, key * c->p.dim + i, 20 * noise(32, key * c->p.dim + i + cut));
+            }
+        const char *problem = attention_case_run(s, c, true);
+        if (problem || !same_before(c, kept, cut))
+            o = failed(problem ? problem : "keys that a query does not see change its bits");
+    }
+    free(kept);
+    return o;
+}
+
+/* The same queries, and `count` of each head's keys. */
+static struct attention_case part_of(const struct attention_case *c, int64_t first, int64_t count)
+{
+    struct attention p = c->p;
+    p.seq_k = count;
+    struct attention_case part = attention_case_new(p, c->dtype);
+    size_t row = row_bytes(c);
+    memcpy(part.q.data, c->q.data, c->q.bytes);
+    for (int64_t head = 0; head < p.batch * p.kv_heads; head++) {
+        size_t to = (size_t)(head * count) * row, from = (size_t)(head * c->p.seq_k + first) * row;
+        memcpy((char *)part.k.data + to, (char *)c->k.data + from, (size_t)count * row);
+        memcpy((char *)part.v.data + to, (char *)c->v.data + from, (size_t)count * row);
+    }
+    return part;
+}
+
+/* The reference of one row of Q. scratch: (2 dim + 2 seq_k); its first dim elements are what O must be, the next dim the bound. */
+static struct lse reference_of(double *scratch, const struct attention_subject *s, const struct attention_case *c, int64_t at)
+{
+    struct attention p = c->p;
+    int64_t head = at / p.seq_q, kv = head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
+    size_t kv_at = (size_t)(kv * p.seq_k) * row_bytes(c);
+    struct attention_row row = {
+        (char *)c->q.data + (size_t)at * row_bytes(c), (char *)c->k.data + kv_at, (char *)c->v.data + kv_at, c->dtype,
+        attention_visible(p, at % p.seq_q), p.dim, p.scale,
+    };
+    return reference_attention_row(scratch, scratch + p.dim, scratch + 2 * p.dim, row, attention_subject_rounding(s));
+}
+
+/*
+ * Two parts' outputs, merged by their lse: m = max(lse), weights exp(lse - m), and O the weighted mean. It is off by what the parts
+ * are off by, and by what the weights are, because each lse has an error of its own.
+ */
+static bool merged_row_is_right(const struct attention_subject *s, const struct attention_case *whole,
+                                const struct attention_case *parts, int64_t at, double *scratch)
+{
+    int64_t dim = whole->p.dim, room = 2 * dim + 2 * whole->p.seq_k;
+    double *want = scratch, weight[2], sum = 0, doubt = 0, m = -INFINITY, *part[2] = { scratch + room, scratch + 2 * room };
+    reference_of(want, s, whole, at);
+    for (int i = 0; i < 2; i++)
+        m = fmax(m, ((float *)parts[i].lse.data)[at]);
+    for (int i = 0; i < 2; i++) {
+        weight[i] = exp(((float *)parts[i].lse.data)[at] - m);
+        doubt = fmax(doubt, expm1(reference_of(part[i], s, &parts[i], at).bound));
+        sum += weight[i];
+    }
+    for (int64_t e = 0; e < dim; e++) {
+        double got = 0, bound = 0;
+        for (int i = 0; i < 2; i++) {
+            got += weight[i] / sum * element(parts[i].O.data, whole->dtype, at * dim + e);
+            bound += weight[i] / sum * (part[i][dim + e] + 2 * doubt * fabs(part[i][e]));
+        }
+        if (!(fabs(got - want[e]) <= bound * (1 + 2 * doubt)))
+            return false;
+    }
+    return true;
+}
+
+static struct outcome judge_split(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = { .pass = true };
+    double *scratch = malloc(3 * (size_t)(2 * c->p.dim + 2 * c->p.seq_k) * sizeof *scratch);
+    for (int64_t count = 1; count < c->p.seq_k && o.pass; count = 3 * count + 1) {
+        struct attention_case parts[] = { part_of(c, 0, count), part_of(c, count, c->p.seq_k - count) };
+        for (int i = 0; i < 2 && o.pass; i++) {
+            const char *problem = attention_case_run(s, &parts[i], true);
+            if (problem)
+                o = failed(problem);
+        }
+        for (int64_t at = 0; at < c->p.batch * c->p.heads * c->p.seq_q && o.pass; at++)
+            if (!merged_row_is_right(s, c, parts, at, scratch))
+                o = failed("two parts of the keys, merged by their lse, are not the whole");
+        attention_case_free(&parts[0]);
+        attention_case_free(&parts[1]);
+    }
+    free(scratch);
+    return o;
+}
+
+/* With the unit matrix for V, a row of O is a softmax, and sums to 1. */
+static struct outcome judge_weights(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = judge_answer(s, c);
+    double *scratch = malloc((size_t)(2 * c->p.dim + 2 * c->p.seq_k) * sizeof *scratch);
+    for (int64_t at = 0; at < c->p.batch * c->p.heads * c->p.seq_q && o.pass; at++) {
+        double sum = 0, bound = 0;
+        reference_of(scratch, s, c, at);
+        for (int64_t i = 0; i < c->p.dim; i++) {
+            sum += element(c->O.data, c->dtype, at * c->p.dim + i);
+            bound += scratch[c->p.dim + i];
+        }
+        if (!(fabs(sum - (attention_visible(c->p, at % c->p.seq_q) > 0)) <= bound))
+            o = failed("a row of weights does not sum to 1");
+    }
+    free(scratch);
+    return o;
+}
+
+/* ---- problems: batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale (0: 1 / sqrt(dim)) */
+
+/* clang-format off */
+#define BOTH(b, h, kv, q, k, dim) { b, h, kv, q, k, dim, false, 0 }, { b, h, kv, q, k, dim, true, 0 }
+#define LENGTHS(q, k) BOTH(2, 6, 2, q, k, 64), BOTH(1, 3, 1, q, k, 128)
+#define DIM(dim) BOTH(1, 2, 1, 1, 3, dim), BOTH(1, 1, 1, 113, 203, dim), BOTH(2, 2, 2, 64, 50, dim)
+
+static const struct attention ordinary[] = {
+    { 1, 2, 2, 64, 64, 64, false, 0 }, { 2, 2, 2, 113, 203, 64, false, 0 }, { 1, 2, 2, 128, 217, 128, false, 0 },
+};
+static const struct attention causal[] = { { 1, 2, 2, 64, 64, 64, true, 0 }, { 1, 2, 2, 113, 113, 128, true, 0 } };
+static const struct attention unlike[] = {
+    { 1, 2, 2, 113, 203, 64, true, 0 }, { 1, 2, 2, 64, 128, 128, true, 0 }, { 1, 2, 2, 127, 513, 64, true, 0 },
+};
+static const struct attention no_keys[] = {
+    { 1, 2, 2, 203, 113, 64, true, 0 }, { 1, 2, 2, 239, 1, 64, true, 0 }, { 1, 2, 2, 3, 1, 128, true, 0 },
+    { 1, 2, 2, 256, 108, 128, true, 0 }, { 1, 2, 2, 512, 127, 64, true, 0 },
+};
+static const struct attention grouped[] = {
+    { 1, 6, 2, 40, 50, 64, false, 0 }, { 2, 6, 1, 40, 50, 64, true, 0 }, { 2, 6, 3, 50, 40, 128, false, 0 }, { 2, 4, 4, 9, 8, 64, false, 0 },
+};
+static const struct attention lengths[] = {
+    LENGTHS(1, 1), LENGTHS(1, 3), LENGTHS(3, 1), LENGTHS(1, 239), LENGTHS(239, 1), LENGTHS(64, 128), LENGTHS(113, 203),
+    LENGTHS(127, 512), LENGTHS(127, 513), LENGTHS(128, 217), LENGTHS(108, 256), LENGTHS(512, 256),
+    BOTH(1, 1, 1, 1023, 1024, 64), BOTH(1, 2, 1, 1024, 1023, 64), BOTH(1, 1, 1, 1023, 1024, 128),
+};
+static const struct attention dims[] = {
+    DIM(8), DIM(21), DIM(32), DIM(40), DIM(59), DIM(64), DIM(72), DIM(96), DIM(128), DIM(160), DIM(256), DIM(1), DIM(3), DIM(65), DIM(129),
+};
+static const struct attention scales[] = {
+    { 1, 2, 2, 64, 64, 64, false, 1.0f / 64 }, { 1, 1, 1, 64, 64, 64, true, 1 }, { 1, 2, 1, 70, 90, 128, true, 0.3f },
+};
+static const struct attention varied[] = {
+    { 1, 2, 2, 64, 64, 64, false, 0 }, { 1, 1, 1, 200, 200, 64, true, 0 }, { 1, 1, 1, 33, 500, 128, false, 0 },
+    { 2, 2, 1, 1, 300, 64, false, 0 }, { 1, 1, 1, 128, 128, 128, true, 0 },
+};
+static const struct attention far[] = { { 1, 2, 2, 64, 64, 64, false, 0.125f }, { 1, 1, 1, 113, 113, 64, true, 0.125f } };
+static const struct attention within_dim[] = {
+    BOTH(1, 1, 1, 1, 1, 64), BOTH(1, 2, 1, 3, 5, 64), BOTH(1, 2, 2, 64, 64, 64), BOTH(1, 2, 1, 200, 100, 128), BOTH(2, 1, 1, 33, 128, 128),
+};
+static const struct attention squares[] = { { 1, 2, 1, 203, 203, 64, true, 0 }, { 1, 1, 1, 300, 300, 128, true, 0 } };
+static const struct attention open[] = { { 1, 2, 1, 40, 239, 64, false, 0 }, { 1, 1, 1, 33, 500, 128, false, 0 } };
+static const struct attention repeated[] = { BOTH(2, 6, 2, 113, 203, 64), BOTH(1, 1, 1, 200, 512, 128), BOTH(1, 1, 1, 1, 1, 64) };
+static const struct attention real[] = { { .causal = false }, { .causal = true } };
+
+#define FAMILY(name) .family = name
+#define FILL(f) .fill = f
+#define JUDGE(f) .judge = f
+#define ON(list) .problems = list, .count = sizeof list / sizeof list[0]
+
+const struct attention_check attention_checks[] = {
+    { "ordinary", "normal numbers, ordinary shapes", FAMILY("normal"), ON(ordinary) },
+    { "causal", "the same under a causal mask", FAMILY("normal"), ON(causal) },
+    { "alignment", "causal, more keys than queries: the last query sees the last key", FAMILY("normal"), ON(unlike) },
+    { "no keys", "causal, more queries than keys: zeros and -inf for those that see none", FAMILY("normal"), ON(no_keys) },
+    { "grouped heads", "several heads of Q to a head of K and V", FAMILY("normal"), ON(grouped) },
+    { "lengths", "all lengths that might be mishandled", FAMILY("normal"), ON(lengths) },
+    { "dims", "head dimensions from 1 to 256", FAMILY("normal"), ON(dims) },
+    { "scale", "other scales than 1 / sqrt(dim)", FAMILY("normal"), ON(scales) },
+    { "uniform", "numbers from -1 to 1", FAMILY("uniform"), ON(varied) },
+    { "equal", "all keys equal: the mean of V", FAMILY("equal"), ON(varied) },
+    { "rising", "scores from -320 to +320 along the keys", FAMILY("rising"), ON(varied) },
+    { "falling", "scores from +320 to -320 along the keys", FAMILY("falling"), ON(varied) },
+    { "adversarial", "in turn: rising, falling, around -320, and normal", FAMILY("adversarial"), ON(varied) },
+    { "far below", "scores around -51200", FILL(fill_far_below), ON(far) },
+    { "peak", "one key 20 times as large as the others", FAMILY("peak"), ON(varied) },
+    { "large", "Q 5 times, K and V 3 times as large", FAMILY("large"), ON(varied) },
+    { "real", "Q, K and V of a real model", FAMILY("real"), ON(real) },
+    { "weights", "V is the unit matrix: O is P, and its rows sum to 1", FILL(fill_unit_values), JUDGE(judge_weights), ON(within_dim) },
+    { "NaN queries", "a NaN in every seventh row of Q: NaN there, and only there", FILL(fill_nan_queries), ON(varied) },
+    { "NaN value", "a NaN in a row of V: NaN in that column of O", FILL(fill_nan_value), ON(open) },
+    { "NaN later", "causal, the later keys and values are NaN: nothing before may notice", FILL(fill_nan_later), .cpu_only = true,
+      .library_fails = true, ON(squares) },
+    { "later keys", "causal, the later keys are others: nothing before changes by a bit", FILL(fill_noise), JUDGE(judge_later_keys), ON(squares) },
+    { "split keys", "two parts of the keys, merged by their lse, are the whole", FAMILY("normal"), JUDGE(judge_split), ON(open) },
+    { "permuted keys", "the keys in another order: the same within the bound", FAMILY("normal"), JUDGE(judge_permuted), ON(open) },
+    { "same bits", "the same bits when run again", FAMILY("normal"), JUDGE(judge_repeats), ON(repeated) },
+    { "no lse", "the same bits when no lse is wanted", FAMILY("normal"), JUDGE(judge_without_lse), ON(repeated) },
+    { "threads", "right on any number of threads", FAMILY("normal"), JUDGE(judge_threads), .cpu_only = true, ON(repeated) },
+};
+/* clang-format on */
+const int attention_check_count = sizeof attention_checks / sizeof attention_checks[0];
+
+const struct attention_check *attention_check_named(const char *name)
+{
+    for (int i = 0; i < attention_check_count; i++)
+        if (strcmp(attention_checks[i].name, name) == 0)
+            return &attention_checks[i];
+    return NULL;
+}
+
+bool attention_pair_at(int index, bool gpu, const struct attention_check **c, struct attention_subject *s)
+{
+    for (int i = 0; attention_subject_at(s, i, gpu); i++)
+        for (*c = attention_checks; *c < attention_checks + attention_check_count; ++*c)
+            if (!(gpu && (*c)->cpu_only) && index-- == 0)
+                return true;
+    return false;
+}
+
+int attention_pair_count(bool gpu)
+{
+    const struct attention_check *c;
+    struct attention_subject s;
+    int count = 0;
+    while (attention_pair_at(count, gpu, &c, &s))
+        count++;
+    return count;
+}
+
+bool attention_must_fail(const struct attention_check *c, const struct attention_subject *s)
+{
+    return c->library_fails && strcmp(s->step->name, "08_library_attention") == 0;
+}
+
+static struct outcome run_problem(const struct attention_check *check, const struct attention_subject *s, struct attention p)
+{
+    struct attention_case c = check->family ? attention_case_of(p, s->dtype, check->family) : attention_case_new(p, s->dtype);
+    if (!check->family)
+        check->fill(&c);
+    struct outcome o = (check->judge ? check->judge : judge_answer)(s, &c);
+    if (!o.pass) {
+        struct outcome named = o;
+        snprintf(named.what, sizeof named.what, "%s, %lld x %lld heads of %lld, %lld x %lld, dim %lld%s: %.150s", attention_subject_name(s),
+                 (long long)c.p.batch, (long long)c.p.heads, (long long)c.p.kv_heads, (long long)c.p.seq_q, (long long)c.p.seq_k,
+                 (long long)c.p.dim, c.p.causal ? ", causal" : "", o.what);
+        o = named;
+    }
+    attention_case_free(&c);
+    return o;
+}
+
+struct outcome attention_check_run(const struct attention_check *c, const struct attention_subject *s)
+{
+    struct outcome worst = { .pass = true };
+    for (int i = 0; i < c->count && worst.pass; i++) {
+        const struct attention *p = &c->problems[i];
+        if (p->dim && !attention_subject_takes(s, p->dim))
+            continue;
+        if (getenv("TESTS_SMALL") && p->batch * p->heads * p->seq_q * p->seq_k * p->dim > SMALL_WORK && i > 0)
+            continue;
+        struct outcome o = run_problem(c, s, *p);
+        if (!o.pass || !(o.error <= worst.error))
+            worst = o;
+    }
+    return worst;
+}

@@ -1,0 +1,58 @@
+/*
+ * The checks of attention: inputs that a wrong attention does not survive, and properties that a right one has, each with a name.
+ * As in checks.h, the same ones judge the steps, which must pass them all, and the mutants.
+ */
+#ifndef ATTENTION_CHECKS_H
+#define ATTENTION_CHECKS_H
+
+#include "checks.h"
+
+/* A problem and its tensors, in guarded host memory. */
+struct attention_case {
+    struct attention p;
+    enum dtype dtype;
+    struct buffer q, k, v, O, lse;
+};
+
+/* Tensors that hold nothing yet; a scale of 0 becomes 1 / sqrt(dim). */
+struct attention_case attention_case_new(struct attention p, enum dtype dtype);
+/* Q, K and V of a family of common/input.c. "real" has a shape of its own, of which only `causal` is chosen. */
+struct attention_case attention_case_of(struct attention p, enum dtype dtype, const char *family);
+void attention_case_free(struct attention_case *c);
+/*
+ * Run on the CPU, or on copies on the GPU, into outputs that are all NaN before. want_lse: whether an lse is asked for. NULL, or what
+ * went wrong: a CUDA error, guard bands, inputs that were written.
+ */
+const char *attention_case_run(const struct attention_subject *s, struct attention_case *c, bool want_lse);
+/* O and lse as they are now, against the reference; for 16-bit types against FlashAttention's rule, too. */
+struct outcome attention_case_verdict(const struct attention_subject *s, const struct attention_case *c);
+
+/* Whether |O - exact| stays within twice that of an attention that rounds every result to the type, plus one rounding. */
+bool flash_attention_rule(const struct attention_case *c, double *error, double *allowed);
+/* That attention: O becomes its result. */
+void same_precision_attention(struct attention_case *c);
+
+struct attention_check {
+    const char *name;
+    const char *about;  /* what goes in, or what must hold */
+    const char *family; /* of attention_case_of; NULL: fill */
+    void (*fill)(struct attention_case *c);
+    struct outcome (*judge)(const struct attention_subject *s, struct attention_case *c); /* NULL: run it, and the verdict */
+    bool cpu_only;      /* asks for more than the GPU functions promise */
+    bool library_fails; /* step 08 does not pass it, and says so: a library multiplies what is hidden by 0 */
+    const struct attention *problems;
+    int count;
+};
+
+extern const struct attention_check attention_checks[];
+extern const int attention_check_count;
+
+const struct attention_check *attention_check_named(const char *name); /* NULL when there is none */
+/* The index-th check of an implementation, of all that are to be run; false when there are fewer. */
+bool attention_pair_at(int index, bool gpu, const struct attention_check **c, struct attention_subject *s);
+int attention_pair_count(bool gpu);
+bool attention_must_fail(const struct attention_check *c, const struct attention_subject *s);
+/* All problems of a check that the step takes, until one fails. TESTS_SMALL: as for check_run. */
+struct outcome attention_check_run(const struct attention_check *c, const struct attention_subject *s);
+
+#endif
