@@ -6,15 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checks.h"
+#include "attention_checks.h"
+#include "mutants/attention.h"
 #include "mutants/mutants.h"
 
 static void list(void)
 {
-    printf("Broken softmaxes, each a mistake that somebody made. `make bug-N` shows number N and what catches it.\n\n");
+    printf("Broken kernels, each a mistake that somebody made. `make bug-N` shows number N and what catches it.\n\nSoftmax:\n");
     for (int i = 0; i < mutant_count; i++)
-        printf("  %2d  %-24s caught by \"%s\"%s\n", i + 1, mutants[i].step.name, mutants[i].caught_by,
+        printf("  %2d  %-32s caught by \"%s\"%s\n", i + 1, mutants[i].step.name, mutants[i].caught_by,
                mutants[i].gpu ? ", on a GPU" : "");
+    printf("\nAttention:\n");
+    for (int i = 0; i < attention_mutant_count; i++)
+        printf("  %2d  %-32s caught by \"%s\"\n", mutant_count + i + 1, attention_mutants[i].step.name, attention_mutants[i].caught_by);
 }
 
 static void show_source(const char *path)
@@ -38,7 +42,30 @@ static void print_error(const struct outcome *o)
         printf("relative error %.2g, allowed there %.2g", o->error, o->tolerance);
 }
 
+/* One check's verdict, in a line. `made_for_it` is replaced if this is the check that was made for the mutant. */
+static void print_verdict(const char *name, const char *caught_by, struct outcome o, struct outcome *made_for_it)
+{
+    bool is_its_own = strcmp(name, caught_by) == 0;
+    printf("  %s %-17s %-9s ", is_its_own ? "->" : "  ", name, o.pass ? "passes" : "CAUGHT");
+    if (o.pass || isfinite(o.error))
+        print_error(&o);
+    else
+        printf("%s", isnan(o.tolerance) ? o.what : "NaN where it is wrong");
+    printf("\n");
+    if (is_its_own)
+        *made_for_it = o;
+}
+
 /* Returns the exit status: a mutant that is not caught is a failure. */
+static int conclude(const char *caught_by, const char *about, const struct outcome *made_for_it)
+{
+    if (made_for_it->pass)
+        printf("\n\"%s\" should have caught it, and did not.\n", caught_by);
+    else
+        printf("\n\"%s\" (%s) catches it:\n  %s\n", caught_by, about, made_for_it->what);
+    return made_for_it->pass ? EXIT_FAILED : 0;
+}
+
 static int judge(const struct mutant *m)
 {
     const struct softmax_step *correct = step_named(m->mimics);

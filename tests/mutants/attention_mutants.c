@@ -1,0 +1,41 @@
+/* The table of all broken attentions, in the order of `make bug`. */
+#include "attention.h"
+
+/* clang-format off */
+#define CPU(f, mimics, check) { { .name = #f, .cpu = f }, "tests/mutants/" #f ".c", mimics, check }
+
+const struct attention_mutant attention_mutants[] = {
+    /* the maximum */
+    CPU(attention_no_maximum, "07_standard_attention", "rising"),
+    CPU(attention_maximum_from_zero, "09_fused_attention", "adversarial"),
+    CPU(attention_sentinel, "09_fused_attention", "far below"),
+    CPU(attention_tile_maximum, "10_flash_attention", "falling"),
+    /* the merge */
+    CPU(attention_output_not_rescaled, "10_flash_attention", "ordinary"),
+    CPU(attention_sum_not_rescaled, "10_flash_attention", "ordinary"),
+    CPU(attention_empty_merge, "10_flash_attention", "lengths"),
+    CPU(attention_split_without_weights, "10_flash_attention", "ordinary"),
+    /* which keys count */
+    CPU(attention_last_tile_dropped, "10_flash_attention", "ordinary"),
+    CPU(attention_last_key_dropped, "09_fused_attention", "ordinary"),
+    CPU(attention_padded_keys, "10_flash_attention", "ordinary"),
+    CPU(attention_key_too_many, "09_fused_attention", "causal"),
+    CPU(attention_top_left, "09_fused_attention", "alignment"),
+    CPU(attention_mask_by_adding, "10_flash_attention", "large"),
+    CPU(attention_no_key_rows, "10_flash_attention", "no keys"),
+    CPU(attention_wrong_head, "09_fused_attention", "grouped heads"),
+    /* arithmetic */
+    CPU(attention_no_scale, "09_fused_attention", "ordinary"),
+    CPU(attention_own_scale, "09_fused_attention", "scale"),
+    CPU(attention_log2_lse, "10_flash_attention", "ordinary"),
+    CPU(attention_nan_swallowed, "09_fused_attention", "NaN queries"),
+    CPU(attention_vote, "10_flash_attention", "later keys"),
+    CPU(attention_any_order, "10_flash_attention", "same bits"),
+    /* no result at all */
+    CPU(attention_zeros, "07_standard_attention", "ordinary"),
+    CPU(attention_mean, "07_standard_attention", "ordinary"),
+    CPU(attention_nan, "07_standard_attention", "ordinary"),
+    CPU(attention_stale, "07_standard_attention", "ordinary"),
+};
+/* clang-format on */
+const int attention_mutant_count = sizeof attention_mutants / sizeof attention_mutants[0];
