@@ -104,7 +104,7 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(uses_
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-$B/00_ceilings $B/08_library_attention: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+$B/00_ceilings $B/08_library_attention $B/main_cpu $B/main_gpu $B/bug: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
 # ---- what a reader does
 
@@ -153,7 +153,7 @@ $B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
 
 $B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(TESTS_O) $(STEP_O) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libcommon.a
 	@$(if $(V),,echo "  link    $@")
-	$Q$(LINK) $^ -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) -lm -lpthread
+	$Q$(LINK) $^ -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
 
 ifeq ($(CHECK),)
 $B/tests/%.o: ; $(error the tests need Check, which is not here; `make setup` installs it)

@@ -35,7 +35,7 @@ static void show_source(const char *path)
 static void print_error(const struct outcome *o)
 {
     if (isnan(o->error))
-        printf("NaN where it is wrong");
+        printf(isnan(o->tolerance) ? "not what must hold" : "NaN where it is wrong");
     else if (isinf(o->error))
         printf("an infinite error");
     else
@@ -47,10 +47,7 @@ static void print_verdict(const char *name, const char *caught_by, struct outcom
 {
     bool is_its_own = strcmp(name, caught_by) == 0;
     printf("  %s %-17s %-9s ", is_its_own ? "->" : "  ", name, o.pass ? "passes" : "CAUGHT");
-    if (o.pass || isfinite(o.error))
-        print_error(&o);
-    else
-        printf("%s", isnan(o.tolerance) ? o.what : "NaN where it is wrong");
+    print_error(&o);
     printf("\n");
     if (is_its_own)
         *made_for_it = o;
@@ -76,21 +73,20 @@ static int judge(const struct mutant *m)
     struct outcome made_for_it = { .pass = true };
 
     printf("\nWithout its mistake it would be %s. Held to that step's claims:\n\n", m->mimics);
-    for (int i = 0; i < softmax_check_count; i++) {
-        const struct check *c = &softmax_checks[i];
-        struct outcome o = check_run(c, &s);
-        bool is_its_own = strcmp(c->name, m->caught_by) == 0;
-        printf("  %s %-17s %-9s ", is_its_own ? "->" : "  ", c->name, o.pass ? "passes" : "CAUGHT");
-        print_error(&o);
-        printf("\n");
-        if (is_its_own)
-            made_for_it = o;
-    }
-    if (made_for_it.pass)
-        printf("\n\"%s\" should have caught it, and did not.\n", m->caught_by);
-    else
-        printf("\n\"%s\" (%s) catches it:\n  %s\n", m->caught_by, check_named(m->caught_by)->about, made_for_it.what);
-    return made_for_it.pass ? EXIT_FAILED : 0;
+    for (int i = 0; i < softmax_check_count; i++)
+        print_verdict(softmax_checks[i].name, m->caught_by, check_run(&softmax_checks[i], &s), &made_for_it);
+    return conclude(m->caught_by, check_named(m->caught_by)->about, &made_for_it);
+}
+
+static int judge_attention(const struct attention_mutant *m)
+{
+    struct attention_subject s = { &m->step, FP32, false };
+    struct outcome made_for_it = { .pass = true };
+
+    printf("\nWithout its mistake it would be %s. Held to that step's claims:\n\n", m->mimics);
+    for (int i = 0; i < attention_check_count; i++)
+        print_verdict(attention_checks[i].name, m->caught_by, attention_check_run(&attention_checks[i], &s), &made_for_it);
+    return conclude(m->caught_by, attention_check_named(m->caught_by)->about, &made_for_it);
 }
 
 int main(int argc, char **argv)
@@ -101,8 +97,14 @@ int main(int argc, char **argv)
     }
     char *end;
     long number = strtol(argv[1], &end, 10);
-    if (argc > 2 || end == argv[1] || *end || number < 1 || number > mutant_count)
-        usage_error("'%s': a number from 1 to %d is allowed; without one, all are listed", argv[argc - 1], mutant_count);
+    if (argc > 2 || end == argv[1] || *end || number < 1 || number > mutant_count + attention_mutant_count)
+        usage_error("'%s': a number from 1 to %d is allowed; without one, all are listed", argv[argc - 1],
+                    mutant_count + attention_mutant_count);
+    if (number > mutant_count) {
+        const struct attention_mutant *m = &attention_mutants[number - mutant_count - 1];
+        show_source(m->file);
+        return judge_attention(m);
+    }
     const struct mutant *m = &mutants[number - 1];
     show_source(m->file);
     if (m->gpu && gpu_count() == 0) {

@@ -3,7 +3,7 @@
  *
  * Looks like: atomicAdd into O: right within the bound, but sums depend on their order in the last bits. Here a
  * counter decides the order.
- * In the wild: Dao-AILab/flash-attention#414, on results that cannot be repeated.
+ * In the wild: Dao-AILab/flash-attention#414, on gradients that cannot be repeated.
  * Caught by: "same bits": the second run starts with another part.
  */
 #include "attention.h"

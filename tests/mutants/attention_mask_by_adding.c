@@ -2,8 +2,7 @@
  * Mutant: a score that must not count is made smaller by 100.
  *
  * Looks like: adding a large negative number is a mask, too; how large it must be depends on the scores.
- * In the wild: masks of -1e4 and -1e9 are common, and their numbers chosen by feel.
- * Caught by: "large": scores of +-300: there a key that a query does not see beats those that it does.
+ * Caught by: "rising": the next keys score 100 more than all that a query sees, and win.
  */
 #include "attention.h"
 

@@ -21,7 +21,7 @@ const struct attention_mutant attention_mutants[] = {
     CPU(attention_padded_keys, "10_flash_attention", "ordinary"),
     CPU(attention_key_too_many, "09_fused_attention", "causal"),
     CPU(attention_top_left, "09_fused_attention", "alignment"),
-    CPU(attention_mask_by_adding, "10_flash_attention", "large"),
+    CPU(attention_mask_by_adding, "10_flash_attention", "rising"),
     CPU(attention_no_key_rows, "10_flash_attention", "no keys"),
     CPU(attention_wrong_head, "09_fused_attention", "grouped heads"),
     /* arithmetic */

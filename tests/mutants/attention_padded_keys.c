@@ -3,7 +3,6 @@
  *
  * Looks like: shared memory beyond the last key is set to 0, and nobody masks it: a score of 0, which is a weight of
  * exp(0 - m).
- * In the wild: tspeterkim/flash-attention-minimal#2.
  * Caught by: "ordinary": 203 keys are 12 tiles of 16, and 11 keys more; l is too large by 5 exp(-m).
  */
 #include "attention.h"

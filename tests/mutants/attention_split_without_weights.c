@@ -3,7 +3,7 @@
  *
  * Looks like: each half is a complete attention, so why not take the mean of the two? Because a half counts as much
  * as its sum of exp does.
- * In the wild: jzhang38/EasyContext#14 and zhuzilin/ring-flash-attention#42 are about getting these weights right.
+ * In the wild: jzhang38/EasyContext#14 has the weights, and their exp overflows.
  * Caught by: "ordinary": the halves of random scores differ by a few percent.
  */
 #include "attention.h"

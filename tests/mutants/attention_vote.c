@@ -4,7 +4,6 @@
  * Looks like: a rescale is saved as long as the maximum rises little, and the lanes of a warp vote, so that all take
  * the same path: one row that needs it makes all 8 of them rescale. Every result is right within the bound; but
  * whether a row is rescaled depends on what others see.
- * In the wild: an easy way to write the lazy rescale of FlashAttention-4.
  * Caught by: "later keys": later keys make later queries vote, and earlier queries change in their last bits.
  */
 #include "attention.h"
@@ -17,7 +16,7 @@ void attention_vote(float *O, float *lse, const float *Q, const float *K, const 
 {
     for (int64_t first = 0; first < query_count(p); first += WARP) {
         int64_t rows = query_count(p) - first < WARP ? query_count(p) - first : WARP;
-        float m[WARP], l[WARP] = { 0 };
+        float m[WARP], l[WARP] = { 0 }; /* m is set in the first tile */
         for (int64_t tile = 0; tile < p.seq_k; tile += TILE) {
             float top[WARP];
             bool vote = tile == 0;
@@ -26,15 +25,15 @@ void attention_vote(float *O, float *lse, const float *Q, const float *K, const 
                 top[r] = tile ? m[r] : -INFINITY;
                 for (int64_t key = tile; key < tile + TILE && key < a.keys; key++)
                     top[r] = fmaxf(top[r], score(a, key));
-                vote |= top[r] > m[r] + LAG; /* should concern row r alone */
+                vote |= tile > 0 && top[r] > m[r] + LAG; /* should concern row r alone */
             }
             for (int64_t r = 0; r < rows; r++) {
                 struct query a = query_at(O, Q, K, V, p, first + r);
-                float keep = tile == 0 ? 0.0f : vote && top[r] > m[r] ? expf(m[r] - top[r]) : 1.0f;
+                float keep = tile > 0 && vote && top[r] > m[r] ? expf(m[r] - top[r]) : 1.0f;
                 m[r] = vote ? top[r] : m[r];
                 l[r] *= keep;
                 for (int64_t i = 0; i < p.dim; i++)
-                    a.o[i] = tile == 0 ? 0.0f : a.o[i] * keep;
+                    a.o[i] = tile > 0 ? a.o[i] * keep : 0.0f;
                 for (int64_t key = tile; key < tile + TILE && key < a.keys; key++) {
                     float e = expf(score(a, key) - m[r]);
                     add_value(a, 1.0f, e, key);
