@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "blas.h"
 #include "common.h"
 #include "half.h"
 #include "scratch.h"
@@ -171,6 +172,48 @@ START_TEST(test_bad_usage)
 }
 END_TEST
 
+/* clang-format off */
+static const struct {
+    const char *program, *words, *option, *value, *allowed;
+} attention_usage[] = {
+    { "07_standard_attention", "--heads 0", "--heads", "'0'", "from 1" },
+    { "07_standard_attention", "--kv-heads 0", "--kv-heads", "'0'", "from 1" },
+    { "07_standard_attention", "--batch -1", "--batch", "'-1'", "from 1" },
+    { "07_standard_attention", "--seq 0", "--seq", "'0'", "from 1" },
+    { "07_standard_attention", "--seq-q abc", "--seq-q", "'abc'", "from 1" },
+    { "07_standard_attention", "--seq-k 4Gi", "--seq-k", "'4Gi'", "from 1" },
+    { "07_standard_attention", "--heads 6 --kv-heads 4", "--kv-heads", "4", "divide --heads" },
+    { "07_standard_attention", "--heads 2 --kv-heads 3", "--kv-heads", "3", "divide --heads" },
+    { "07_standard_attention", "--shape llama3-8b --kv-heads 3", "--kv-heads", "3", "divide --heads" },
+    { "07_standard_attention", "--dim 0", "--dim", "'0'", "from 1 to 256" },
+    { "07_standard_attention", "--dim 300", "--dim", "'300'", "from 1 to 256" },
+    { "11_tensor_core_attention", "--dim 72", "--dim", "72", "64 and 128" },
+    { "12_pipelined_attention", "--dim 256", "--dim", "256", "64 and 128" },
+    { "11_tensor_core_attention", "--dtype fp32", "--dtype", "fp32", "fp16 and bf16" },
+    { "12_pipelined_attention", "--dtype fp32 --device cpu", "--dtype", "fp32", "fp16 and bf16" },
+    { "07_standard_attention", "--batch 2147483647 --heads 2147483647 --seq 2147483647", "--batch", "--seq", "product" },
+    { "07_standard_attention", "--causal=1", "--causal", "", "" },
+    { "07_standard_attention", "--rows 3", "--rows", "", "--help" },
+    { "02_safe_softmax", "--heads 3", "--heads", "", "--help" },
+    { "07_standard_attention", "--shape gpt2-scores", "--shape", "'gpt2-scores'", "llama3-8b" },
+    { "02_safe_softmax", "--shape gpt2", "--shape", "'gpt2'", "gpt2-scores" },
+    { "07_standard_attention", "--input masked", "--input", "'masked'", "adversarial" },
+    { "07_standard_attention", "--input real --heads 3", "--input", "real", "leave out sizes" },
+    { "07_standard_attention", "--q a.npy --v a.npy", "--k", "", "all three" },
+    { "07_standard_attention", "--k a.npy", "--q", "", "all three" },
+    { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "sizes" },
+    { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
+    { "07_standard_attention", "--sweep --lse a.npy", "--sweep", "", "files" },
+};
+/* clang-format on */
+
+START_TEST(test_bad_attention_usage)
+{
+    assert_refused(attention_usage[_i].program, attention_usage[_i].words, EXIT_USAGE, attention_usage[_i].option,
+                   attention_usage[_i].value, attention_usage[_i].allowed, NULL);
+}
+END_TEST
+
 /* ---- what is asked for is not there: status 1 */
 
 START_TEST(test_too_little_memory)
@@ -179,6 +222,17 @@ START_TEST(test_too_little_memory)
                    NULL);
     assert_refused("02_safe_softmax", "--rows 1Gi --cols 512Mi --device cpu", EXIT_FAILED, "memory", "GiB needed", "available",
                    NULL);
+}
+END_TEST
+
+/* Standard attention needs S: it says how large that is. */
+START_TEST(test_too_little_memory_for_scores)
+{
+    assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", "36864.00 GiB", "available",
+                   NULL);
+    if (memory_available(false) < (size_t)300 << 30)
+        assert_refused("07_standard_attention", "--seq 300Ki --heads 1 --dim 8 --causal --device cpu", EXIT_FAILED, "memory", "351.56 GiB",
+                       "available", NULL);
 }
 END_TEST
 
@@ -295,6 +349,80 @@ START_TEST(test_output_that_cannot_be_written)
 }
 END_TEST
 
+/* ---- Q, K and V from files */
+
+/* Writes a .npy of the last `dims` of these four axes, with small numbers. */
+static void write_tensor(const char *name, int dims, int64_t batch, int64_t heads, int64_t tokens, int64_t dim)
+{
+    static float x[4096];
+    int64_t shape[] = { batch, heads, tokens, dim };
+    char why[256];
+    for (int i = 0; i < 4096; i++)
+        x[i] = (float)sin(i * i % 100 + name[0]);
+    ck_assert(npy_write(scratch_path(name), x, FP32, dims, shape + 4 - dims, why, sizeof why) == 0);
+}
+
+static const char *attention_words(const char *q, const char *k, const char *v, const char *more)
+{
+    static char words[2048];
+    snprintf(words, sizeof words, "--q %s --k %s --v %s --reps 1 --device cpu %s", scratch_path(q), scratch_path(k), scratch_path(v), more);
+    return words;
+}
+
+START_TEST(test_tensors_that_do_not_fit)
+{
+    /* The last `dims` axes of K, those of V, and what is said about K's. Q is (1, 4, 7, 8). */
+    static const struct {
+        int dims;
+        int64_t k[4], v[4];
+        const char *says, *and;
+    } wrong[] = {
+        { 4, { 1, 2, 9, 16 }, { 1, 2, 9, 16 }, "k.npy: (1, 2, 9, 16)", "dim" },
+        { 4, { 2, 2, 9, 8 }, { 2, 2, 9, 8 }, "k.npy: (2, 2, 9, 8)", "batch" },
+        { 4, { 1, 3, 9, 8 }, { 1, 3, 9, 8 }, "k.npy: (1, 3, 9, 8)", "multiple" },
+        { 4, { 1, 2, 9, 8 }, { 1, 2, 8, 8 }, "v.npy", "k.npy" },
+        { 3, { 1, 2, 9, 8 }, { 1, 2, 9, 8 }, "k.npy", "3 axes" },
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        const int64_t *k = wrong[i].k, *v = wrong[i].v;
+        write_tensor("q.npy", 4, 1, 4, 7, 8);
+        write_tensor("k.npy", wrong[i].dims, k[0], k[1], k[2], k[3]);
+        write_tensor("v.npy", wrong[i].dims, v[0], v[1], v[2], v[3]);
+        assert_refused("09_fused_attention", attention_words("q.npy", "k.npy", "v.npy", ""), EXIT_FAILED, wrong[i].says, wrong[i].and, NULL);
+    }
+    assert_refused("09_fused_attention", attention_words("q.npy", "q.npy", "none.npy", ""), EXIT_FAILED, "none.npy", NULL);
+    write_tensor("q.npy", 4, 1, 1, 2, 300);
+    assert_refused("09_fused_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "300", "1 to 256", NULL);
+    write_tensor("q.npy", 4, 1, 1, 2, 72);
+    assert_refused("11_tensor_core_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "72", "64 and 128", NULL);
+}
+END_TEST
+
+/* What a program writes is the attention of what it read. */
+START_TEST(test_attention_from_file_to_file)
+{
+    struct attention p = { 2, 4, 2, 7, 9, 8, true, 1 / sqrtf(8) };
+    write_tensor("q.npy", 4, 2, 4, 7, 8);
+    write_tensor("k.npy", 4, 2, 2, 9, 8);
+    write_tensor("v.npy", 4, 2, 2, 9, 8);
+    char more[1024], why[256];
+    snprintf(more, sizeof more, "--causal --out %s --lse %s", scratch_path("o.npy"), scratch_path("lse.npy"));
+    const struct said *s = run("10_flash_attention", attention_words("q.npy", "k.npy", "v.npy", more));
+    ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+    ck_assert_msg(scratch_files() == 6, "more than the five tensors and the results is left");
+    struct npy t[5];
+    const char *const names[] = { "q.npy", "k.npy", "v.npy", "o.npy", "lse.npy" };
+    for (int i = 0; i < 5; i++)
+        ck_assert(npy_read(scratch_path(names[i]), &t[i], why, sizeof why) == 0);
+    ck_assert(t[3].dims == 4 && memcmp(t[3].shape, t[0].shape, 4 * sizeof(int64_t)) == 0);
+    ck_assert(t[4].dims == 3 && memcmp(t[4].shape, t[0].shape, 3 * sizeof(int64_t)) == 0);
+    struct verdict verdict = verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p, (struct attention_rounding){ 0 }, 1);
+    ck_assert_msg(verdict.pass && verdict.checked == 2 * 4 * 7, "%s", verdict.what);
+    for (int i = 0; i < 5; i++)
+        free(t[i].data);
+}
+END_TEST
+
 /* ---- what works */
 
 START_TEST(test_help)
@@ -332,6 +460,61 @@ START_TEST(test_every_step_runs_on_real_input)
 {
     const struct said *s = run(programs[_i], "--input real --rows 64 --reps 1 --device cpu");
     ck_assert_msg(s->status == 0 && s->err[0] == 0 && strstr(s->out, "pass"), "status %d: %s%s", s->status, s->out, s->err);
+}
+END_TEST
+
+static const char *const attention_programs[] = {
+    "07_standard_attention", "08_library_attention", "09_fused_attention", "10_flash_attention",
+};
+enum { ATTENTION_PROGRAMS = sizeof attention_programs / sizeof attention_programs[0] };
+
+static bool needs_blas(int program)
+{
+    return program == 1 && !blas_available();
+}
+
+START_TEST(test_every_attention_step_runs)
+{
+    const char *program = attention_programs[_i], *shape = "--batch 2 --heads 4 --kv-heads 2 --seq-q 70 --seq-k 90 --causal";
+    char words[256];
+    snprintf(words, sizeof words, "%s --reps 1 --device cpu", shape);
+    const struct said *s = run(program, words);
+    if (needs_blas(_i)) {
+        ck_assert_msg(s->status == EXIT_FAILED && strstr(s->out, "CBLAS"), "status %d: %s%s", s->status, s->out, s->err);
+        return;
+    }
+    ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+    ck_assert(strstr(s->out, program) && strstr(s->out, "pass"));
+    size_t bytes;
+    char *table = scratch_read(getenv("RESULTS"), &bytes), *line = strchr(table, '\n');
+    ck_assert(strncmp(table, "step\t", 5) == 0 && line && strncmp(line + 1, program, strlen(program)) == 0);
+    free(table);
+    snprintf(words, sizeof words, "%s --reps 1 --device cpu --json", shape);
+    s = run(program, words);
+    ck_assert_msg(s->status == 0 && s->out[0] == '{' && strchr(s->out, '\n')[1] == 0, "not one line of JSON: %s", s->out);
+    ck_assert(strstr(s->out, "\"verdict\": \"pass\"") && strstr(s->out, "\"seq_k\": 90"));
+}
+END_TEST
+
+START_TEST(test_every_attention_step_runs_on_real_input)
+{
+    const struct said *s = run(attention_programs[_i], "--input real --causal --reps 1 --device cpu");
+    ck_assert_msg(needs_blas(_i) || (s->status == 0 && s->err[0] == 0 && strstr(s->out, "pass")), "status %d: %s%s", s->status, s->out,
+                  s->err);
+}
+END_TEST
+
+/* Where it cannot run, a step for GPUs alone says so, and that is no failure. */
+START_TEST(test_steps_for_gpus_alone)
+{
+    static const char *const alone[] = { "11_tensor_core_attention", "12_pipelined_attention" };
+    if (gpu_count() > 0) /* then hide it */
+        setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    for (int i = 0; i < 2; i++) {
+        const struct said *s = run(alone[i], "--seq 64 --reps 1");
+        ck_assert_msg(s->status == 0 && s->err[0] == 0 && strstr(s->out, "cpu: skipped") && strstr(s->out, "gpu: skipped"),
+                      "status %d: %s%s", s->status, s->out, s->err);
+    }
 }
 END_TEST
 
@@ -386,14 +569,21 @@ Suite *program_suite(void)
         suite_add_tcase(suite, all[i]);
     }
     tcase_add_loop_test(bad, test_bad_usage, 0, sizeof usage / sizeof usage[0]);
+    tcase_add_loop_test(bad, test_bad_attention_usage, 0, sizeof attention_usage / sizeof attention_usage[0]);
     tcase_add_test(absent, test_too_little_memory);
+    tcase_add_test(absent, test_too_little_memory_for_scores);
+    tcase_add_test(absent, test_steps_for_gpus_alone);
     tcase_add_test(absent, test_absent_device);
     tcase_add_test(files, test_bad_files);
     tcase_add_test(files, test_file_in_file_out);
     tcase_add_test(files, test_output_that_cannot_be_written);
+    tcase_add_test(files, test_tensors_that_do_not_fit);
+    tcase_add_test(files, test_attention_from_file_to_file);
     tcase_add_test(runs, test_help);
     tcase_add_loop_test(runs, test_every_step_runs, 0, PROGRAMS);
     tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);
+    tcase_add_loop_test(runs, test_every_attention_step_runs, 0, ATTENTION_PROGRAMS);
+    tcase_add_loop_test(runs, test_every_attention_step_runs_on_real_input, 0, ATTENTION_PROGRAMS);
     tcase_add_test(runs, test_a_wrong_result_fails);
     tcase_add_test(runs, test_sizes_with_suffixes);
     tcase_add_test(runs, test_seed_and_threads_are_used);

@@ -119,6 +119,79 @@ START_TEST(test_largest_floats)
 }
 END_TEST
 
+/* ---- attention */
+
+enum { DIM = 6, KEYS = 11 };
+
+static struct lse attend(double *want, double *bound, const float *q, const float *K, const float *V, int64_t visible)
+{
+    double scratch[2 * KEYS];
+    struct attention_row row = { q, K, V, FP32, visible, DIM, 0.5 };
+    return reference_attention_row(want, bound, scratch, row, (struct attention_rounding){ 0 });
+}
+
+/* Equal keys: the mean of V, and lse = score + log(keys). One key: its value. */
+START_TEST(test_attention_to_equal_keys)
+{
+    float q[DIM], K[KEYS * DIM], V[KEYS * DIM];
+    double want[DIM], bound[DIM];
+    for (int i = 0; i < KEYS * DIM; i++) {
+        q[i % DIM] = K[i] = (float)(i % DIM);
+        V[i] = (float)(i * i % 17);
+    }
+    for (int visible = 1; visible <= KEYS; visible++) {
+        struct lse lse = attend(want, bound, q, K, V, visible);
+        ck_assert(fabs(lse.want - (0.5 * (1 + 4 + 9 + 16 + 25) + log(visible))) < 1e-12 && lse.bound > 0 && lse.bound < 1e-4);
+        for (int i = 0; i < DIM; i++) {
+            double mean = 0;
+            for (int key = 0; key < visible; key++)
+                mean += (double)V[key * DIM + i] / visible;
+            ck_assert(fabs(want[i] - mean) < 1e-12 && bound[i] > 0 && bound[i] < 1e-2);
+        }
+    }
+}
+END_TEST
+
+/* Scores log 1, log 2, ...: weights 1/66, 2/66, ... */
+START_TEST(test_attention_with_rational_weights)
+{
+    float q[DIM] = { 2 }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM] = { 0 };
+    double want[DIM], bound[DIM];
+    for (int key = 0; key < KEYS; key++) {
+        K[key * DIM] = (float)log(key + 1);
+        V[key * DIM + key % DIM] = 1;
+    }
+    struct lse lse = attend(want, bound, q, K, V, KEYS);
+    ck_assert(fabs(lse.want - log(66)) < 1e-6); /* the logarithms are rounded to floats */
+    for (int i = 0; i < DIM; i++)
+        ck_assert(fabs(want[i] - (i + 1 + (i + DIM < KEYS ? i + DIM + 1 : 0)) / 66.0) < 1e-6);
+}
+END_TEST
+
+START_TEST(test_attention_to_no_key)
+{
+    float x[KEYS * DIM] = { 0 };
+    double want[DIM], bound[DIM];
+    struct lse lse = attend(want, bound, x, x, x, 0);
+    ck_assert(lse.want == -INFINITY && lse.bound == 0);
+    for (int i = 0; i < DIM; i++)
+        ck_assert(want[i] == 0 && bound[i] == 0);
+}
+END_TEST
+
+/* In the query or in a key that is seen: all NaN; in a key that is not: nothing. */
+START_TEST(test_attention_to_nan)
+{
+    float q[DIM] = { 1, 2, 3 }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM] = { 0 };
+    double want[DIM], bound[DIM];
+    K[5 * DIM] = NAN;
+    ck_assert(!isnan(attend(want, bound, q, K, V, 5).want) && !isnan(want[0]));
+    ck_assert(isnan(attend(want, bound, q, K, V, 6).want) && isnan(want[0]) && isnan(want[DIM - 1]));
+    q[2] = NAN;
+    ck_assert(isnan(attend(want, bound, q, K, V, 5).want) && isnan(want[0]) && isnan(want[DIM - 1]));
+}
+END_TEST
+
 Suite *reference_suite(void)
 {
     Suite *suite = suite_create("reference");
@@ -134,5 +207,12 @@ Suite *reference_suite(void)
     tcase_add_test(limits, test_rows_without_a_softmax);
     tcase_add_test(limits, test_largest_floats);
     suite_add_tcase(suite, limits);
+
+    TCase *attention = tcase_create("attention");
+    tcase_add_test(attention, test_attention_to_equal_keys);
+    tcase_add_test(attention, test_attention_with_rational_weights);
+    tcase_add_test(attention, test_attention_to_no_key);
+    tcase_add_test(attention, test_attention_to_nan);
+    suite_add_tcase(suite, attention);
     return suite;
 }

@@ -22,6 +22,7 @@ START_TEST(test_check)
     struct subject s;
     const struct check *c;
     ck_assert(pair_at(_i, true, &c, &s));
+    progress(subject_name(&s), c->name);
     struct outcome o = check_run(c, &s);
     if (c->beyond_exp && is_naive(&s))
         ck_assert_msg(!o.pass, "check '%s': %s passes it. Is it still naive?", c->name, subject_name(&s));
@@ -37,6 +38,7 @@ static void *judged(const struct subject *s, const struct problem *p, const char
     void *x = malloc(bytes), *y = malloc(bytes);
     ck_assert(x && y);
     input_fill(x, s->dtype, p->rows, p->cols, family, 1);
+    progress(subject_name(s), family);
     struct outcome o = subject_judge(s, p, x, y);
     free(x);
     if (is_naive(s) && s->dtype == FP16 && strcmp(family, "real") == 0)
@@ -115,6 +117,7 @@ START_TEST(test_more_elements_than_32_bits_count)
         printf("skipped: %s beyond 2^32 elements: the GPU has too little memory\n", subject_name(&s));
         return;
     }
+    progress(subject_name(&s), "beyond 2^32 elements");
     struct buffer x = buffer_new(bytes, true), y = buffer_new(bytes, true), workspace = buffer_new(workspace_bytes + 1, true);
     char *host_x = malloc(2 * row_bytes), *host_y = malloc(2 * row_bytes); /* the first row and the last one */
     gpu_fill(x.data, 0, bytes);

@@ -5,19 +5,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "checks.h"
+#include "attention_checks.h"
 #include "suites.h"
 
 int main(void)
 {
     if (gpu_count() == 0) {
         printf("GPU tests: skipped: no CUDA device: %s\n", gpu_missing());
-        printf("GPU tests: %d checks of %d GPU functions have not run\n", pair_count(true), subject_count(true));
+        printf("GPU tests: %d checks of %d GPU functions have not run\n", pair_count(true) + attention_pair_count(true),
+               subject_count(true) + attention_subject_count(true));
         return EXIT_SUCCESS;
     }
     printf("GPU tests on: %s\n", gpu_name());
-    static Suite *(*const suites[])(void) = { softmax_gpu_suite };
-    int run, failed = run_suites(suites, 1, CK_NOFORK, &run);
+    static Suite *(*const suites[])(void) = { softmax_gpu_suite, attention_gpu_suite };
+    int run, failed = run_suites(suites, 2, CK_NOFORK, &run);
     if (run == 0) /* main_cpu has all names of cases that there are, and fails for a misspelt one */
         printf("no GPU test is so named\n");
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

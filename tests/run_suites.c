@@ -1,7 +1,21 @@
 /* What both test programs share. */
 #include <stdio.h>
+#include <string.h>
 
+#include "common.h"
 #include "suites.h"
+
+void progress(const char *subject, const char *check)
+{
+    static char current[160];
+    static double start;
+    if (start == 0)
+        start = now();
+    if (strcmp(subject, current) != 0)
+        printf("%6.1f s  %s, from \"%s\" on\n", now() - start, subject, check);
+    fflush(stdout);
+    snprintf(current, sizeof current, "%s", subject);
+}
 
 int run_suites(Suite *(*const suites[])(void), int count, enum fork_status fork_status, int *run)
 {
