@@ -66,8 +66,8 @@ static int family_of(const char *name)
 /* Whether `name` is a word of a list such as "normal, uniform, real". */
 static bool listed(const char *name, const char *list)
 {
-    size_t length = strlen(name);
-    for (const char *at = list; length && (at = strstr(at, name)); at += length)
+    size_t length = strcspn(name, ", ");
+    for (const char *at = list; length && !name[length] && (at = strstr(at, name)); at += length)
         if ((at == list || at[-1] == ' ') && (at[length] == ',' || at[length] == '\0'))
             return true;
     return false;

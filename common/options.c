@@ -194,7 +194,7 @@ static void check(const struct options *o)
     if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
         usage_error("--q, --k, --v: all three are needed, or none");
     if (file && (o->input_given || o->size_given))
-        usage_error("'%s': the file is the input and its shape the shape; leave out sizes, --shape and --input", file);
+        usage_error("--%c '%s': the file is the input and its shape the shape; leave out sizes, --shape and --input", o->x_path ? 'x' : 'q', file);
     if (o->sweep && (file || out))
         usage_error("--sweep: it makes its own shapes; leave out files");
     if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))
@@ -224,7 +224,7 @@ struct options options_parse(int argc, char **argv, const char *idea, bool is_at
             print_help(&o, argv[0], idea);
             exit(0);
         }
-        if (option == '?' && optopt)
+        if (option == '?' && isgraph(optopt)) /* a letter; of what begins with -- getopt keeps no letter */
             usage_error("unknown option '-%c'; --help lists what is allowed", optopt);
         if (option == '?')
             usage_error("unknown option '%s'; --help lists what is allowed", argv[optind - 1]);

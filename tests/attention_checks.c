@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SMALL_WORK 1000000 /* queries x keys x dim: see TESTS_SMALL in checks.h */
+#define SMALL_WORK 6000000 /* queries x keys x dim: see TESTS_SMALL in checks.h */
 #define REPEATS 5
 #define THREADS 5
 
