@@ -194,7 +194,8 @@ static void check(const struct options *o)
     if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
         usage_error("--q, --k, --v: all three are needed, or none");
     if (file && (o->input_given || o->size_given))
-        usage_error("--%c '%s': the file is the input and its shape the shape; leave out sizes, --shape and --input", o->x_path ? 'x' : 'q', file);
+        usage_error("--%c '%s': the file is the input and its shape the shape; leave out %s, --shape and --input", o->x_path ? 'x' : 'q', file,
+                    o->is_attention ? "--batch, --heads, --kv-heads, --seq, --seq-q, --seq-k, --dim" : "--rows, --cols");
     if (o->sweep && (file || out))
         usage_error("--sweep: it makes its own shapes; leave out files");
     if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))

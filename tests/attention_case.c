@@ -69,8 +69,8 @@ static const char *run_on_gpu(const struct attention_subject *s, struct attentio
     if (bytes) /* it may hold anything: this one is all NaN */
         device[WORKSPACE] = buffer_new(bytes, true);
 
-    attention_subject_run(s, device[O].data, want_lse ? device[LSE].data : NULL, device[Q].data, device[K].data, device[V].data, c->p,
-                          device[WORKSPACE].data);
+    attention_subject_run(s, device[O].data, want_lse ? device[LSE].data : NULL, device[Q].data, device[K].data, device[V].data,
+                          c->p, device[WORKSPACE].data);
     const char *problem = gpu_error();
     if (problem && gpu_error()) /* it stays: the device is of no more use to this process */
         fatal("%s, %lld x %lld: %s; no test after it can run", attention_subject_name(s), (long long)c->p.seq_q,
@@ -166,8 +166,13 @@ static double row_error(const struct attention_case *c, double *scratch, int64_t
     size_t bytes = dtype_bytes(c->dtype);
     int64_t kv_at = kv_head_of(p, row) * p.seq_k * p.dim;
     struct attention_row one = {
-        (char *)c->q.data + (size_t)(row * p.dim) * bytes, (char *)c->k.data + (size_t)kv_at * bytes,
-        (char *)c->v.data + (size_t)kv_at * bytes, c->dtype, attention_visible(p, row % p.seq_q), p.dim, p.scale,
+        (char *)c->q.data + (size_t)(row * p.dim) * bytes,
+        (char *)c->k.data + (size_t)kv_at * bytes,
+        (char *)c->v.data + (size_t)kv_at * bytes,
+        c->dtype,
+        attention_visible(p, row % p.seq_q),
+        p.dim,
+        p.scale,
     };
     reference_attention_row(scratch, scratch + p.dim, scratch + 2 * p.dim, one, (struct attention_rounding){ 0 });
     double error = 0;

@@ -18,7 +18,8 @@ static void list(void)
                mutants[i].gpu ? ", on a GPU" : "");
     printf("\nAttention:\n");
     for (int i = 0; i < attention_mutant_count; i++)
-        printf("  %2d  %-32s caught by \"%s\"\n", mutant_count + i + 1, attention_mutants[i].step.name, attention_mutants[i].caught_by);
+        printf("  %2d  %-32s caught by \"%s\"\n", mutant_count + i + 1, attention_mutants[i].step.name,
+               attention_mutants[i].caught_by);
 }
 
 static void show_source(const char *path)

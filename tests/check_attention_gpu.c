@@ -81,7 +81,8 @@ END_TEST
  * so that only that one travels: (1, 1, rows, keys) at the end of each tensor.
  */
 static const struct attention beyond_32_bits[] = {
-    { 1, 8, 1, (1 << 22) + 70, 64, 64, false, 0 }, { (1 << 16) + 3, 1, 1, 3, 512, 64, false, 0 },
+    { 1, 8, 1, (1 << 22) + 70, 64, 64, false, 0 },
+    { (1 << 16) + 3, 1, 1, 3, 512, 64, false, 0 },
 };
 
 START_TEST(test_more_elements_than_32_bits_count)
@@ -92,9 +93,11 @@ START_TEST(test_more_elements_than_32_bits_count)
     struct attention p = beyond_32_bits[_i % 2], last = p;
     int64_t heads = p.batch * p.heads;
     size_t element = dtype_bytes(s.dtype), q_bytes = (size_t)(heads * p.seq_q * p.dim) * element,
-           k_bytes = (size_t)(p.batch * p.kv_heads * p.seq_k * p.dim) * element, lse_bytes = (size_t)(heads * p.seq_q) * sizeof(float);
+           k_bytes = (size_t)(p.batch * p.kv_heads * p.seq_k * p.dim) * element,
+           lse_bytes = (size_t)(heads * p.seq_q) * sizeof(float);
     size_t workspace_bytes = s.step->workspace ? s.step->workspace(p, s.dtype) : 0;
-    if (getenv("TESTS_SMALL") || 2 * q_bytes + 2 * k_bytes + lse_bytes + workspace_bytes + ((size_t)1 << 29) > memory_available(true)) {
+    if (getenv("TESTS_SMALL") ||
+        2 * q_bytes + 2 * k_bytes + lse_bytes + workspace_bytes + ((size_t)1 << 29) > memory_available(true)) {
         printf("skipped: %s beyond 2^31 elements: %s\n", attention_subject_name(&s),
                getenv("TESTS_SMALL") ? "TESTS_SMALL" : "the GPU has too little memory");
         return;

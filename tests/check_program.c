@@ -228,11 +228,11 @@ END_TEST
 /* Standard attention needs S: it says how large that is. */
 START_TEST(test_too_little_memory_for_scores)
 {
-    assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", "36864.00 GiB", "available",
-                   NULL);
+    assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", "36864.00 GiB",
+                   "available", NULL);
     if (memory_available(false) < (size_t)300 << 30)
-        assert_refused("07_standard_attention", "--seq 300Ki --heads 1 --dim 8 --causal --device cpu", EXIT_FAILED, "memory", "351.56 GiB",
-                       "available", NULL);
+        assert_refused("07_standard_attention", "--seq 300Ki --heads 1 --dim 8 --causal --device cpu", EXIT_FAILED, "memory",
+                       "351.56 GiB", "available", NULL);
 }
 END_TEST
 
@@ -365,7 +365,8 @@ static void write_tensor(const char *name, int dims, int64_t batch, int64_t head
 static const char *attention_words(const char *q, const char *k, const char *v, const char *more)
 {
     static char words[2048];
-    snprintf(words, sizeof words, "--q %s --k %s --v %s --reps 1 --device cpu %s", scratch_path(q), scratch_path(k), scratch_path(v), more);
+    snprintf(words, sizeof words, "--q %s --k %s --v %s --reps 1 --device cpu %s", scratch_path(q), scratch_path(k),
+             scratch_path(v), more);
     return words;
 }
 
@@ -388,13 +389,15 @@ START_TEST(test_tensors_that_do_not_fit)
         write_tensor("q.npy", 4, 1, 4, 7, 8);
         write_tensor("k.npy", wrong[i].dims, k[0], k[1], k[2], k[3]);
         write_tensor("v.npy", wrong[i].dims, v[0], v[1], v[2], v[3]);
-        assert_refused("09_fused_attention", attention_words("q.npy", "k.npy", "v.npy", ""), EXIT_FAILED, wrong[i].says, wrong[i].and, NULL);
+        assert_refused("09_fused_attention", attention_words("q.npy", "k.npy", "v.npy", ""), EXIT_FAILED, wrong[i].says,
+                       wrong[i].and, NULL);
     }
     assert_refused("09_fused_attention", attention_words("q.npy", "q.npy", "none.npy", ""), EXIT_FAILED, "none.npy", NULL);
     write_tensor("q.npy", 4, 1, 1, 2, 300);
     assert_refused("09_fused_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "300", "1 to 256", NULL);
     write_tensor("q.npy", 4, 1, 1, 2, 72);
-    assert_refused("11_tensor_core_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "72", "64 and 128", NULL);
+    assert_refused("11_tensor_core_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "72", "64 and 128",
+                   NULL);
 }
 END_TEST
 
@@ -416,7 +419,8 @@ START_TEST(test_attention_from_file_to_file)
         ck_assert(npy_read(scratch_path(names[i]), &t[i], why, sizeof why) == 0);
     ck_assert(t[3].dims == 4 && memcmp(t[3].shape, t[0].shape, 4 * sizeof(int64_t)) == 0);
     ck_assert(t[4].dims == 3 && memcmp(t[4].shape, t[0].shape, 3 * sizeof(int64_t)) == 0);
-    struct verdict verdict = verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p, (struct attention_rounding){ 0 }, 1);
+    struct verdict verdict =
+        verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p, (struct attention_rounding){ 0 }, 1);
     ck_assert_msg(verdict.pass && verdict.checked == 2 * 4 * 7, "%s", verdict.what);
     for (int i = 0; i < 5; i++)
         free(t[i].data);
@@ -464,7 +468,10 @@ START_TEST(test_every_step_runs_on_real_input)
 END_TEST
 
 static const char *const attention_programs[] = {
-    "07_standard_attention", "08_library_attention", "09_fused_attention", "10_flash_attention",
+    "07_standard_attention",
+    "08_library_attention",
+    "09_fused_attention",
+    "10_flash_attention",
 };
 enum { ATTENTION_PROGRAMS = sizeof attention_programs / sizeof attention_programs[0] };
 
@@ -499,8 +506,8 @@ END_TEST
 START_TEST(test_every_attention_step_runs_on_real_input)
 {
     const struct said *s = run(attention_programs[_i], "--input real --causal --reps 1 --device cpu");
-    ck_assert_msg(needs_blas(_i) || (s->status == 0 && s->err[0] == 0 && strstr(s->out, "pass")), "status %d: %s%s", s->status, s->out,
-                  s->err);
+    ck_assert_msg(needs_blas(_i) || (s->status == 0 && s->err[0] == 0 && strstr(s->out, "pass")), "status %d: %s%s", s->status,
+                  s->out, s->err);
 }
 END_TEST
 

@@ -8,7 +8,7 @@
  */
 #include "attention.h"
 
-#define WARP 8   /* rows that vote together */
+#define WARP 8 /* rows that vote together */
 #define TILE 16
 #define LAG 5.0f /* how far the maximum may rise without a rescale */
 
