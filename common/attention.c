@@ -9,6 +9,7 @@
 #define DEFAULT_HEADS 16
 #define DEFAULT_SEQ 2048
 #define DEFAULT_DIM 64
+#define FIRST 7             /* number of the first attention step */
 #define SWEEP_FROM 512      /* tokens: --sweep starts here, */
 #define SWEEP_TO 16384      /* doubles them, and ends here; batch * tokens stays what it is */
 
@@ -76,6 +77,8 @@ static void print_header(const struct attention_step *step, const struct options
 static void print_before(const struct result *r)
 {
     struct before b;
+    if (atoi(r->step) == FIRST) /* the step before is a softmax */
+        return;
     if (!report_step_before(r, &b))
         printf("    step before not measured on this problem yet: run step %d for the ratio\n", atoi(r->step) - 1);
     else

@@ -328,7 +328,7 @@ struct attention_step {
     attention_gpu_fn *gpu;
     attention_fp16_gpu_fn *gpu_fp16;
     attention_bf16_gpu_fn *gpu_bf16;
-    attention_workspace_fn *workspace;   /* bytes of zeroed workspace that the GPU version wants; NULL: none */
+    attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, whatever is in them; NULL: none */
     struct attention_rounding rounding;  /* of the 16-bit versions */
     int capability;                      /* the GPU it needs: 80 for sm_80; 0: any */
     int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */

@@ -48,7 +48,7 @@ struct buffer buffer_new(size_t bytes, bool gpu)
     if (whole <= available)
         base = gpu ? gpu_allocate(whole) : aligned_alloc(HUGE_PAGE, whole);
     if (!base)
-        fatal("not enough %s memory: %.2f GiB needed for one tensor, %.2f GiB available; try fewer --rows",
+        fatal("not enough %s memory: %.2f GiB needed for one tensor, %.2f GiB available; try a smaller problem",
               gpu ? "GPU" : "CPU", (double)whole / (1 << 30), (double)available / (1 << 30));
 #ifdef MADV_HUGEPAGE
     if (!gpu)

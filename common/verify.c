@@ -118,7 +118,7 @@ static void judge_element(struct verdict *mine, double got, double want, double 
     }
     if (!(error <= bound) && mine->wrong++ == 0)
         snprintf(mine->what, sizeof mine->what, "query row %lld, %s %lld: got %.9g, want %.9g, within %.2g", (long long)row, what,
-                 (long long)at, isnan(got) ? NAN : got, want, bound);
+                 (long long)at, isnan(got) ? NAN : got, isnan(want) ? NAN : want, bound);
 }
 
 static void compare_query(struct verdict *v, double *scratch, const void *O, const float *lse, const void *Q, const void *K,

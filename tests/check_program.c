@@ -201,7 +201,7 @@ static const struct {
     { "07_standard_attention", "--input real --heads 3", "--input", "real", "leave out sizes" },
     { "07_standard_attention", "--q a.npy --v a.npy", "--k", "", "all three" },
     { "07_standard_attention", "--k a.npy", "--q", "", "all three" },
-    { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "sizes" },
+    { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
     { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
     { "07_standard_attention", "--sweep --lse a.npy", "--sweep", "", "files" },
 };
