@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mutants/mutants.h"
+
 #define SMALL_ELEMENTS 10000 /* see TESTS_SMALL in checks.h */
 
 /* ---- numbers that no family of common/input.c has */
@@ -310,4 +312,36 @@ struct outcome check_run(const struct check *c, const struct subject *s)
         free(y);
     }
     return worst;
+}
+
+/* ---- mutants */
+
+const struct mutant *mutant_at(int index, bool gpu)
+{
+    for (int i = 0; i < mutant_count; i++)
+        if (mutants[i].gpu == gpu && index-- == 0)
+            return &mutants[i];
+    return NULL;
+}
+
+const char *mutant_escapes(const struct mutant *m)
+{
+    static char why[512];
+    const struct check *c = check_named(m->caught_by);
+    const struct softmax_step *correct = step_named(m->mimics);
+    if (!c || !correct) {
+        snprintf(why, sizeof why, "%s: no check '%s', or no step '%s'", m->step.name, m->caught_by, m->mimics);
+        return why;
+    }
+    struct softmax_step step = m->step;
+    step.cpu_sum = correct->cpu_sum;
+    step.gpu_sum = correct->gpu_sum;
+    struct outcome wrong = check_run(c, &(struct subject){ &step, m->dtype, m->gpu });
+    if (wrong.pass) {
+        snprintf(why, sizeof why, "check '%s' does not see what is wrong with %s", c->name, m->file);
+        return why;
+    }
+    struct outcome right = check_run(c, &(struct subject){ correct, m->dtype, m->gpu });
+    snprintf(why, sizeof why, "check '%s' rejects the correct %s: %s", c->name, m->mimics, right.what);
+    return right.pass ? NULL : why;
 }

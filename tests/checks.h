@@ -47,6 +47,10 @@ void check_fill(const struct check *c, void *x, enum dtype dtype, int64_t rows, 
  * the environment, which is for sanitizers and their fiftyfold time, only its first problem and those of up to 10000 elements.
  */
 struct outcome check_run(const struct check *c, const struct subject *s);
+struct mutant; /* tests/mutants/mutants.h */
+const struct mutant *mutant_at(int index, bool gpu); /* the index-th that runs there; NULL when there are fewer */
+/* What is wrong when the check named for a mutant lets it pass, or rejects the step that it mimics; NULL when all is well. */
+const char *mutant_escapes(const struct mutant *m);
 /* The same for one given x, (rows, cols) in host memory; y, of the same size in host memory, takes the result. */
 struct outcome subject_judge(const struct subject *s, const struct problem *p, const void *x, void *y);
 
