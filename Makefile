@@ -7,7 +7,8 @@
 # ---- the syllabus: one line a step
 
 STEPS := 00_ceilings 01_naive_softmax 02_safe_softmax 03_online_softmax 04_parallel_softmax 05_resident_softmax 06_split_softmax \
-         07_standard_attention 08_library_attention 09_fused_attention 10_flash_attention 11_tensor_core_attention 12_pipelined_attention
+         07_standard_attention 08_library_attention 09_fused_attention 10_flash_attention 11_tensor_core_attention 12_pipelined_attention \
+         13_hopper_attention 14_warp_specialized_attention 15_persistent_attention 16_optimistic_attention
 
 .DEFAULT_GOAL := help
 
@@ -32,6 +33,10 @@ step-9: ## fused attention: merge with a payload, (m, l, o)
 step-10: ## flash attention: tiles of queries against tiles of keys
 step-11: ## tensor core attention: the scores never leave registers
 step-12: ## pipelined attention: swizzled tiles, copies that overlap with products
+step-13: ## Hopper attention: a copy engine for tiles, products straight from shared memory
+step-14: ## warp-specialized attention: some warps copy, others compute; softmax beside products
+step-15: ## persistent attention: one block an SM, which never drains
+step-16: ## optimistic attention: keep the first maximum, check the sums, repair
 
 # ---- what is here: nvcc, OpenMP, a CBLAS, Check
 
@@ -90,7 +95,7 @@ $B/%.o: %.c $B/flags
 
 $B/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<")
-	$Q$(NVCC) $(NVCCFLAGS) -MF $(@:.o=.d) -c $< -o $@
+	$Q$(NVCC) $(NVCCFLAGS) -Xcompiler -fPIC -MF $(@:.o=.d) -c $< -o $@
 
 $B/libcommon.a: $(COMMON_O)
 	@rm -f $@
@@ -104,7 +109,7 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(uses_
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-$B/00_ceilings $B/08_library_attention $B/main_cpu $B/main_gpu $B/bug: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+$B/00_ceilings $B/08_library_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu $B/mutants/%/main_gpu: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
 # ---- what a reader does
 
@@ -132,8 +137,13 @@ $(foreach s,$(STEPS),$(eval $(call step_rules,$s,$(before)))$(eval before := $s)
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
 	@common/bench.sh $(PROGRAMS)
 
-peers: ## time PyTorch's softmax on the same shapes, into the same table, where PyTorch is installed
-	@python3 plots/peers.py $(ARGS)
+# The GPU steps from 10 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made of.
+$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) common/error.c
+	@$(if $(V),,echo "  link    $@")
+	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Wno-deprecated-gpu-targets $^ -o $@
+
+peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes, into the same table, where PyTorch is installed
+	@python3 plots/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
 	@plots/draw.sh
@@ -151,9 +161,32 @@ TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(wildcard tests/*.cu tests/mutants/*.cu))
 
 $B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
 
-$B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(TESTS_O) $(STEP_O) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libcommon.a
-	@$(if $(V),,echo "  link    $@")
-	$Q$(LINK) $^ -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
+ALL_O := $(TESTS_O) $(STEP_O) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libcommon.a
+LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
+
+$B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
+	$(call LINK_TESTS,$^)
+
+# The GPU tests around a step's gpu.cu that was broken on purpose, and around the Hopper steps with random delays.
+MUTANTS := $(shell awk '$$1 == "mutant" { print $$2 }' tests/mutants/gpu.txt)
+step_of = $(shell awk -v m=$(1) '$$1 == "mutant" { on = $$2 == m } on && $$1 == "step" { print $$2 }' tests/mutants/gpu.txt)
+$B/mutants/%/gpu.cu: tests/mutants/gpu.txt tests/mutants/gpu.awk $$(wildcard steps/$$(call step_of,$$*)/gpu.cu)
+	@mkdir -p $(@D)
+	@awk -v mutant=$* -f tests/mutants/gpu.awk $< steps/$(call step_of,$*)/gpu.cu >$@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$B/mutants/%/gpu.o: $B/mutants/%/gpu.cu $B/flags
+	@$(if $(V),,echo "  compile $<")
+	$Q$(NVCC) $(NVCCFLAGS) -MF $(@:.o=.d) -c $< -o $@
+$B/mutants/%/main_gpu: $B/mutants/%/gpu.o $B/main_gpu
+	$(call LINK_TESTS,$< $B/tests/main_gpu.o $(filter-out $B/steps/$(call step_of,$*)/gpu.o,$(ALL_O)))
+.PRECIOUS: $B/mutants/%/gpu.cu $B/mutants/%/gpu.o
+
+DELAYED := $(foreach s,$(filter 13% 14% 15% 16%,$(STEPS)),steps/$s/gpu.o)
+$B/delayed/%.o: %.cu $B/flags
+	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, delayed")
+	$Q$(NVCC) $(NVCCFLAGS) -DRANDOM_DELAYS -MF $(@:.o=.d) -c $< -o $@
+$B/delayed/main_gpu: $(DELAYED:%=$B/delayed/%) $B/main_gpu
+	$(call LINK_TESTS,$(filter %.o,$^) $B/tests/main_gpu.o $(filter-out $(DELAYED:%=$B/%),$(ALL_O)))
 
 ifeq ($(CHECK),)
 $B/tests/%.o: ; $(error the tests need Check, which is not here; `make setup` installs it)
@@ -167,6 +200,12 @@ bug: $B/bug ## the gallery of broken kernels; bug-3 shows number 3, and which ch
 bug-%: $B/bug
 	@$B/bug $*
 
+mutants: $(if $(filter 1,$(CUDA)),$(MUTANTS:%=$B/mutants/%/main_gpu)) ## attention kernels broken on purpose, on a GPU: the checks must catch each
+	@B=$B tests/gpu_mutants.sh
+
+delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, each warp late at random: no hang, and the same bits
+	@B=$B tests/delays.sh
+
 sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
 	@tests/sanitize.sh
 
@@ -179,7 +218,7 @@ format: ## clang-format on all sources
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots record tables test bug sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots record tables test bug mutants delays sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

@@ -12,6 +12,13 @@
 #define FIRST 7             /* number of the first attention step */
 #define SWEEP_FROM 512      /* tokens: --sweep starts here, */
 #define SWEEP_TO 16384      /* doubles them, and ends here; batch * tokens stays what it is */
+#define SCALE_FROM 0.25f    /* of 1 / sqrt(dim): --sweep-scale starts here, */
+#define SCALE_TO 64.0f      /* doubles it, and ends here */
+
+static float default_scale(int64_t dim)
+{
+    return 1 / sqrtf((float)dim);
+}
 
 double attention_pairs(struct attention p)
 {
@@ -65,13 +72,23 @@ static void run_gpu(void *arg)
 
 /* ---- what is printed */
 
+/* The input's name for the table, which says so where the scale is not the usual one: "normal, scale 2". Good until the next call. */
+static const char *input_text(const struct options *o)
+{
+    static char text[96];
+    if (!o->sweep_scale && o->attention.scale == default_scale(o->attention.dim))
+        return o->input;
+    snprintf(text, sizeof text, "%s, scale %g", o->input, (double)o->attention.scale);
+    return text;
+}
+
 static void print_header(const struct attention_step *step, const struct options *o)
 {
     const struct attention *p = &o->attention;
     printf("%s: %s\n", step->name, step->idea);
     printf("  Q is (%lld, %lld, %lld, %lld), K and V (%lld, %lld, %lld, %lld), %s%s, %s\n", (long long)p->batch, (long long)p->heads,
            (long long)p->seq_q, (long long)p->dim, (long long)p->batch, (long long)p->kv_heads, (long long)p->seq_k,
-           (long long)p->dim, dtype_name(o->dtype), p->causal ? ", causal" : "", o->input);
+           (long long)p->dim, dtype_name(o->dtype), p->causal ? ", causal" : "", input_text(o));
 }
 
 static void print_before(const struct result *r)
@@ -122,6 +139,14 @@ static void print_line(const struct result *r)
     printf("    %8lld x %-8lld %9.4g ms  %7.4g TFLOP/s  %4.0f %% of %-6s  error %-8.2g %s\n", (long long)r->seq_q, (long long)r->seq_k,
            r->time.median, r->flops / r->time.median * 1e-9, r->percent, r->ceiling ? r->ceiling : "-", r->verdict.error,
            r->verdict.pass ? "pass" : r->verdict.what);
+    fflush(stdout);
+}
+
+static void print_scale_line(const struct result *r, float scale)
+{
+    const struct verdict *v = &r->verdict;
+    printf("    scale %-9.4g worst error %-8.2g of the row's largest, allowed there %-8.2g %s\n", (double)scale, v->error, v->tolerance,
+           v->pass ? "pass" : v->what);
     fflush(stdout);
 }
 
@@ -231,7 +256,7 @@ static bool run_problem(const struct attention_step *step, const struct options 
     struct result r = {
         .step = step->name, .device = gpu ? gpu_name() : cpu_name(), .backend = gpu ? "cuda" : "cpu", .dtype = o->dtype,
         .batch = p.batch, .heads = p.heads, .kv_heads = p.kv_heads, .seq_q = p.seq_q, .seq_k = p.seq_k, .dim = p.dim, .causal = p.causal,
-        .seed = o->seed, .input = o->input, .threads = gpu ? 0 : cpu_threads(),
+        .seed = o->seed, .input = input_text(o), .threads = gpu ? 0 : cpu_threads(),
         .useful_bytes = attention_bytes(p, o->dtype),
         .predicted_bytes = cost.bytes, .exps = cost.exps, .flops = 4 * attention_pairs(p) * (double)p.dim,
         .verdict = judge(&job, o, &t),
@@ -248,6 +273,8 @@ static bool run_problem(const struct attention_step *step, const struct options 
         report_json(&r);
     else if (o->sweep)
         print_line(&r);
+    else if (o->sweep_scale)
+        print_scale_line(&r, p.scale);
     else
         print_result(&r, (double)t.workspace.bytes, o->noise ? &works[1].time : NULL);
     tensors_free(&t);
@@ -255,6 +282,20 @@ static bool run_problem(const struct attention_step *step, const struct options 
 }
 
 /* Says why a device is left out, if it is. */
+const char *attention_gpu_missing(const struct attention_step *step)
+{
+    static char why[128];
+    if (step->hopper && gpu_capability() != step->capability)
+        snprintf(why, sizeof why, "it needs a Hopper GPU (H100, H200: sm_90a), and this one is sm_%d", gpu_capability());
+    else if (step->hopper && !gpu_built_for_hopper())
+        snprintf(why, sizeof why, "this build is not for sm_90a; build it with ARCH=sm_90a");
+    else if (gpu_capability() < step->capability)
+        snprintf(why, sizeof why, "it needs a GPU of sm_%d or newer, and this one is sm_%d", step->capability, gpu_capability());
+    else
+        return NULL;
+    return why;
+}
+
 static bool available(const struct attention_step *step, const struct options *o, bool gpu)
 {
     const char *why = NULL;
@@ -268,10 +309,9 @@ static bool available(const struct attention_step *step, const struct options *o
     else if (!has(step, o->dtype, gpu)) {
         snprintf(line, sizeof line, "this step has no %s version for it", dtype_name(o->dtype));
         why = line;
-    } else if (gpu && gpu_capability() < step->capability) {
-        snprintf(line, sizeof line, "it needs a GPU of sm_%d or newer, and this one is sm_%d", step->capability, gpu_capability());
-        why = line;
-    } else if (!gpu && step->ready && !step->ready())
+    } else if (gpu)
+        why = attention_gpu_missing(step);
+    else if (!gpu && step->ready && !step->ready())
         why = "built without a CBLAS; `make setup` installs one";
     if (why && !o->json)
         printf("  %s: skipped: %s\n", gpu ? "gpu" : "cpu", why);
@@ -326,7 +366,7 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
     struct qkv host = input_qkv(&o);
     check_dim(step, o.attention.dim);
     if (o.attention.scale == 0)
-        o.attention.scale = 1 / sqrtf((float)o.attention.dim);
+        o.attention.scale = default_scale(o.attention.dim) * (o.sweep_scale ? SCALE_FROM : 1);
     if (!o.json)
         print_header(step, &o);
 
@@ -341,6 +381,10 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
             at.attention.seq_q *= 2;
             at.attention.seq_k *= 2;
             at.attention.batch /= 2;
+            good &= run_problem(step, &at, host, gpu);
+        }
+        while (o.sweep_scale && at.attention.scale < SCALE_TO * default_scale(o.attention.dim)) {
+            at.attention.scale *= 2;
             good &= run_problem(step, &at, host, gpu);
         }
     }

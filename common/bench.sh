@@ -7,18 +7,24 @@ results=${RESULTS:-build/results.tsv}
 [ -n "${BENCH_KEEP:-}" ] || rm -f "$results"
 
 # BENCH_TOKENS tokens in all, hidden size 2048: head dimensions 64 and 128, every length, with and without a mask. (A CPU wants fewer.)
+# Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
-    "$1" ${BENCH_ARGS:-}
-    case $step in 08_*) "$1" --dtype bf16 ${BENCH_ARGS:-} ;; esac
-    for size in "--dim 64 --heads ${BENCH_HEADS:-32}" "--dim 128 --heads $((${BENCH_HEADS:-32} / 2))"; do
-        case $step in
-        07_* | 09_*) "$1" --batch 4 --seq $((${BENCH_TOKENS:-16384} / 4)) $size ${BENCH_ARGS:-}; continue ;;
-        08_*) "$1" --batch 4 --seq $((${BENCH_TOKENS:-16384} / 4)) $size ${BENCH_ARGS:-}; dtype="--dtype bf16" ;;
-        10_*) dtype= ;;
-        *) dtype="--dtype bf16" ;;
-        esac
-        for mask in "" --causal; do
-            "$1" --batch 1 --seq ${BENCH_TOKENS:-16384} --sweep $size $mask $dtype ${BENCH_ARGS:-}
+    case $step in
+    07_* | 09_* | 10_*) types=fp32 ;;
+    08_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
+    *) types=${BENCH_DTYPES:-fp16 bf16} ;;
+    esac
+    for dtype in $types; do
+        "$1" --dtype $dtype ${BENCH_ARGS:-}
+        "$1" --dtype $dtype --sweep-scale --heads 8 --seq 1024 --reps 1 ${BENCH_ARGS:-}
+        for size in "--dim 64 --heads ${BENCH_HEADS:-32}" "--dim 128 --heads $((${BENCH_HEADS:-32} / 2))"; do
+            case $step$dtype in
+            10_* | *bf16)
+                for mask in "" --causal; do
+                    "$1" --dtype $dtype --batch 1 --seq ${BENCH_TOKENS:-16384} --sweep $size $mask ${BENCH_ARGS:-}
+                done ;;
+            *) "$1" --dtype $dtype --batch 4 --seq $((${BENCH_TOKENS:-16384} / 4)) $size ${BENCH_ARGS:-} ;;
+            esac
         done
     done
 }

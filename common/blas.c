@@ -6,13 +6,28 @@
 
 #include "common.h"
 
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_in_parallel() 1
+#endif
+
 /* OpenBLAS has threads of its own, and this to say how many; no other CBLAS has it, and there it is NULL. */
 void openblas_set_num_threads(int threads) __attribute__((weak));
 
-static void use_our_threads(void)
+/*
+ * c = alpha a b: each of our threads does some of the rows, by a call for which the library has one thread. Its own threads wait in
+ * loops that do not sleep, and so do OpenMP's: side by side, each would keep the other from the cores.
+ */
+static void product(float *c, const float *a, const float *b, bool transpose_b, int m, int n, int k, float alpha)
 {
+    int threads = omp_in_parallel() ? 1 : cpu_threads(), rows = (m + threads - 1) / threads;
     if (openblas_set_num_threads)
-        openblas_set_num_threads(cpu_threads());
+        openblas_set_num_threads(1);
+#pragma omp parallel for
+    for (int row = 0; row < m; row += rows)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, transpose_b ? CblasTrans : CblasNoTrans, m - row < rows ? m - row : rows, n, k,
+                    alpha, a + (size_t)row * k, k, b, transpose_b ? k : n, 0.0f, c + (size_t)row * n, n);
 }
 
 bool blas_available(void)
@@ -22,15 +37,13 @@ bool blas_available(void)
 
 bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k)
 {
-    use_our_threads();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, m, n, k, 1.0f, a, k, b, n, 0.0f, c, n);
+    product(c, a, b, false, m, n, k, 1.0f);
     return true;
 }
 
 bool blas_sgemm_transposed(float *c, const float *a, const float *b, int m, int n, int k, float alpha)
 {
-    use_our_threads();
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, n, k, alpha, a, k, b, k, 0.0f, c, n);
+    product(c, a, b, true, m, n, k, alpha);
     return true;
 }
 

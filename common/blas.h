@@ -16,7 +16,10 @@ extern "C" {
 /* Whether this build has a CBLAS. Without one, the two products below return false and leave C untouched. */
 bool blas_available(void);
 
-/* C = A B in fp32, all row-major and dense: A (m, k), B (k, n), C (m, n). On as many threads as OpenMP uses. */
+/*
+ * C = A B in fp32, all row-major and dense: A (m, k), B (k, n), C (m, n). On as many threads as OpenMP uses; called from a parallel
+ * region, on the calling thread.
+ */
 bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k);
 
 /* C = alpha A B^T, likewise: A (m, k), B (n, k), C (m, n). */

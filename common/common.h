@@ -108,6 +108,7 @@ struct options {
     int reps, threads;              /* 0: as many as fit the budget; 0: all */
     double budget;                  /* seconds */
     bool json, noise, sweep;
+    bool sweep_scale;               /* attention: one shape at many scales */
 };
 
 struct options options_parse(int argc, char **argv, const char *idea, bool is_attention); /* usage_error when anything is wrong */
@@ -230,6 +231,7 @@ int gpu_count(void);
 const char *gpu_missing(void);        /* one line: why gpu_count() is 0, and what to do */
 const char *gpu_name(void);
 int gpu_capability(void);             /* 90 for sm_90 */
+bool gpu_built_for_hopper(void);      /* whether what runs here was compiled for sm_90a, and not for sm_90 */
 int gpu_sms(void);
 int64_t gpu_l2_bytes(void);
 size_t gpu_memory_available(void);
@@ -328,12 +330,16 @@ struct attention_step {
     attention_gpu_fn *gpu;
     attention_fp16_gpu_fn *gpu_fp16;
     attention_bf16_gpu_fn *gpu_bf16;
-    attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, whatever is in them; NULL: none */
+    attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, zeroed; NULL: none */
     struct attention_rounding rounding;  /* of the 16-bit versions */
     int capability;                      /* the GPU it needs: 80 for sm_80; 0: any */
+    bool hopper;                         /* no other will do: it is compiled for sm_90a, which has instructions of its own */
     int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */
     bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
 };
+
+/* Why the GPU in this machine cannot run the step: one line; NULL if it can. Needs a GPU. */
+const char *attention_gpu_missing(const struct attention_step *step);
 
 /* main() of an attention step. Returns the exit status. */
 int attention_main(const struct attention_step *step, int argc, char **argv);

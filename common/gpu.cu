@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common.h"
+#include "ptx.cuh"
 
 #define CHECK(call)                                                                                                    \
     do {                                                                                                               \
@@ -60,6 +61,24 @@ const char *gpu_name(void)
 int gpu_capability(void)
 {
     return 10 * properties()->major + properties()->minor;
+}
+
+static __global__ void hopper_kernel(int *built_for_hopper)
+{
+    *built_for_hopper = HOPPER;
+}
+
+bool gpu_built_for_hopper(void)
+{
+    static int answer = -1;
+    if (answer < 0) {
+        int *device;
+        CHECK(cudaMalloc(&device, sizeof *device));
+        hopper_kernel<<<1, 1>>>(device);
+        CHECK(cudaMemcpy(&answer, device, sizeof answer, cudaMemcpyDeviceToHost));
+        CHECK(cudaFree(device));
+    }
+    return answer;
 }
 
 int gpu_sms(void)

@@ -15,6 +15,7 @@ const char *gpu_missing(void)
 
 const char *gpu_name(void) { none(); }
 int gpu_capability(void) { none(); }
+bool gpu_built_for_hopper(void) { none(); }
 int gpu_sms(void) { none(); }
 int64_t gpu_l2_bytes(void) { none(); }
 size_t gpu_memory_available(void) { none(); }

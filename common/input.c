@@ -312,7 +312,7 @@ static struct qkv from_files(struct options *o, const char *q_path, const char *
         fatal("%s: (%lld, %lld, %lld, %lld) does not fit Q's (%lld, %lld, %lld, %lld): batch and dim must be the same, and Q's heads a multiple",
               k_path, (long long)k[0], (long long)k[1], (long long)k[2], (long long)k[3], (long long)q[0], (long long)q[1], (long long)q[2],
               (long long)q[3]);
-    o->attention = (struct attention){ q[0], q[1], k[1], q[2], k[2], q[3], o->attention.causal, 0 };
+    o->attention = (struct attention){ q[0], q[1], k[1], q[2], k[2], q[3], o->attention.causal, o->attention.scale };
     return t;
 }
 

@@ -25,6 +25,7 @@ static const char attention_help[] =
     "  --batch N --heads N --kv-heads N --dim N                             (default 1, 32, heads, 64)\n"
     "  --seq-q N --seq-k N queries and keys a head; --seq N sets both       (default 4096 on a GPU, 1024 on a CPU)\n"
     "  --causal            query i sees key j if j <= i + seq_k - seq_q\n"
+    "  --scale X           scores are X times a query times a key           (default 1 / sqrt(dim))\n"
     "  --shape NAME        or a named shape:%s\n"
     "  --dtype TYPE        fp32, fp16 or bf16, where the step has them      (default: the first it has)\n"
     "  --input FAMILY      %s\n"
@@ -32,7 +33,8 @@ static const char attention_help[] =
     "  --q, --k, --v FILE.npy   or tensors of yours, all three: (batch, heads, tokens, dim)\n"
     "  --out FILE.npy      write O there\n"
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
-    "  --sweep             every length from 512 to 16 Ki, with tokens in all as they are, a line each\n";
+    "  --sweep             every length from 512 to 16 Ki, with tokens in all as they are, a line each\n"
+    "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n";
 static const char common_help[] =
     "  --device WHICH      cpu, gpu or all                                  (default all)\n"
     "  --threads N         CPU threads                                      (default: all)\n"
@@ -45,7 +47,7 @@ static const char common_help[] =
 
 enum {
     ROWS, COLS, X,                                                          /* softmax */
-    BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, Q, K, V, LSE,   /* attention */
+    BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, SWEEP_SCALE, Q, K, V, LSE, /* attention */
     SHAPE, DTYPE, INPUT, OUT, SWEEP, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
 };
 
@@ -59,8 +61,8 @@ enum {
 static const struct option softmax_options[] = { VALUE("rows", ROWS), VALUE("cols", COLS), VALUE("x", X), SHARED };
 static const struct option attention_options[] = {
     VALUE("batch", BATCH), VALUE("heads", HEADS), VALUE("kv-heads", KV_HEADS), VALUE("seq", SEQ), VALUE("seq-q", SEQ_Q),
-    VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("q", Q), VALUE("k", K), VALUE("v", V),
-    VALUE("lse", LSE), SHARED,
+    VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("scale", SCALE),
+    FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE), SHARED,
 };
 
 /* A whole number from low to high, perhaps with Ki, Mi or Gi behind it. */
@@ -84,6 +86,15 @@ static double seconds(const char *text)
     if (end == text || *end || !(s > 0 && s <= 3600))
         usage_error("--budget '%s': seconds, more than 0 and at most 3600, are allowed", text);
     return s;
+}
+
+static float scale_of(const char *text)
+{
+    char *end;
+    float scale = strtof(text, &end);
+    if (end == text || *end || !(scale >= 1e-6f && scale <= 1e6f))
+        usage_error("--scale '%s': from 1e-6 to 1e6 is allowed", text);
+    return scale;
 }
 
 static enum dtype dtype_of(const char *text)
@@ -116,7 +127,9 @@ static void set_shape(struct options *o, const char *name)
         if (strcmp(s->name, name) == 0) {
             o->rows = s->rows;
             o->cols = s->cols;
+            float scale = o->attention.scale; /* no shape has one of its own */
             o->attention = s->attention;
+            o->attention.scale = scale;
             return;
         }
     usage_error("--shape '%s': these are allowed:%s", name, shape_list(o));
@@ -163,6 +176,8 @@ static void parse_one(struct options *o, int option, const char *arg)
     case SEQ_K:    p->seq_k = whole("seq-k", arg, 1, INT32_MAX); break;
     case DIM:      p->dim = whole("dim", arg, 1, 256); break;
     case CAUSAL:   p->causal = true; break;
+    case SCALE:    p->scale = scale_of(arg); break;
+    case SWEEP_SCALE: o->sweep_scale = true; break;
     case Q:        o->q_path = arg; break;
     case K:        o->k_path = arg; break;
     case V:        o->v_path = arg; break;
@@ -198,6 +213,8 @@ static void check(const struct options *o)
                     o->is_attention ? "--batch, --heads, --kv-heads, --seq, --seq-q, --seq-k, --dim" : "--rows, --cols");
     if (o->sweep && (file || out))
         usage_error("--sweep: it makes its own shapes; leave out files");
+    if (o->sweep_scale && (o->sweep || out || o->attention.scale != 0))
+        usage_error("--sweep-scale: it runs one shape at many scales; leave out --sweep, --scale, --out and --lse");
     if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))
         usage_error("--sweep --input '%s': normal and uniform are allowed, which are the same numbers in every shape", o->input);
 }

@@ -78,6 +78,228 @@ static inline __device__ void cp_async_wait_all(void)
     ASM("cp.async.wait_all;" ::: "memory");
 }
 
+/* ---- shared memory by address: loads that the compiler neither keeps in registers nor takes apart */
+
+static inline __device__ int4 shared_load(uint32_t at)
+{
+    int4 v;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    return v;
+}
+
+static inline __device__ float2 load_pair(uint32_t at)
+{
+    float2 v;
+    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(at));
+    return v;
+}
+
+static inline __device__ void store_pair(uint32_t at, float2 v)
+{
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(v.x), "f"(v.y));
+}
+
+/* ---- sm_90a: Hopper's own. For other GPUs these compile to nothing, and kernels that use them must not be launched. */
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HOPPER 1
+#define HOPPER_ASM(...) asm volatile(__VA_ARGS__)
+#else
+#define HOPPER 0
+#define HOPPER_ASM(...)
+#endif
+
+/* wgmma must not be separated from its wait by a call: everything about it is inlined. */
+#define INLINE static __forceinline__ __device__
+
+/* ---- barriers in shared memory: they count arrivals, and bytes that are still to come */
+
+/*
+ * A barrier (mbarrier, 8 bytes) is in phase 0, 1, 0, 1, ... A phase ends when `arrivals` threads have arrived and all expected bytes
+ * have come; then the next begins by itself. One thread initialises, then fences, then everybody synchronises once.
+ */
+INLINE void mbarrier_init(uint32_t barrier, int arrivals)
+{
+    HOPPER_ASM("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals));
+}
+
+/* Lets the copy engine see barriers that have been initialised. */
+INLINE void mbarrier_init_fence(void)
+{
+    HOPPER_ASM("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+INLINE void mbarrier_arrive(uint32_t barrier)
+{
+    HOPPER_ASM("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
+}
+
+/* Arrive, and let the phase wait for `bytes` that copies will bring. */
+INLINE void mbarrier_arrive_expect(uint32_t barrier, int bytes)
+{
+    HOPPER_ASM("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
+}
+
+#ifdef RANDOM_DELAYS
+/* `make delays`: now and then a thread is late, by up to 4 microseconds. What depends on luck shows. */
+INLINE void delay(void)
+{
+    uint32_t x = (uint32_t)clock64() * 2654435761u ^ (threadIdx.x / 32 + blockIdx.x * 64) * 40503u;
+    x ^= x >> 15;
+    x *= 2246822519u;
+    if ((x >> 28) == 0)
+        __nanosleep(x >> 16 & 0xfff);
+}
+#else
+INLINE void delay(void) {}
+#endif
+
+/* Wait until the phase of this parity, 0 or 1, is over. Before the first phase, that of parity 1 counts as over. */
+INLINE void mbarrier_wait(uint32_t barrier, uint32_t parity)
+{
+    delay();
+    HOPPER_ASM("{ .reg .pred over; again: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1; @over bra done; bra again; done: }"
+               :: "r"(barrier), "r"(parity) : "memory");
+}
+
+/* A barrier of `threads` threads of the block, by number: 1 to 15. 0 is __syncthreads. */
+INLINE void named_barrier(int number, int threads)
+{
+    HOPPER_ASM("barrier.cta.sync %0, %1;" :: "r"(number), "r"(threads) : "memory");
+}
+
+/* The same, and whether `v` holds for any of them. */
+INLINE bool named_barrier_any(int number, int threads, bool v)
+{
+    int any = v;
+    HOPPER_ASM("{ .reg .pred p, q; setp.ne.s32 p, %1, 0; barrier.cta.red.or.pred q, %2, %3, p; selp.s32 %0, 1, 0, q; }"
+               : "=r"(any) : "r"((int)v), "r"(number), "r"(threads) : "memory");
+    return __any_sync(0xffffffffu, any); /* which says to the compiler that all lanes agree */
+}
+
+/* ---- the copy engine (TMA): a thread asks for a box of a tensor, and its bytes arrive at a barrier */
+
+#define KEEP_IN_L2  UINT64_C(0x14F0000000000000)  /* what other blocks read, too: the last to leave the cache */
+#define READ_ONCE   UINT64_C(0x12F0000000000000)  /* the first to leave it */
+
+/*
+ * Begin to copy a box of a tensor of 4 dimensions to shared memory: from (0, row, panel, head) on, as attention_map() in hopper.cuh
+ * makes its maps. What lies outside the tensor arrives as zeros.
+ */
+INLINE void tma_load(uint32_t shared, const void *map, uint32_t barrier, int row, int panel, int head, uint64_t hint)
+{
+    HOPPER_ASM("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+               "[%0], [%1, {%2, %3, %4, %5}], [%6], %7;"
+               :: "r"(shared), "l"(map), "r"(0), "r"(row), "r"(panel), "r"(head), "r"(barrier), "l"(hint) : "memory");
+}
+
+/* Begin to copy a box from shared memory to a tensor. What lies outside the tensor is left out. */
+INLINE void tma_store(const void *map, uint32_t shared, int row, int panel, int head)
+{
+    HOPPER_ASM("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4}], [%5];"
+               :: "l"(map), "r"(0), "r"(row), "r"(panel), "r"(head), "r"(shared) : "memory");
+    HOPPER_ASM("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Wait until all stores that this thread has begun, but for the last N, have read their boxes. */
+template <int N> INLINE void tma_store_wait_read(void)
+{
+    HOPPER_ASM("cp.async.bulk.wait_group.read %0;" :: "n"(N) : "memory");
+}
+
+/* What this thread has written to shared memory will be seen by the copy engine and by wgmma, too. A barrier must follow. */
+INLINE void fence_async_shared(void)
+{
+    HOPPER_ASM("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/* The way back of ldmatrix: four 8 x 8 matrices of 16-bit elements from fragments to rows of 16 bytes in shared memory. */
+INLINE void stmatrix(uint32_t row, const uint32_t *r)
+{
+    HOPPER_ASM("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               :: "r"(row), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+
+/* ---- tensor cores that read shared memory: products by warpgroups, 4 warps, that run by themselves. wgmma.cuh has them. */
+
+/* Before the first of some products: the registers that ordinary instructions wrote are ready for them. */
+INLINE void wgmma_fence(void)
+{
+    HOPPER_ASM("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+/* The products begun since the last time are a group. */
+INLINE void wgmma_commit(void)
+{
+    HOPPER_ASM("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+/*
+ * What computed v is not moved below this. The compiler of PTX sinks ordinary instructions below a wait for products, even all of a
+ * softmax that should run beside them; it cannot move what a branch depends on. v >= 0, so the branch is never taken: but the
+ * compiler must not be able to prove that, which it does for a sum of ex2() alone.
+ */
+INLINE void stay_above(float v)
+{
+    if (v < 0.0f)
+        __trap();
+}
+
+/* Wait until all groups but the last N are done. Until then nothing may touch their registers: not even those of A. */
+template <int N> INLINE void wgmma_wait(void)
+{
+    HOPPER_ASM("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
+}
+
+/* To be said, after the wait, of registers that a product wrote or read: only now may the compiler read or write them. */
+template <int N> INLINE void arrived(float (&x)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(x[i]) :: "memory");
+}
+
+template <int N> INLINE void arrived(uint32_t (&x)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+r"(x[i]) :: "memory");
+}
+
+/*
+ * The descriptor of a matrix in shared memory, as wgmma takes it: in panels of 64 elements = 128 bytes a row, swizzled as TMA does it,
+ * 8 rows = 1024 bytes being a unit. panel_bytes: from one panel to the next; only products whose inner dimension is the rows (V) need
+ * it. Descriptors count 16 bytes as 1: adding n moves the matrix on by 16 n bytes. (An address in shared memory has at most 18 bits.)
+ */
+INLINE uint64_t wgmma_descriptor(uint32_t shared, int panel_bytes)
+{
+    return (uint64_t)(1u << 30 | 1024 / 16) << 32 | (uint32_t)panel_bytes / 16 << 16 | shared / 16;
+}
+
+/* Give registers back (FEWER, to N each), or take them (MORE): all warps of a warpgroup, once. */
+template <int N> INLINE void fewer_registers(void)
+{
+    HOPPER_ASM("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N));
+}
+
+template <int N> INLINE void more_registers(void)
+{
+    HOPPER_ASM("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N));
+}
+
+/*
+ * A value that all lanes share, so that the compiler knows it: it can stay in a uniform register, where wgmma wants descriptors. All
+ * lanes must call.
+ */
+INLINE uint32_t uniform(uint32_t v)
+{
+#if HOPPER
+    return __reduce_or_sync(0xffffffffu, v);
+#else
+    return v;
+#endif
+}
+
 /* ---- arithmetic */
 
 /* 2^x, to 2 ulp, in one instruction; results below 2^-126 are 0. 2^-inf is 0, and NaN stays NaN. */

@@ -45,11 +45,13 @@ struct row_facts reference_softmax_row(double *want, const void *x, enum dtype d
     return (struct row_facts){ max, weighted / sum };
 }
 
+#define LARGEST_ERROR 200 /* of a score: e^200 is as good as infinite, and its square is still a number */
+
 struct lse reference_attention_row(double *want, double *bound, double *scratch, struct attention_row row, struct attention_rounding how)
 {
     const double unit = 0x1p-24, unit16 = row.dtype == FP16 ? 0x1p-11 : row.dtype == BF16 ? 0x1p-8 : 0;
     double max = -INFINITY, sum = 0, doubt = 0;
-    double *error = scratch + row.visible; /* of each score, as the bound has it */
+    double *error = scratch + row.visible; /* of each score, absolute, as the bound has it; then of its weight, relative */
     for (int64_t key = 0; key < row.visible; key++) {
         double dot = 0, size = 0;
         for (int64_t i = 0; i < row.dim; i++) {
@@ -69,20 +71,22 @@ struct lse reference_attention_row(double *want, double *bound, double *scratch,
     for (int64_t key = 0; key < row.visible; key++) {
         double below = max - scratch[key], weight = exp(-below);
         error[key] += (3 * below + 4) * unit;
+        error[key] = expm1(error[key] > LARGEST_ERROR ? LARGEST_ERROR : error[key]);
         scratch[key] = weight;
         sum += weight;
-        doubt += weight > 0 ? weight * error[key] : 0;
+        doubt += weight * error[key];
     }
+    doubt /= sum; /* how far the sum of the weights may be off */
     /* O_i = sum of p v: each p is off by its own error, the sum's, and its rounding; and each addition of the two sums counts. */
-    double chain = 2 * ((double)row.visible + 32) * unit;
+    double chain = 2 * ((double)row.visible + 32) * unit, rest = 2 * chain + (how.weights ? unit16 : 0);
     for (int64_t key = 0; key < row.visible; key++)
         for (int64_t i = 0; i < row.dim && scratch[key] != 0; i++) {
             double term = scratch[key] / sum * element(row.V, row.dtype, key * row.dim + i);
             want[i] += term;
-            bound[i] += fabs(term) * (error[key] + doubt / sum + 2 * chain + (how.weights ? unit16 : 0));
+            bound[i] += fabs(term) * ((1 + error[key]) * (1 + doubt) * (1 + rest) - 1);
         }
     for (int64_t i = 0; i < row.dim; i++)
         bound[i] += fabs(want[i]) * unit16 + 0x1p-126 + (row.dtype == FP16 ? 0x1p-25 : 0);
     double lse = max + log(sum);
-    return (struct lse){ lse, doubt / sum + chain + 8 * unit * (fabs(lse) + 1) };
+    return (struct lse){ lse, log1p(doubt) + chain + 8 * unit * (fabs(lse) + 1) };
 }

@@ -2,8 +2,8 @@
  * Element types, and the function types through which steps.h declares every step: a signature that drifts does not compile.
  *
  * GPU functions take device pointers, a workspace of workspace_fn's size (NULL when that is 0), and a stream. They launch; they never
- * allocate, copy or synchronise. A softmax's workspace is zeroed before the first launch, and every launch leaves it zeroed; an
- * attention's may hold anything. x and y of a softmax must lie alike: their addresses equal modulo 16 (from cudaMalloc they are).
+ * allocate, copy or synchronise. A workspace is zeroed before the first launch, and belongs to one function and one stream from then
+ * on. x and y of a softmax must lie alike: their addresses equal modulo 16 (from cudaMalloc they are).
  */
 #ifndef TYPES_H
 #define TYPES_H

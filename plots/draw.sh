@@ -37,6 +37,7 @@ for f in $files; do
             for dtype in fp32 fp16 bf16; do plot lengths "threads='$threads'; dtype='$dtype'"; done
             plot attention-steps "threads='$threads'"
             plot roofline "threads='$threads'"
+            for dtype in fp32 fp16 bf16; do plot attention-scale "threads='$threads'; dtype='$dtype'"; done
             for dtype in fp32 bf16; do
                 plot error "threads='$threads'; part='attention'; dtype='$dtype'"
                 for dim in $dims; do plot attention-tflops "threads='$threads'; dim='$dim'; dtype='$dtype'"; done

@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
-"""Time PyTorch's softmax on the shapes that `make bench` uses, and add the rows to the same table.
+"""Time PyTorch's softmax and attention on the shapes that `make bench` uses, and add the rows to the same table.
 
-    plots/peers.py [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N] [--reps N] [--budget SECONDS] [--quick]
+    plots/peers.py [--part softmax|attention|all] [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N] [--reps N]
+                   [--budget SECONDS] [--quick] [--clock] [--library FILE]
 
 Every peer is given its best: an output that exists already, AVX-512 and huge pages on a CPU, a compiled kernel for each shape on
-a GPU. It is timed as a step is (docs/measuring.md): warm up, cold caches, a copy in turn with it, the median. Its error
-against fp64 is recorded; no verdict is passed on it. Without PyTorch: one line, "skipped", and exit status 0.
+a GPU. It is timed as a step is (docs/measuring.md): warm up, cold caches, all in turn, the median. Its error
+against fp64 is recorded; no verdict is passed on it. On a GPU our own attention steps take turns with it, and their rows replace
+those of `make bench` (attention_peers.py). Without PyTorch: one line, "skipped", and exit status 0.
 """
 import argparse
 import os
 import sys
 import time
+import warnings
+
+sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
+from attention_peers import bench_attention
 
 ELEMENTS = {"fp32": 1 << 27, "fp16": 1 << 28, "bf16": 1 << 28}  # of a tensor: 512 MiB
 COLUMNS = [1 << k for k in range(7, 25)]
@@ -20,6 +26,7 @@ GPU_FLUSH_BYTES = 512 << 20   # read between runs: ten times the largest L2 of t
 CPU_FLUSH_BYTES = 1 << 30     # tensors at least this large flush a CPU's caches themselves
 MIN_REPS = {"cpu": 5, "cuda": 20}
 MAX_REPS = 200
+PROBE_CYCLES = 40000          # of the GPU's clock: what it is measured with, some 25 us
 CHECKED_ROWS = 8              # compared with fp64
 SEED = 1
 
@@ -29,16 +36,20 @@ NAMES = """step device backend dtype rows cols batch heads kv_heads seq_q seq_k 
 
 
 def options():
-    p = argparse.ArgumentParser(description="Time PyTorch's softmax on the shapes of `make bench`, into build/results.tsv.")
+    p = argparse.ArgumentParser(description="Time PyTorch's softmax and attention on the shapes of `make bench`, into build/results.tsv.")
+    p.add_argument("--part", choices=["softmax", "attention", "all"], default="all")
     p.add_argument("--device", choices=["cpu", "gpu", "all"], default="all")
-    p.add_argument("--dtype", choices=["fp32", "fp16", "bf16", "all"], help="default: fp32 on a CPU, all three on a GPU")
+    p.add_argument("--dtype", choices=["fp32", "fp16", "bf16", "all"], help="default: fp32 on a CPU; on a GPU all three, of attention bf16 and fp32")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
-    p.add_argument("--reps", type=int, default=0, help="timed runs (default: what fits the budget, 20 or more on a GPU)")
+    p.add_argument("--reps", type=int, default=0, help="timed runs (default: what fits the budget, 20 or more on a GPU; 40 of attention)")
     p.add_argument("--budget", type=float, default=2.0, help="seconds for a shape (default 2)")
-    p.add_argument("--quick", action="store_true", help="four row lengths only")
+    p.add_argument("--quick", action="store_true", help="four row lengths, two of attention, in bf16 alone")
+    p.add_argument("--clock", action="store_true", help="show the GPU's clock, too, behind every run of attention")
+    p.add_argument("--library", help="our attention steps, to take turns with PyTorch's on a GPU")
     o = p.parse_args()
     if o.threads < 0 or o.reps < 0 or o.budget <= 0:
         p.error("--threads and --reps must not be negative, --budget must be more than 0")
+    o.seed = SEED
     return o
 
 
@@ -54,19 +65,64 @@ class Table:
         self.path = os.environ.get("RESULTS") or "build/results.tsv"
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         self.rows = 0
+        self.ceilings = read_rows(os.environ.get("CEILINGS") or "build/ceilings.tsv")
 
     def add(self, **cells):
         unknown = set(cells) - set(NAMES)
         assert not unknown, unknown
-        text = [c if isinstance(c, str) else "%.9g" % c for c in (cells.get(n, "-") for n in NAMES)]
+        text = [word(cells.get(n, "-")) for n in NAMES]
         with open(self.path, "a", encoding="utf-8") as file:
             if file.tell() == 0:
                 file.write("\t".join(NAMES) + "\n")
             file.write("\t".join(text) + "\n")
         self.rows += 1
 
+    def verified(self, names, cells):
+        """These columns of the last row that has these cells and a verdict; empty when there is none."""
+        found = [row for row in read_rows(self.path) if row.get("verdict", "-") != "-" and all(row[n] == word(c) for n, c in cells.items())]
+        return {n: found[-1][n] for n in names} if found else {}
 
-class Cpu:
+    def ceiling(self, device, name, dtype):
+        """A rate that step 00 measured, 0 when it did not."""
+        want = {"device": device.name, "threads": str(device.threads), "name": name, "dtype": dtype}
+        return max([float(row["value"]) for row in self.ceilings if want.items() <= row.items()], default=0)
+
+
+def word(cell):
+    return cell if isinstance(cell, str) else "-" if cell != cell else "%.9g" % cell
+
+
+def read_rows(path):
+    """A table's rows as dictionaries; none if there is no such file."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        lines = [line.rstrip("\n").split("\t") for line in file]
+    return [dict(zip(lines[0], line)) for line in lines[1:]]
+
+
+class Device:
+    """What times: a subclass says how one run is timed, on cold caches."""
+
+    def time_in_turn(self, works, own_bytes, reps, budget, after=None):
+        """The sorted times, ms, of each of the works, run round after round, every other round backwards. after(i): called after works[i]."""
+        for work in works:
+            self.time_once(work, own_bytes)
+            self.time_once(work, own_bytes)
+        least, most = (reps, reps) if reps else (MIN_REPS[self.backend], MAX_REPS)
+        times = [[] for _ in works]
+        order = list(range(len(works)))
+        start = time.perf_counter()
+        while works and (len(times[0]) < least or (len(times[0]) < most and time.perf_counter() - start < budget)):
+            for i in order:
+                times[i].append(self.time_once(works[i], own_bytes))
+                if after:
+                    after(i)
+            order.reverse()
+        return [sorted(ms) for ms in times]
+
+
+class Cpu(Device):
     backend = "cpu"
 
     def __init__(self, torch, threads):
@@ -102,13 +158,15 @@ class Cpu:
         return {"device": self.name, "backend": "cpu", "threads": self.threads}
 
 
-class Gpu:
+class Gpu(Device):
     backend = "cuda"
     threads = 0
 
     def __init__(self, torch):
         self.torch, self.device = torch, "cuda"
         self.name = torch.cuda.get_device_name()
+        major, minor = torch.cuda.get_device_capability()
+        self.capability = 10 * major + minor
         self.flusher = torch.ones(GPU_FLUSH_BYTES // 4, device="cuda")
         self.begin, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
@@ -123,22 +181,19 @@ class Gpu:
         self.end.synchronize()
         return self.begin.elapsed_time(self.end)
 
+    def ghz(self):
+        """The clock right now: how long a kernel takes that waits for PROBE_CYCLES, over one that waits for none."""
+        ms = []
+        for cycles in (0, PROBE_CYCLES):
+            self.begin.record()
+            self.torch.cuda._sleep(cycles)
+            self.end.record()
+            self.end.synchronize()
+            ms.append(self.begin.elapsed_time(self.end))
+        return PROBE_CYCLES * 1e-6 / (ms[1] - ms[0])
+
     def cells(self):
         return {"device": self.name, "backend": "cuda"}
-
-
-def time_in_turn(device, works, own_bytes, reps, budget):
-    """The times, ms, of each of the works, run round after round."""
-    for work in works:
-        device.time_once(work, own_bytes)
-        device.time_once(work, own_bytes)
-    least, most = (reps, reps) if reps else (MIN_REPS[device.backend], MAX_REPS)
-    times = [[] for _ in works]
-    start = time.perf_counter()
-    while len(times[0]) < least or (len(times[0]) < most and time.perf_counter() - start < budget):
-        for work, ms in zip(works, times):
-            ms.append(device.time_once(work, own_bytes))
-    return [sorted(ms) for ms in times]
 
 
 def softmax_peers(torch, device, x, y):
@@ -173,7 +228,7 @@ def bench_softmax(torch, device, dtype, table, o):
             try:
                 y.fill_(float("nan"))
                 error = worst_error(torch, x, run())
-                copy, ms = time_in_turn(device, [lambda: y.copy_(x), run], useful, o.reps, o.budget)
+                copy, ms = device.time_in_turn([lambda: y.copy_(x), run], useful, o.reps, o.budget)
             except Exception as why:  # a compiler that is missing, too little memory: the other peers go on
                 print("  %s %s %d x %d: skipped: %s" % (name, dtype, rows, cols, str(why).strip().split("\n")[0][:200]))
                 continue
@@ -191,6 +246,7 @@ def bench_softmax(torch, device, dtype, table, o):
 def main():
     o = options()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # small kernels, one at a time: no pool of processes to start, and to end
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             if " avx512f" in file.read():
@@ -202,6 +258,7 @@ def main():
     except ImportError:
         print("peers: skipped: PyTorch is not installed for %s (python3 -m pip install torch)" % sys.executable)
         return 0
+    warnings.simplefilter("ignore")  # a backend that PyTorch lacks says so in a page of warnings; one line of ours is enough
 
     devices = []
     if o.device in ("cpu", "all"):
@@ -213,11 +270,13 @@ def main():
             print("peers: gpu: skipped: PyTorch sees no CUDA device")
     table = Table()
     for device in devices:
-        print("PyTorch %s on %s%s" % (torch.__version__, device.name, ", %d threads" % device.threads if device.threads else ""))
-        usual = "fp32" if device.backend == "cpu" else "all"
-        chosen = o.dtype or usual
-        for dtype in ELEMENTS if chosen == "all" else [chosen]:
-            bench_softmax(torch, device, dtype, table, o)
+        print("PyTorch %s on %s%s" % (torch.__version__, device.name, ", %d thread%s" % (device.threads, "s" * (device.threads > 1)) if device.threads else ""))
+        gpu = device.backend == "cuda"
+        for part, bench, usual in [("softmax", bench_softmax, list(ELEMENTS) if gpu else ["fp32"]),
+                                   ("attention", bench_attention, ["bf16"] + ["fp32"] * (not o.quick) if gpu else ["fp32"])]:
+            if o.part in (part, "all"):
+                for dtype in list(ELEMENTS) if o.dtype == "all" else [o.dtype] if o.dtype else usual:
+                    bench(torch, device, dtype, table, o)
     print("peers: %d rows added to %s" % (table.rows, table.path))
     return 0
 

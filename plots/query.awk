@@ -1,6 +1,6 @@
 # What a plot needs of one recorded file, printed as gnuplot commands: variables and data blocks. Each .gp loads it:
 #   awk -f plots/results.awk -f plots/query.awk -v file=F -v want=WANT [-v dtype=fp16] [-v threads=1] [-v dim=128] [-v causal=1]
-# WANT is steps, lengths, error; attention-steps, attention-tflops, attention-error, roofline; or threads, dims: what there is of these.
+# WANT is steps, lengths, error; attention-steps, attention-tflops, attention-error, attention-scale, roofline; or threads, dims: what there is of these.
 # Threads default to the most that the file has. Steps that are missing are left out; with none at all, exit status 1.
 
 BEGIN {
@@ -19,12 +19,13 @@ BEGIN {
     for (row = 1; row <= count; row++)
         if (usable(row) && cell[row, "threads"] == threads && (want == "dims" || wanted_here(row)))
             mine[row]
+    if (want == "attention-scale") scale_curves()
     if (want == "dims") dims()
     else if (want == "steps") bars()
     else if (want == "attention-steps") attention_bars()
     else if (want == "attention-tflops") attention_curves()
     else if (want == "roofline") roofline()
-    else curves(want ~ /error/ ? "error" : "gb_s")
+    else if (want != "attention-scale") curves(want ~ /error/ ? "error" : "gb_s")
     exit failed
 }
 
@@ -193,6 +194,43 @@ function curves(column,    row, cols, lengths, length_at, n, name, names, i, j, 
     if (column == "gb_s") cliffs(first, last)
 }
 
+# ---- attention: error against the size of the scores
+
+# $curves, a block a step: 1 standard deviation of the scores  2 worst error  3 what was allowed there
+function scale_curves(    row, x, named, name, names, i, j, order, n, here, bits) {
+    bits = dtype == "fp16" ? 11 : dtype == "bf16" ? 8 : 24 # 2^-bits is the unit roundoff
+    lowest = 2 ^ -bits
+    for (row = 1; row <= count; row++) {
+        x = score_size(row)
+        if (!x || cell[row, "verdict"] != "pass" || cell[row, "dtype"] != dtype || cell[row, "threads"] != threads) continue
+        mine[row]
+        named[cell[row, "step"]] = cell[row, "step"]
+        extend("x", x)
+        extend("y", cell[row, "error"])
+        extend("y", cell[row, "tolerance"])
+    }
+    names = sort_keys(named, name)
+    if (!names) nothing("it needs results at several scales, which make bench adds")
+    print "$curves << EOD"
+    for (i = 1; i <= names; i++) {
+        split("", here)
+        for (row in mine)
+            if (cell[row, "step"] == name[i]) here[row] = score_size(row)
+        n = sort_keys(here, order)
+        for (j = 1; j <= n; j++) printf "%g\t%g\t%g\n", here[order[j]], cell[order[j], "error"], cell[order[j], "tolerance"]
+        end_x[name[i]] = here[order[n]]
+        end_y[name[i]] = cell[order[n], "error"]
+        printf "\n\n"
+        shape = shape_of(order[n])
+    }
+    printf "EOD\nlist = \"\"\ntypes = \"\"\n"
+    for (i = 1; i <= names; i++) printf "list = list.\" %s\"\ntypes = types.\" %d\"\n", name[i], line_type(name[i])
+    if (lowest < least["y"]) least["y"] = lowest
+    printf "bits = %d\nshortest = %g\nlongest = %g\nlowest = %g\nhighest = %g\n", bits, least["x"], most["x"], least["y"] / 2, 6 * most["y"]
+    printf "machine = \"%s\"\nshape = \"%s\"\n", machine(), shape
+    labels(1, names, name, least["y"] / 2, 6 * most["y"], most["x"])
+}
+
 function keep(step, cols, value) {
     if (value > 0 && !(want == "error" && kept[step, cols] > value)) {
         kept[step, cols] = value
@@ -208,8 +246,8 @@ function tics(first, last,    n, octaves, text) {
     return text
 }
 
-# Names at the ends of the curves, moved apart where they would overlap: no two nearer than a line of text.
-function labels(logarithmic, names, name, lowest, highest, longest,    i, y, order, n, gap, low, far, at, lt) {
+# Names at the ends of the curves, moved apart where they would overlap: no two nearer than a line of text, and none above `top`, if that is given.
+function labels(logarithmic, names, name, lowest, highest, longest, top,    i, y, order, n, gap, low, far, at, lt) {
     far = longest * 1.3
     low = logarithmic ? log(lowest) : 0
     gap = ((logarithmic ? log(highest) : highest) - low) / 22
@@ -218,7 +256,8 @@ function labels(logarithmic, names, name, lowest, highest, longest,    i, y, ord
     n = sort_keys(y, order)
     for (i = 2; i <= n; i++)
         if (y[order[i]] < y[order[i - 1]] + gap) y[order[i]] = y[order[i - 1]] + gap
-    if (n && y[order[n]] > low + 22 * gap) y[order[n]] = low + 22 * gap
+    top = top ? log(top) : low + 22 * gap
+    if (n && y[order[n]] > top) y[order[n]] = top
     for (i = n - 1; i >= 1; i--)
         if (y[order[i]] > y[order[i + 1]] - gap) y[order[i]] = y[order[i + 1]] - gap
     for (i = 1; i <= n; i++) {
@@ -329,6 +368,7 @@ function extend(what, value) {
 # ---- attention: the roofline
 
 # Points where a step's claim (FLOPs for each byte moved) and its speed meet; above them what copy speed and the two kinds of product allow.
+# Softmax steps are shown with 5 FLOPs an element, one each for maximum, difference, exponential, sum and quotient.
 function roofline(    shape, type, copy, n, order, i, d) {
     shape = common_shape()
     copy = ceiling(file, "copy", "fp32", threads) / 1000
@@ -338,24 +378,25 @@ function roofline(    shape, type, copy, n, order, i, d) {
     for (d = 1; d <= 2; d++) {
         n = steps_in(shape, type[d], order)
         for (i = 1; i <= n; i++)
-            if (cell[order[i], "predicted_bytes"] > 0) point(order[i])
+            if (cell[order[i], "predicted_bytes"] > 0)
+                point(order[i], cell[order[i], "step"] ", " cell[order[i], "dtype"], cell[order[i], "flops"])
     }
+    printf "machine = \"%s\"\nunit = \"%s\"\n", machine(), (scale == 1 ? "TFLOP/s" : "GFLOP/s")
+    printf "shape = \"%s%s\"\n", shape, softmax_points()
     print "$roofs << EOD"
     roof(copy, ceiling(file, "fma", "fp32", threads), "fma, fp32")
     roof(copy, ceiling(file, "matmul", "bf16", threads), "matmul, bf16")
     printf "EOD\nslope = %g\nridge = %g\n", copy * scale, ridge
-    printf "from_x = %g\nto_x = %g\nfrom_y = %g\nto_y = %g\n", least["x"] / 30, most["x"] * 4, least["y"] / 4, most["y"] * 2.5
-    printf "machine = \"%s\"\nshape = \"%s\"\nunit = \"%s\"\n", machine(), shape, (scale == 1 ? "TFLOP/s" : "GFLOP/s")
+    printf "from_x = %g\nto_x = %g\nfrom_y = %g\nto_y = %g\n", least["x"] / 2, most["x"] * 4, least["y"] / 8, most["y"] * 2.5
+    for (i in end_x) printf "set label \"\" at %g, %g point lt %d front\n", end_x[i], end_y[i], line_type(i)
     point_names()
 }
 
-function point(row,    name) {
-    name = cell[row, "step"] ", " cell[row, "dtype"]
-    end_x[name] = cell[row, "flops"] / cell[row, "predicted_bytes"]
-    end_y[name] = cell[row, "tflop_s"] * scale
+function point(row, name, flops) {
+    end_x[name] = flops / cell[row, "predicted_bytes"]
+    end_y[name] = flops / cell[row, "median_ms"] * 1e-9 * scale
     extend("x", end_x[name])
     extend("y", end_y[name])
-    printf "set label \"\" at %g, %g point lt %d front\n", end_x[name], end_y[name], line_type(name)
 }
 
 function roof(copy, rate, text) {
@@ -366,14 +407,38 @@ function roof(copy, rate, text) {
     printf "%g\t%g\t%s\n", ridge, rate * scale, text
 }
 
-# The names of points stand beside them; those far on the right, of which there are many, in the margin.
-function point_names(    i, name, names) {
+# The softmax steps, at the shape that most of them have, which is returned, for a heading.
+function softmax_points(    row, shape, name) {
+    attention = 0
+    at = "cols"
+    dtype = "fp32"
+    split("", mine)
+    for (row = 1; row <= count; row++)
+        if (usable(row) && cell[row, "threads"] == threads && cell[row, "predicted_bytes"] > 0 && wanted_here(row)) mine[row]
+    choose_tensor()
+    shape = common_shape()
+    for (row in mine)
+        if (shape_of(row) == shape) {
+            name = cell[row, "step"]
+            sub(/_softmax/, "", name)
+            point(row, name, 5 * cell[row, "rows"] * cell[row, "cols"])
+        }
+    return shape == "" ? "" : "; softmax of " shape
+}
+
+# The names of points stand beside them, but those of the softmax steps, and those far on the right, of which there are many: in a column.
+function point_names(    i, left, lefts, name, names, last, top) {
     for (i in end_x)
-        if (end_x[i] > most["x"] / 10)
+        if (i !~ /,/) {
+            left[++lefts] = i
+            if (end_x[i] > last) last = end_x[i]
+            if (end_y[i] > top) top = end_y[i]
+        } else if (end_x[i] > most["x"] / 10)
             name[++names] = i
         else
             printf "set label \"%s\" at %g, %g left noenhanced textcolor rgb ink offset 0.8,0.5\n", i, end_x[i], end_y[i]
-    labels(1, names, name, least["y"] / 4, most["y"] * 2.5, most["x"] * 4)
+    labels(1, names, name, least["y"] / 8, most["y"] * 2.5, most["x"] * 4)
+    labels(1, lefts, left, least["y"] / 8, most["y"] * 2.5, 1.5 * last, top)
 }
 
 # ---- attention: TFLOP/s against length, of one dim and type: a panel for each mask

@@ -44,6 +44,11 @@ function usable(row) {
     return cell[row, "verdict"] != "FAIL" && cell[row, "input"] == "normal" && cell[row, "median_ms"] > 0
 }
 
+# The standard deviation of an attention's scores on normal input, of rows that were made to show it (--sweep-scale); 0 of others.
+function score_size(row) {
+    return cell[row, "input"] ~ /^normal, scale / ? substr(cell[row, "input"], 15) * sqrt(cell[row, "dim"]) : 0
+}
+
 function is_peer(step) { return step !~ /^[0-9]/ }
 function is_attention(row) { return cell[row, "seq_q"] > 0 }
 
@@ -105,7 +110,7 @@ function machine_name(device, threads) {
 function thread_counts(file, order,    row, seen) {
     split("", seen)
     for (row = 1; row <= count; row++)
-        if (file_of[row] == file && usable(row)) seen[cell[row, "threads"]] = -cell[row, "threads"]
+        if (file_of[row] == file && (usable(row) || score_size(row))) seen[cell[row, "threads"]] = -cell[row, "threads"]
     return sort_keys(seen, order)
 }
 

@@ -1,10 +1,10 @@
-# Roofline: what every attention step reaches, against the work that it does for each byte that it says it moves.
+# Roofline: what every step reaches, against the work that it does for each byte that it says it moves.
 #   gnuplot -e "file='plots/recorded/M.tsv'; prefix='build/plots/M-'" plots/roofline.gp
 
 load "plots/style.gp"
 load query("roofline")
 
-eval heading("What limits each attention?", machine.": ".shape)
+eval heading("What limits each step?", machine.": ".shape)
 set logscale xy 10
 set xrange [from_x : to_x]
 set yrange [from_y : to_y]
@@ -17,8 +17,10 @@ set datafile separator tab
 
 # Under the slope memory limits, under a flat roof the arithmetic; they meet at a ridge. The text ends where the roof begins.
 start = from_y / slope > from_x ? from_y / slope : from_x
+middle = sqrt(start * ridge)
 set arrow from start, slope * start to ridge, slope * ridge nohead back lt 21
-set label sprintf("copy, %.4g GB/s", 1000 * slope / (unit eq "TFLOP/s" ? 1 : 1000)) at start, slope * start left offset 2,0.7 textcolor rgb ink
+set label sprintf("copy, %.4g GB/s", 1000 * slope / (unit eq "TFLOP/s" ? 1 : 1000)) at middle, slope * middle \
+    left offset 1,-0.3 textcolor rgb ink
 do for [format in formats] {
     eval picture(format, "roofline")
     plot $roofs using 1:2:(to_x - $1):(0) with vectors nohead lt 21, \

@@ -1,7 +1,7 @@
 # One look for every plot. A light card, so that it reads the same in print, on a white page and on a dark one.
 # Colours: Okabe and Ito's, which colour-blind readers can tell apart; warm for the steps that make extra trips, cold for
 # those that avoid them. Markers differ as well. Step N is line type N in every plot;
-# attention begins again with the colours of softmax, since the two do not meet in a plot.
+# attention begins again with the colours of softmax, since the two meet in one plot alone, far apart.
 
 ink = "#222222"
 quiet = "#555555"

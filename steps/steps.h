@@ -55,6 +55,16 @@ attention_cpu_fn flash_attention_cpu;           attention_gpu_fn flash_attention
 attention_fp16_gpu_fn tensor_core_attention_fp16_gpu; attention_bf16_gpu_fn tensor_core_attention_bf16_gpu;
 /* 12_pipelined_attention */
 attention_fp16_gpu_fn pipelined_attention_fp16_gpu; attention_bf16_gpu_fn pipelined_attention_bf16_gpu;
+/* 13_hopper_attention */
+attention_fp16_gpu_fn hopper_attention_fp16_gpu; attention_bf16_gpu_fn hopper_attention_bf16_gpu;
+/* 14_warp_specialized_attention */
+attention_fp16_gpu_fn warp_specialized_attention_fp16_gpu; attention_bf16_gpu_fn warp_specialized_attention_bf16_gpu;
+/* 15_persistent_attention */
+attention_fp16_gpu_fn persistent_attention_fp16_gpu; attention_bf16_gpu_fn persistent_attention_bf16_gpu;
+attention_workspace_fn persistent_attention_workspace;
+/* 16_optimistic_attention */
+attention_fp16_gpu_fn optimistic_attention_fp16_gpu; attention_bf16_gpu_fn optimistic_attention_bf16_gpu;
+attention_workspace_fn optimistic_attention_workspace;
 
 #ifdef __cplusplus
 }

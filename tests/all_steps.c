@@ -5,6 +5,7 @@
  */
 #include "all_steps.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "common.h"
@@ -73,10 +74,23 @@ static main_fn naive, safe, online, parallel, resident, split, standard, library
 #define main pipelined
 #include "../steps/12_pipelined_attention/main.c"
 #undef main
+#define main hopper
+#include "../steps/13_hopper_attention/main.c"
+#undef main
+#define main warp_specialized
+#include "../steps/14_warp_specialized_attention/main.c"
+#undef main
+#define main persistent
+#include "../steps/15_persistent_attention/main.c"
+#undef main
+#define main optimistic
+#include "../steps/16_optimistic_attention/main.c"
+#undef main
 
 static main_fn *const mains[] = { naive, safe, online, parallel, resident, split };
 
-static main_fn *const attention_mains[] = { standard, library, fused, flash, tensor_core, pipelined };
+static main_fn *const attention_mains[] = { standard, library, fused, flash, tensor_core, pipelined,
+                                          hopper, warp_specialized, persistent, optimistic };
 
 enum {
     STEPS = sizeof mains / sizeof mains[0],
@@ -189,11 +203,19 @@ bool attention_subject_exists(const struct attention_subject *s)
     }
 }
 
+/* A step is chosen by the number that its name begins with. */
+static bool is_chosen(const char *name)
+{
+    const char *chosen = getenv("TESTS_STEPS");
+    char number[] = { name[0], name[1], '\0' };
+    return !chosen || strstr(chosen, number);
+}
+
 bool attention_subject_at(struct attention_subject *s, int index, bool gpu)
 {
     for (int i = 0; i < ATTENTION_STEPS * DTYPES; i++) {
         *s = (struct attention_subject){ attention_step_at(i / DTYPES), dtypes[i % DTYPES], gpu };
-        if (attention_subject_exists(s) && index-- == 0)
+        if (attention_subject_exists(s) && is_chosen(s->step->name) && index-- == 0)
             return true;
     }
     return false;
@@ -230,25 +252,21 @@ bool attention_subject_takes(const struct attention_subject *s, int64_t dim)
 
 const char *attention_subject_missing(const struct attention_subject *s)
 {
-    static char why[96];
     if (!s->gpu)
         return s->step->ready && !s->step->ready() ? "this build has no CBLAS" : NULL;
-    if (gpu_capability() >= s->step->capability)
-        return NULL;
-    snprintf(why, sizeof why, "it needs a GPU of sm_%d or newer, and this one is sm_%d", s->step->capability, gpu_capability());
-    return why;
+    return attention_gpu_missing(s->step);
 }
 
 void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
-                           struct attention p, void *workspace)
+                           struct attention p, void *workspace, cudaStream_t stream)
 {
     const struct attention_step *step = s->step;
     if (!s->gpu)
         step->cpu(O, lse, Q, K, V, p);
     else
         switch (s->dtype) {
-        case FP16: step->gpu_fp16(O, lse, Q, K, V, p, workspace, NULL); break;
-        case BF16: step->gpu_bf16(O, lse, Q, K, V, p, workspace, NULL); break;
-        default: step->gpu(O, lse, Q, K, V, p, workspace, NULL); break;
+        case FP16: step->gpu_fp16(O, lse, Q, K, V, p, workspace, stream); break;
+        case BF16: step->gpu_bf16(O, lse, Q, K, V, p, workspace, stream); break;
+        default: step->gpu(O, lse, Q, K, V, p, workspace, stream); break;
         }
 }

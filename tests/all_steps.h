@@ -36,6 +36,7 @@ struct attention_subject {
     bool gpu;
 };
 
+/* As for softmax. TESTS_STEPS in the environment, such as "12 16", leaves only these steps. */
 bool attention_subject_at(struct attention_subject *s, int index, bool gpu);
 int attention_subject_count(bool gpu);
 bool attention_subject_exists(const struct attention_subject *s);
@@ -43,8 +44,8 @@ const char *attention_subject_name(const struct attention_subject *s);
 struct attention_rounding attention_subject_rounding(const struct attention_subject *s);
 bool attention_subject_takes(const struct attention_subject *s, int64_t dim);
 const char *attention_subject_missing(const struct attention_subject *s); /* why it cannot run here; NULL: it can */
-/* All tensors: where the device can reach them. lse may be NULL. */
+/* All tensors: where the device can reach them. lse may be NULL. The stream is for a GPU. */
 void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
-                           struct attention p, void *workspace);
+                           struct attention p, void *workspace, cudaStream_t stream);
 
 #endif

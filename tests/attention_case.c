@@ -66,11 +66,13 @@ static const char *run_on_gpu(const struct attention_subject *s, struct attentio
         device[i] = buffer_new(host[i]->bytes, true);
     for (int i = Q; i <= V; i++)
         gpu_upload(device[i].data, host[i]->data, host[i]->bytes);
-    if (bytes) /* it may hold anything: this one is all NaN */
+    if (bytes) {
         device[WORKSPACE] = buffer_new(bytes, true);
+        gpu_fill(device[WORKSPACE].data, 0, bytes);
+    }
 
     attention_subject_run(s, device[O].data, want_lse ? device[LSE].data : NULL, device[Q].data, device[K].data, device[V].data,
-                          c->p, device[WORKSPACE].data);
+                          c->p, device[WORKSPACE].data, NULL);
     const char *problem = gpu_error();
     if (problem && gpu_error()) /* it stays: the device is of no more use to this process */
         fatal("%s, %lld x %lld: %s; no test after it can run", attention_subject_name(s), (long long)c->p.seq_q,
@@ -97,7 +99,7 @@ const char *attention_case_run(const struct attention_subject *s, struct attenti
     if (s->gpu)
         problem = run_on_gpu(s, c, want_lse);
     else
-        attention_subject_run(s, c->O.data, want_lse ? c->lse.data : NULL, c->q.data, c->k.data, c->v.data, c->p, NULL);
+        attention_subject_run(s, c->O.data, want_lse ? c->lse.data : NULL, c->q.data, c->k.data, c->v.data, c->p, NULL, NULL);
     const struct buffer *all[] = { &c->q, &c->k, &c->v, &c->O, &c->lse };
     for (int i = 0; i < 5; i++)
         if (!problem && !buffer_guards_intact(all[i]))
@@ -116,99 +118,135 @@ static double rounded(double x, enum dtype dtype)
     return element(&word, dtype, 0);
 }
 
-/* The key-value head, counted over all batches, that this row of Q attends to. */
-static int64_t kv_head_of(struct attention p, int64_t row)
+/* The numbers of a tensor, each times `scale`, and then rounded to its type again: free() them. */
+static double *numbers_of(const struct buffer *b, enum dtype dtype, double scale)
 {
-    int64_t head = row / p.seq_q;
-    return head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
+    int64_t count = (int64_t)(b->bytes / dtype_bytes(dtype));
+    double *x = malloc((size_t)count * sizeof *x);
+    for (int64_t i = 0; i < count; i++)
+        x[i] = scale == 1 ? element(b->data, dtype, i) : rounded(scale * element(b->data, dtype, i), dtype);
+    return x;
 }
 
-/* One row, as a framework computes it op by op: K scaled, the scores, their softmax and the output, each rounded. s: (seq_k). */
-static void same_precision_row(struct attention_case *c, double *s, int64_t row)
+/* Q, K and V of a case as doubles, and K scaled and rounded, as a framework has it. */
+struct numbers {
+    double *q, *k, *scaled_k, *v;
+};
+
+static struct numbers numbers_of_case(const struct attention_case *c)
+{
+    return (struct numbers){ numbers_of(&c->q, c->dtype, 1), numbers_of(&c->k, c->dtype, 1),
+                             numbers_of(&c->k, c->dtype, c->p.scale), numbers_of(&c->v, c->dtype, 1) };
+}
+
+static void numbers_free(struct numbers *x)
+{
+    free(x->q), free(x->k), free(x->scaled_k), free(x->v);
+}
+
+/* Where the keys and values of a row of Q begin. */
+static int64_t kv_start(struct attention p, int64_t row)
+{
+    int64_t head = row / p.seq_q;
+    return (head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads)) * p.seq_k * p.dim;
+}
+
+/*
+ * One row, as a framework computes it op by op: K scaled, the scores, their softmax and the output, each rounded to the type.
+ * scratch: (dim + seq_k).
+ */
+static void same_precision_row(struct attention_case *c, const struct numbers *x, double *scratch, int64_t row)
 {
     const struct attention p = c->p;
-    int64_t visible = attention_visible(p, row % p.seq_q), kv_at = kv_head_of(p, row) * p.seq_k * p.dim;
-    double max = -INFINITY, sum = 0;
+    int64_t visible = attention_visible(p, row % p.seq_q);
+    const double *q = x->q + row * p.dim, *k = x->scaled_k + kv_start(p, row), *v = x->v + kv_start(p, row);
+    double *o = scratch, *s = scratch + p.dim, max = -INFINITY, sum = 0;
     for (int64_t key = 0; key < visible; key++) {
         double dot = 0;
         for (int64_t i = 0; i < p.dim; i++)
-            dot += element(c->q.data, c->dtype, row * p.dim + i) *
-                   rounded(p.scale * element(c->k.data, c->dtype, kv_at + key * p.dim + i), c->dtype);
+            dot += q[i] * k[key * p.dim + i];
         s[key] = rounded(dot, c->dtype);
         max = fmax(max, s[key]);
     }
     for (int64_t key = 0; key < visible; key++)
         sum += s[key] = exp(s[key] - max);
-    for (int64_t i = 0; i < p.dim; i++) {
-        double o = 0;
-        for (int64_t key = 0; key < visible; key++)
-            o += rounded(s[key] / sum, c->dtype) * element(c->v.data, c->dtype, kv_at + key * p.dim + i);
-        element_set(c->O.data, c->dtype, row * p.dim + i, (float)o);
+    memset(o, 0, (size_t)p.dim * sizeof *o);
+    for (int64_t key = 0; key < visible; key++) {
+        double weight = rounded(s[key] / sum, c->dtype);
+        for (int64_t i = 0; i < p.dim; i++)
+            o[i] += weight * v[key * p.dim + i];
+    }
+    for (int64_t i = 0; i < p.dim; i++)
+        element_set(c->O.data, c->dtype, row * p.dim + i, (float)o[i]);
+}
+
+static void same_precision_all(struct attention_case *c, const struct numbers *x)
+{
+#pragma omp parallel
+    {
+        double *scratch = malloc((size_t)(c->p.dim + c->p.seq_k) * sizeof *scratch);
+#pragma omp for
+        for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row++)
+            same_precision_row(c, x, scratch, row);
+        free(scratch);
     }
 }
 
 void same_precision_attention(struct attention_case *c)
 {
+    struct numbers x = numbers_of_case(c);
+    same_precision_all(c, &x);
+    numbers_free(&x);
+}
+
+/* How far the Os of two cases on the same input are from the exact one, and how large that is: the largest number of each. */
+struct errors {
+    double of[2], size;
+};
+
+/* Folds one row into *e. A NaN, on either side, is no error here. scratch: (2 dim + 2 seq_k). */
+static void fold_row(struct errors *e, const struct attention_case *const *cases, const struct numbers *x, double *scratch,
+                     int64_t row)
+{
+    const struct attention p = cases[0]->p;
+    struct attention_row one = { x->q + row * p.dim, x->k + kv_start(p, row), x->v + kv_start(p, row), FP64,
+                                 attention_visible(p, row % p.seq_q), p.dim, p.scale };
+    reference_attention_row(scratch, scratch + p.dim, scratch + 2 * p.dim, one, (struct attention_rounding){ 0 });
+    for (int64_t i = 0; i < p.dim; i++) {
+        e->size = fmax(e->size, fabs(scratch[i])); /* fmax drops a NaN */
+        for (int j = 0; j < 2; j++)
+            e->of[j] = fmax(e->of[j], fabs(element(cases[j]->O.data, cases[j]->dtype, row * p.dim + i) - scratch[i]));
+    }
+}
+
+static struct errors largest_errors(const struct attention_case *const *cases, const struct numbers *x)
+{
+    const struct attention p = cases[0]->p;
+    struct errors all = { { 0 }, 0 };
 #pragma omp parallel
     {
-        double *s = malloc((size_t)c->p.seq_k * sizeof *s);
+        struct errors mine = { { 0 }, 0 };
+        double *scratch = malloc((size_t)(2 * p.dim + 2 * p.seq_k) * sizeof *scratch);
 #pragma omp for
-        for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row++)
-            same_precision_row(c, s, row);
-        free(s);
-    }
-}
-
-/* The largest |O - exact| of a row, and the largest |exact|: *size. scratch: (2 dim + 2 seq_k). A row that has NaN has no error. */
-static double row_error(const struct attention_case *c, double *scratch, int64_t row, double *size)
-{
-    const struct attention p = c->p;
-    size_t bytes = dtype_bytes(c->dtype);
-    int64_t kv_at = kv_head_of(p, row) * p.seq_k * p.dim;
-    struct attention_row one = {
-        (char *)c->q.data + (size_t)(row * p.dim) * bytes,
-        (char *)c->k.data + (size_t)kv_at * bytes,
-        (char *)c->v.data + (size_t)kv_at * bytes,
-        c->dtype,
-        attention_visible(p, row % p.seq_q),
-        p.dim,
-        p.scale,
-    };
-    reference_attention_row(scratch, scratch + p.dim, scratch + 2 * p.dim, one, (struct attention_rounding){ 0 });
-    double error = 0;
-    for (int64_t i = 0; i < p.dim; i++) {
-        error = fmax(error, fabs(element(c->O.data, c->dtype, row * p.dim + i) - scratch[i])); /* fmax drops a NaN */
-        *size = fmax(*size, fabs(scratch[i]));
-    }
-    return error;
-}
-
-static double largest_error(const struct attention_case *c, double *size)
-{
-    double error = 0, largest = 0;
-#pragma omp parallel reduction(max : error, largest)
-    {
-        double *scratch = malloc((size_t)(2 * c->p.dim + 2 * c->p.seq_k) * sizeof *scratch);
-#pragma omp for
-        for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row++)
-            error = fmax(error, row_error(c, scratch, row, &largest));
+        for (int64_t row = 0; row < p.batch * p.heads * p.seq_q; row++)
+            fold_row(&mine, cases, x, scratch, row);
         free(scratch);
+#pragma omp critical
+        all = (struct errors){ { fmax(all.of[0], mine.of[0]), fmax(all.of[1], mine.of[1]) }, fmax(all.size, mine.size) };
     }
-    *size = largest;
-    return error;
+    return all;
 }
 
 bool flash_attention_rule(const struct attention_case *c, double *error, double *allowed)
 {
-    struct attention_case plain = attention_case_new(c->p, c->dtype);
-    memcpy(plain.q.data, c->q.data, c->q.bytes);
-    memcpy(plain.k.data, c->k.data, c->k.bytes);
-    memcpy(plain.v.data, c->v.data, c->v.bytes);
-    same_precision_attention(&plain);
-    double size;
-    *error = largest_error(c, &size);
-    *allowed = 2 * largest_error(&plain, &size) + (c->dtype == FP16 ? 0x1p-11 : 0x1p-8) * size;
-    attention_case_free(&plain);
+    struct numbers x = numbers_of_case(c);
+    struct attention_case plain = { .p = c->p, .dtype = c->dtype, .O = buffer_new(c->O.bytes, false) };
+    same_precision_all(&plain, &x);
+    struct errors e = largest_errors((const struct attention_case *const[]){ c, &plain }, &x);
+    *error = e.of[0];
+    *allowed = 2 * e.of[1] + (c->dtype == FP16 ? 0x1p-11 : 0x1p-8) * e.size;
+    buffer_free(&plain.O);
+    numbers_free(&x);
     return *error <= *allowed;
 }
 

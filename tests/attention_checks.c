@@ -69,6 +69,73 @@ static void fill_nan_later(struct attention_case *c)
         }
 }
 
+/*
+ * How large the values of a column are: from 1e-30 to 1e30 over the columns, in fp16 from 1e-4 to 6e4. All values of a column are of
+ * one size, so that the bound is, too; none is small, so that nothing cancels.
+ */
+static double size_of_column(const struct attention_case *c, int64_t i)
+{
+    double place = c->p.dim > 1 ? (double)i / (double)(c->p.dim - 1) : 1;
+    return c->dtype == FP16 ? 1e-4 * pow(6e8, place) : 1e-30 * pow(1e60, place);
+}
+
+static void fill_wide_values(struct attention_case *c)
+{
+    fill_noise(c);
+    for (int64_t at = 0; at < c->p.batch * c->p.kv_heads * c->p.seq_k * c->p.dim; at++) {
+        float plain = noise(24, at);
+        element_set(c->v.data, c->dtype, at, (float)(size_of_column(c, at % c->p.dim) * (plain < 0 ? plain - 1 : plain + 1) / 2));
+    }
+}
+
+/*
+ * A query's scores rise by `rise` along the keys, the first query's by -320, the last one's by 320: between them are those that
+ * outgrow an old maximum a little with every tile, and every few tiles. The values are wide, so that sums have no room to spare.
+ */
+static void fill_slopes(struct attention_case *c)
+{
+    struct attention p = c->p;
+    fill_wide_values(c);
+    for (int64_t row = 0; row < p.batch * p.heads * p.seq_q; row++)
+        for (int64_t i = 0; i < p.dim; i++) {
+            double rise = p.seq_q > 1 ? 640 * (double)(row % p.seq_q) / (double)(p.seq_q - 1) - 320 : 320;
+            element_set(c->q.data, c->dtype, row * p.dim + i,
+                        i == 0 ? (float)(rise / 16 / p.scale) : 0.2f * noise(25, row * p.dim + i));
+        }
+    for (int64_t row = 0; row < p.batch * p.kv_heads * p.seq_k; row++)
+        element_set(c->k.data, c->dtype, row * p.dim, p.seq_k > 1 ? 16 * (float)(row % p.seq_k) / (float)(p.seq_k - 1) - 8 : 8);
+}
+
+/* The key that a query is made for: in turn the first that it sees, the last, and those at the borders of tiles. */
+static int64_t own_key(struct attention p, int64_t query)
+{
+    static const int64_t places[] = { 0, -1, 63, 64, 127, 128, 15, 16, 175, 176, 255, 256, 191, 192, -2, 1 };
+    int64_t visible = attention_visible(p, query), at = places[query % 16];
+    return at < 0 ? (visible + at < 0 ? 0 : visible + at) : at < visible ? at : query * 7 % visible;
+}
+
+/*
+ * Keys are random signs, and a query is a multiple of its own key: no other gets any weight. A value's numbers name its row, or its
+ * column.
+ */
+static void fill_own_key(struct attention_case *c)
+{
+    struct attention p = c->p;
+    int64_t group = p.heads / p.kv_heads;
+    for (int64_t at = 0; at < p.batch * p.kv_heads * p.seq_k * p.dim; at++) {
+        int64_t row = at / p.dim, i = at % p.dim;
+        element_set(c->k.data, c->dtype, at, noise(26, at) < 0 ? -1 : 1);
+        element_set(c->v.data, c->dtype, at, (float)(i % 2 ? row % 256 : i));
+    }
+    for (int64_t row = 0; row < p.batch * p.heads * p.seq_q; row++) {
+        int64_t head = row / p.seq_q, kv_head = head / p.heads * p.kv_heads + head % p.heads / group;
+        bool sees = attention_visible(p, row % p.seq_q) > 0; /* any key at all */
+        int64_t own = sees ? (kv_head * p.seq_k + own_key(p, row % p.seq_q)) * p.dim : 0;
+        for (int64_t i = 0; i < p.dim; i++)
+            element_set(c->q.data, c->dtype, row * p.dim + i, sees ? 16 * (float)element(c->k.data, c->dtype, own + i) : 1);
+    }
+}
+
 /* ---- what must hold */
 
 static struct outcome failed(const char *what)
@@ -194,6 +261,31 @@ static struct outcome judge_later_keys(const struct attention_subject *s, struct
         const char *problem = attention_case_run(s, c, true);
         if (problem || !same_before(c, kept, cut))
             o = failed(problem ? problem : "keys that a query does not see change its bits");
+    }
+    free(kept);
+    return o;
+}
+
+/* How judge_other_queries changes every fifth row of Q: by what its numbers, from -1 to 1, are multiplied. */
+static const float other_queries[] = { NAN, 300, -300, INFINITY, 0 };
+
+/* A query does not depend on the others, not by a bit: whatever they do to a maximum that is kept for several, or to a repair. */
+static struct outcome judge_other_queries(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = judge_answer(s, c);
+    char *kept = kept_outputs(c);
+    size_t row = row_bytes(c);
+    for (int kind = 0; kind < (int)(sizeof other_queries / sizeof other_queries[0]) && o.pass; kind++) {
+        for (int64_t at = 0; at < c->p.batch * c->p.heads * c->p.seq_q; at += 5)
+            for (int64_t i = 0; i < c->p.dim; i++)
+                element_set(c->q.data, c->dtype, at * c->p.dim + i, other_queries[kind] * noise(33, at * c->p.dim + i));
+        const char *problem = attention_case_run(s, c, true);
+        for (int64_t at = 0; at < c->p.batch * c->p.heads * c->p.seq_q && !problem; at++)
+            if (at % 5 && (memcmp((char *)c->O.data + (size_t)at * row, kept + (size_t)at * row, row) ||
+                           memcmp((float *)c->lse.data + at, kept + c->O.bytes + (size_t)at * sizeof(float), sizeof(float))))
+                problem = "other queries change a query's bits";
+        if (problem)
+            o = failed(problem);
     }
     free(kept);
     return o;
@@ -338,6 +430,17 @@ static const struct attention varied[] = {
     { 1, 1, 1, 200, 200, 64, true, 0 }, { 1, 2, 2, 64, 64, 64, false, 0 }, { 1, 1, 1, 33, 500, 128, false, 0 },
     { 2, 2, 1, 1, 300, 64, false, 0 }, { 1, 1, 1, 128, 128, 128, true, 0 },
 };
+static const struct attention slopes[] = {
+    { 1, 1, 1, 70, 200, 64, false, 0 }, { 1, 1, 1, 130, 1100, 64, false, 0 }, { 1, 1, 1, 130, 700, 128, false, 0 },
+    { 1, 1, 1, 401, 401, 64, true, 0 }, { 1, 1, 1, 130, 610, 128, true, 0 },
+};
+static const struct attention own[] = {
+    { 1, 1, 1, 70, 130, 64, true, 0 }, BOTH(1, 2, 1, 200, 200, 64), BOTH(1, 1, 1, 130, 400, 128), BOTH(1, 2, 2, 150, 100, 64),
+};
+/* More tiles of queries than a GPU has multiprocessors: two or more for each. */
+static const struct attention many[] = {
+    { 20, 20, 4, 40, 60, 64, true, 0 }, { 10, 14, 14, 260, 40, 64, false, 0 }, { 9, 15, 5, 140, 140, 128, true, 0 },
+};
 static const struct attention far[] = { { 1, 2, 2, 64, 64, 64, false, 0.125f }, { 1, 1, 1, 113, 113, 64, true, 0.125f } };
 static const struct attention within_dim[] = {
     BOTH(1, 1, 1, 1, 1, 64), BOTH(1, 2, 1, 3, 5, 64), BOTH(1, 2, 2, 64, 64, 64), BOTH(1, 2, 1, 200, 100, 128), BOTH(2, 1, 1, 33, 128, 128),
@@ -369,6 +472,11 @@ const struct attention_check attention_checks[] = {
     { "far below", "scores around -51200", FILL(fill_far_below), ON(far) },
     { "peak", "one key 20 times as large as the others", FAMILY("peak"), ON(varied) },
     { "large", "Q 5 times, K and V 3 times as large", FAMILY("large"), ON(varied) },
+    { "wide values", "V from 1e-30 to 1e30, in fp16 from 1e-4 to 6e4", FILL(fill_wide_values), ON(varied) },
+    { "slopes", "scores that rise by -320 to 320 along the keys, each query's by another amount; wide values", FILL(fill_slopes),
+      ON(slopes) },
+    { "own key", "a query sees one key: the first, the last, those at borders; V says which", FILL(fill_own_key), ON(own) },
+    { "many tiles", "many heads, many tiles; scores as in \"adversarial\"", FAMILY("adversarial"), ON(many) },
     { "real", "Q, K and V of a real model", FAMILY("real"), ON(real) },
     { "weights", "V is the unit matrix: O is P, and its rows sum to 1", FILL(fill_unit_values), JUDGE(judge_weights), ON(within_dim) },
     { "NaN queries", "a NaN in every seventh row of Q: NaN there, and only there", FILL(fill_nan_queries), ON(varied) },
@@ -376,6 +484,8 @@ const struct attention_check attention_checks[] = {
     { "NaN later", "causal, the later keys and values are NaN: nothing before may notice", FILL(fill_nan_later), .cpu_only = true,
       .library_fails = true, ON(squares) },
     { "later keys", "causal, the later keys are others: nothing before changes by a bit", FILL(fill_noise), JUDGE(judge_later_keys), ON(squares) },
+    { "other queries", "a fifth of all queries are others, or NaN: no other result changes by a bit", FILL(fill_noise),
+      JUDGE(judge_other_queries), ON(squares) },
     { "split keys", "two parts of the keys, merged by their lse, are the whole", FAMILY("normal"), JUDGE(judge_split), ON(open) },
     { "permuted keys", "the keys in another order: the same within the bound", FAMILY("normal"), JUDGE(judge_permuted), ON(open) },
     { "same bits", "the same bits when run again", FAMILY("normal"), JUDGE(judge_repeats), ON(repeated) },
@@ -393,11 +503,17 @@ const struct attention_check *attention_check_named(const char *name)
     return NULL;
 }
 
+bool check_is_chosen(const char *name)
+{
+    const char *chosen = getenv("TESTS_CHECK");
+    return !chosen || strcmp(chosen, name) == 0;
+}
+
 bool attention_pair_at(int index, bool gpu, const struct attention_check **c, struct attention_subject *s)
 {
     for (int i = 0; attention_subject_at(s, i, gpu); i++)
         for (*c = attention_checks; *c < attention_checks + attention_check_count; ++*c)
-            if (!(gpu && (*c)->cpu_only) && index-- == 0)
+            if (!(gpu && (*c)->cpu_only) && check_is_chosen((*c)->name) && index-- == 0)
                 return true;
     return false;
 }

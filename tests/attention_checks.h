@@ -48,6 +48,8 @@ extern const struct attention_check attention_checks[];
 extern const int attention_check_count;
 
 const struct attention_check *attention_check_named(const char *name); /* NULL when there is none */
+/* Whether a check is to be run: TESTS_CHECK in the environment names one, and without it all are. */
+bool check_is_chosen(const char *name);
 /* The index-th check of an implementation, of all that are to be run; false when there are fewer. */
 bool attention_pair_at(int index, bool gpu, const struct attention_check **c, struct attention_subject *s);
 int attention_pair_count(bool gpu);

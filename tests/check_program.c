@@ -204,6 +204,13 @@ static const struct {
     { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
     { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
     { "07_standard_attention", "--sweep --lse a.npy", "--sweep", "", "files" },
+    { "07_standard_attention", "--scale 0", "--scale", "'0'", "from 1e-6" },
+    { "07_standard_attention", "--scale -1", "--scale", "'-1'", "from 1e-6" },
+    { "07_standard_attention", "--scale nan", "--scale", "'nan'", "from 1e-6" },
+    { "07_standard_attention", "--scale 1x", "--scale", "'1x'", "from 1e-6" },
+    { "07_standard_attention", "--sweep-scale --scale 2", "--sweep-scale", "", "--scale" },
+    { "07_standard_attention", "--sweep-scale --sweep", "--sweep-scale", "", "--sweep" },
+    { "02_safe_softmax", "--scale 2", "--scale", "", "--help" },
 };
 /* clang-format on */
 
@@ -231,8 +238,8 @@ START_TEST(test_too_little_memory_for_scores)
     assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", "36864.00 GiB",
                    "available", NULL);
     if (memory_available(false) < (size_t)300 << 30)
-        assert_refused("07_standard_attention", "--seq 300Ki --heads 1 --dim 8 --causal --device cpu", EXIT_FAILED, "memory",
-                       "351.56 GiB", "available", NULL);
+        assert_refused("07_standard_attention", "--seq 300000 --heads 1 --causal --device cpu", EXIT_FAILED, "memory",
+                       "335.28 GiB", "available", NULL);
 }
 END_TEST
 
@@ -546,6 +553,19 @@ START_TEST(test_sizes_with_suffixes)
 }
 END_TEST
 
+/* --scale is the scale, whatever stands before or behind it, and the table says so. */
+START_TEST(test_scale)
+{
+    const struct said *s = run("10_flash_attention", "--scale 0.5 --shape gpt2 --seq 50 --reps 1 --device cpu --json");
+    ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.5\""), "%s%s", s->out, s->err);
+    s = run("10_flash_attention", "--scale 0.125 --heads 1 --seq 50 --reps 1 --device cpu --json"); /* the usual one, of dim 64 */
+    ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal\""), "%s%s", s->out, s->err);
+    s = run("10_flash_attention", "--sweep-scale --heads 1 --seq 50 --reps 1 --device cpu --json");
+    ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.03125\"") && strstr(s->out, "\"input\": \"normal, scale 8\""),
+                  "%s%s", s->out, s->err);
+}
+END_TEST
+
 START_TEST(test_seed_and_threads_are_used)
 {
     char first[512], words[1024];
@@ -593,6 +613,7 @@ Suite *program_suite(void)
     tcase_add_loop_test(runs, test_every_attention_step_runs_on_real_input, 0, ATTENTION_PROGRAMS);
     tcase_add_test(runs, test_a_wrong_result_fails);
     tcase_add_test(runs, test_sizes_with_suffixes);
+    tcase_add_test(runs, test_scale);
     tcase_add_test(runs, test_seed_and_threads_are_used);
     return suite;
 }

@@ -16,7 +16,7 @@ int main(void)
         mutants_suite,
     };
     const char *chosen = getenv("CK_RUN_SUITE");
-    if (chosen && (strcmp(chosen, "softmax_gpu") == 0 || strcmp(chosen, "attention_gpu") == 0)) {
+    if (chosen && strstr(chosen, "_gpu")) {
         printf("suite %s is in the other program, main_gpu\n", chosen);
         return EXIT_SUCCESS;
     }

@@ -5,16 +5,23 @@
 #include "common.h"
 #include "suites.h"
 
+#define SLOW 1.0 /* seconds: a check that takes longer is named */
+
 void progress(const char *subject, const char *check)
 {
-    static char current[160];
-    static double start;
+    static char last_subject[160], last_check[80];
+    static double start, since;
+    double time = now();
     if (start == 0)
-        start = now();
-    if (strcmp(subject, current) != 0)
-        printf("%6.1f s  %s, from \"%s\" on\n", now() - start, subject, check);
+        start = since = time;
+    if (time - since > SLOW)
+        printf("          \"%s\" took %.1f s\n", last_check, time - since);
+    if (strcmp(subject, last_subject) != 0)
+        printf("%6.1f s  %s, from \"%s\" on\n", time - start, subject, check);
     fflush(stdout);
-    snprintf(current, sizeof current, "%s", subject);
+    since = time;
+    snprintf(last_subject, sizeof last_subject, "%s", subject);
+    snprintf(last_check, sizeof last_check, "%s", check);
 }
 
 int run_suites(Suite *(*const suites[])(void), int count, enum fork_status fork_status, int *run)

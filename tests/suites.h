@@ -31,8 +31,12 @@ Suite *mutants_suite(void);
 
 Suite *softmax_gpu_suite(void);
 Suite *attention_gpu_suite(void);
+Suite *layout_gpu_suite(void);
 
-/* Says what is being tested, and how many seconds have gone by: a line for each new subject. For tests that may be cut off. */
+/*
+ * Says what is being tested, and how many seconds have gone by: a line for each new subject, and one for each check that took
+ * long. For tests that may be cut off.
+ */
 void progress(const char *subject, const char *check);
 
 /* Runs the suites, all or what CK_RUN_SUITE and CK_RUN_CASE name. Returns the failures; how many tests ran goes to *run. */

@@ -36,11 +36,10 @@ static float row_max(const float *x, int64_t count)
     return max;
 }
 
-/* Each row of S becomes its softmax. lse: (seq_q) or NULL. */
-static void softmax(float *S, float *lse, struct attention p)
+/* Rows first to first + count - 1 of S become their softmax. lse: (seq_q) or NULL. */
+static void softmax(float *S, float *lse, struct attention p, int64_t first, int64_t count)
 {
-#pragma omp parallel for
-    for (int64_t query = 0; query < p.seq_q; query++) {
+    for (int64_t query = first; query < first + count; query++) {
         float *row = S + query * p.seq_k;
         int64_t keys = attention_visible(p, query);
 
@@ -70,10 +69,15 @@ void library_attention_cpu(float *O, float *lse, const float *Q, const float *K,
     if (!blas_available())
         fatal("this build has no CBLAS; `make setup` installs one");
     float *S = scratch((size_t)p.seq_q * (size_t)p.seq_k * sizeof *S);
-    for (int64_t head = 0; head < p.batch * p.heads; head++) {
-        int64_t q_at = head * p.seq_q * p.dim, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
-        blas_sgemm_transposed(S, Q + q_at, K + k_at, (int)p.seq_q, (int)p.seq_k, (int)p.dim, p.scale);
-        softmax(S, lse ? lse + head * p.seq_q : NULL, p);
-        blas_sgemm(O + q_at, S, V + k_at, (int)p.seq_q, (int)p.dim, (int)p.seq_k);
-    }
+    int64_t rows = (p.seq_q + cpu_threads() - 1) / cpu_threads(); /* of every head, for a thread: none ever waits for another */
+#pragma omp parallel for
+    for (int64_t first = 0; first < p.seq_q; first += rows)
+        for (int64_t head = 0; head < p.batch * p.heads; head++) {
+            int64_t count = p.seq_q - first < rows ? p.seq_q - first : rows;
+            int64_t q_at = (head * p.seq_q + first) * p.dim, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+            float *S_rows = S + first * p.seq_k;
+            blas_sgemm_transposed(S_rows, Q + q_at, K + k_at, (int)count, (int)p.seq_k, (int)p.dim, p.scale);
+            softmax(S, lse ? lse + head * p.seq_q : NULL, p, first, count);
+            blas_sgemm(O + q_at, S_rows, V + k_at, (int)count, (int)p.dim, (int)p.seq_k);
+        }
 }

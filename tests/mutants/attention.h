@@ -22,6 +22,8 @@ attention_cpu_fn attention_output_not_rescaled, attention_sum_not_rescaled, atte
 attention_cpu_fn attention_last_tile_dropped, attention_last_key_dropped, attention_key_too_many, attention_top_left,
     attention_no_key_rows;
 attention_cpu_fn attention_no_scale, attention_own_scale, attention_wrong_head, attention_padded_keys;
+attention_cpu_fn attention_no_repair, attention_late_repair, attention_repair_without_sum, attention_repair_without_output,
+    attention_other_rows_reference;
 attention_cpu_fn attention_vote, attention_mask_by_adding, attention_any_order, attention_log2_lse, attention_nan_swallowed;
 attention_cpu_fn attention_zeros, attention_mean, attention_nan, attention_stale;
 

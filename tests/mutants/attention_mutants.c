@@ -15,6 +15,12 @@ const struct attention_mutant attention_mutants[] = {
     CPU(attention_sum_not_rescaled, "10_flash_attention", "ordinary"),
     CPU(attention_empty_merge, "10_flash_attention", "lengths"),
     CPU(attention_split_without_weights, "10_flash_attention", "ordinary"),
+    /* a reference that is kept */
+    CPU(attention_no_repair, "10_flash_attention", "rising"),
+    CPU(attention_late_repair, "10_flash_attention", "slopes"),
+    CPU(attention_repair_without_sum, "10_flash_attention", "rising"),
+    CPU(attention_repair_without_output, "10_flash_attention", "rising"),
+    CPU(attention_other_rows_reference, "10_flash_attention", "adversarial"),
     /* which keys count */
     CPU(attention_last_tile_dropped, "10_flash_attention", "ordinary"),
     CPU(attention_last_key_dropped, "09_fused_attention", "ordinary"),

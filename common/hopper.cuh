@@ -1,0 +1,223 @@
+/*
+ * What the Hopper steps, 13 to 16, have in common and do not change: maps for the copy engine, rings of places in shared memory, and
+ * what a thread does with its share of the scores and of the output.
+ */
+#ifndef HOPPER_CUH
+#define HOPPER_CUH
+
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#include "gpu.cuh"
+#include "wgmma.cuh"
+
+#define ROWS 64            /* queries of a warpgroup: what wgmma multiplies at once */
+#define NO_KEY (-1e30f)    /* the maximum of a row that has seen no key: finite, so that -inf minus it is still -inf */
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
+
+static inline int multiprocessors(void)
+{
+    int device, count;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+}
+
+/* ---- maps: how the copy engine is told where a tensor lies */
+
+#define PANEL 64  /* elements of a panel's row: 128 bytes, the widest swizzle */
+
+static inline CUtensorMapDataType attention_map_type(fp16) { return CU_TENSOR_MAP_DATA_TYPE_FLOAT16; }
+static inline CUtensorMapDataType attention_map_type(bf16) { return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16; }
+
+/*
+ * A tensor (heads, rows, dim), as the copy engine sees it: (heads, dim / PANEL, rows, PANEL). A box is box_rows rows of all panels,
+ * or of `panels` of them, and lies in shared memory panel after panel, the rows of a panel 128 bytes apart, chunk c of row r, 16
+ * bytes, at place c ^ r % 8. The rows are a dimension of their own: a box that goes beyond the last row of a head is filled with
+ * zeros, or cut off when it is stored, and does not touch the next head.
+ */
+template <class T> static inline CUtensorMap attention_map(const T *tensor, int64_t heads, int64_t rows, int dim, int box_rows,
+                                                           int panels)
+{
+    static PFN_cuTensorMapEncodeTiled_v12000 encode;
+    CUtensorMap map = {};
+    cudaDriverEntryPointQueryResult found;
+    if (!encode)
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault, &found);
+    cuuint64_t sizes[] = { PANEL, (cuuint64_t)rows, (cuuint64_t)dim / PANEL, (cuuint64_t)heads };
+    cuuint64_t strides[] = { dim * sizeof(T), PANEL * sizeof(T), rows * dim * sizeof(T) }; /* in bytes; the first is 1 element */
+    cuuint32_t box[] = { PANEL, (cuuint32_t)box_rows, (cuuint32_t)panels, 1 }, steps[] = { 1, 1, 1, 1 };
+    encode(&map, attention_map_type(T()), 4, (void *)tensor, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return map;
+}
+
+/* ---- rings: N places in shared memory, which a producer fills and consumers read, in turn. N is a power of two */
+
+/*
+ * full[i]: something to read has come to place i; empty[i]: all readers are through with it. What is counted from 0 on, the n-th
+ * thing, goes to place n % N.
+ */
+template <int N> struct ring {
+    uint64_t full[N], empty[N];
+};
+
+/* One thread, once, before mbarrier_init_fence(). readers: how many times release() is called for each thing. */
+template <int N> INLINE void ring_init(ring<N> &r, int readers)
+{
+    for (int i = 0; i < N; i++) {
+        mbarrier_init(shared_address(&r.full[i]), 1);
+        mbarrier_init(shared_address(&r.empty[i]), readers);
+    }
+}
+
+template <int N> INLINE void wait_empty(ring<N> &r, uint32_t n)
+{
+    mbarrier_wait(shared_address(&r.empty[n % N]), ~(n / N) & 1);
+}
+
+template <int N> INLINE void wait_full(ring<N> &r, uint32_t n)
+{
+    mbarrier_wait(shared_address(&r.full[n % N]), n / N & 1);
+}
+
+template <int N> INLINE void release(ring<N> &r, uint32_t n)
+{
+    mbarrier_arrive(shared_address(&r.empty[n % N]));
+}
+
+/* As a warpgroup, whose warps a product has joined: none of them still waits for this thing. One thread speaks for all. */
+template <int N> INLINE void release_together(ring<N> &r, uint32_t n)
+{
+    if (threadIdx.x % 128 == 0)
+        release(r, n);
+}
+
+/* The producer's part: wait for a place, and have a box of `bytes` copied there. places: N times `bytes` in shared memory. */
+template <int N> INLINE void load(ring<N> &r, uint32_t n, void *places, int bytes, const CUtensorMap *map, int row, int head, uint64_t hint)
+{
+    uint32_t full = shared_address(&r.full[n % N]);
+    wait_empty(r, n);
+    mbarrier_arrive_expect(full, bytes);
+    tma_load(shared_address(places) + n % N * bytes, map, full, row, 0, head, hint);
+}
+
+/* ---- products of a warpgroup: 64 rows of one matrix, with one that is in shared memory, in panels as TMA leaves them there */
+
+/*
+ * Begin S = A B^T, in a group of its own. a: descriptor of 64 rows, b: of 2 N rows, all of DIM elements. 16 elements further along a
+ * row are 32 bytes in its panel; 64 are the next panel, which begins after 64 rows of A, and 2 N rows of B.
+ */
+template <int DIM, int N, class T> INLINE void begin_scores(float (&s)[N], uint64_t a, uint64_t b, T)
+{
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < DIM / 16; i++)
+        wgmma_scores(s, a + i / 4 * (64 * 128 / 16) + i % 4 * 2, b + i / 4 * (2 * N * 128 / 16) + i % 4 * 2, i > 0, T());
+    wgmma_commit();
+}
+
+/* Begin O = P V, or O += P V. p: as pack_weights() leaves it; v: descriptor of 4 WORDS rows of 2 N elements. 16 rows are 2 KiB. */
+template <int N, int WORDS, class T> INLINE void begin_values(float (&o)[N], uint32_t (&p)[WORDS], uint64_t v, bool add, T)
+{
+    arrived(o);
+    arrived(p);
+    wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < WORDS / 4; i++)
+        wgmma_values(o, p + 4 * i, v + i * (16 * 128 / 16), i > 0 || add, T());
+    wgmma_commit();
+}
+
+/* Wait for all products that have been begun; the last was of o and p. */
+template <int N, int WORDS> INLINE void end_values(float (&o)[N], uint32_t (&p)[WORDS])
+{
+    wgmma_wait<0>();
+    arrived(o);
+    arrived(p);
+}
+
+/* ---- fragments: what a thread has of the 64 rows. wgmma.cuh says which: parts of two rows, h = 0 and 1, 8 below each other */
+
+INLINE int lane(void) { return threadIdx.x % 32; }
+INLINE int row_of_thread(void) { return threadIdx.x % 128 / 32 * 16 + lane() / 4; } /* in the warpgroup: that of h = 0 */
+
+/* Scores that count for nothing: in row h, columns from visible[h] on. */
+template <int N> INLINE void mask(float (&s)[N], int visible_0, int visible_1)
+{
+    int first = lane() % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (i / 4 * 8 + i % 2 >= (i / 2 % 2 ? visible_1 : visible_0) - first)
+            s[i] = -INFINITY;
+}
+
+/* The maximum of row h, over the four lanes that share it; NO_KEY if it has seen none. */
+template <int N> INLINE float row_maximum(const float (&s)[N], int h)
+{
+    float a = NO_KEY, b = NO_KEY; /* two chains */
+#pragma unroll
+    for (int i = 2 * h; i < N; i += 8) {
+        a = fmaxf(a, fmaxf(s[i], s[i + 1]));
+        b = fmaxf(b, fmaxf(s[i + 4], s[i + 5]));
+    }
+    return warp_max<4>(fmaxf(a, b));
+}
+
+/* s = 2^(c s - m) for eights of columns from FROM to TO, added to sum[h]. m: of both rows. */
+template <int FROM, int TO, int N> INLINE void exponentials(float (&s)[N], float2 m, float c, float (&sum)[2])
+{
+#pragma unroll
+    for (int i = 4 * FROM; i < 4 * TO; i += 4) {
+        s[i] = ex2(fmaf(s[i], c, -m.x)), s[i + 1] = ex2(fmaf(s[i + 1], c, -m.x));
+        s[i + 2] = ex2(fmaf(s[i + 2], c, -m.y)), s[i + 3] = ex2(fmaf(s[i + 3], c, -m.y));
+        sum[0] += s[i], sum[1] += s[i + 2];
+        sum[0] += s[i + 1], sum[1] += s[i + 3];
+    }
+}
+
+template <int N> INLINE void rescale(float (&o)[N], float2 factor)
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        o[i] *= i / 2 % 2 ? factor.y : factor.x;
+}
+
+/* The fragment of P = S, in 16 bits: the registers are in order already. */
+template <class T, int N> INLINE void pack_weights(uint32_t (&p)[N / 2], const float (&s)[N], T)
+{
+#pragma unroll
+    for (int i = 0; i < N / 2; i++)
+        p[i] = word_of_floats(&s[2 * i], T());
+}
+
+/* The warp's 16 rows of one panel of O, to shared memory: 2 KiB at `box`, swizzled as tma_store() expects it. */
+template <int N, class T> INLINE void fill_box(uint32_t box, const float (&o)[N], int panel, T)
+{
+    uint32_t row = lane() % 16;
+#pragma unroll
+    for (int i = 0; i < 8; i += 2) { /* two chunks of 8 columns: lanes 0 to 15 bring the rows of one, the others those of the next */
+        uint32_t words[4];
+        for (int j = 0; j < 4; j++)
+            words[j] = word_of_floats(&o[PANEL / 2 * panel + 4 * i + 2 * j], T());
+        stmatrix(box + row * 128 + ((i + lane() / 16) ^ row % 8) * 16, words);
+    }
+    fence_async_shared();
+    __syncwarp();
+}
+
+/* What divides O, and the lse, of the sums l in a thread, and the references m, times scale log2(e). No key at all: 0 and -inf. */
+INLINE float2 finish_rows(float *lse, int rows_left, float2 l, float2 m)
+{
+    l = make_float2(warp_sum<4>(l.x), warp_sum<4>(l.y));
+    if (lse && lane() % 4 == 0) {
+        if (0 < rows_left)
+            lse[0] = l.x == 0.0f ? -INFINITY : m.x * LN2 + __logf(l.x);
+        if (8 < rows_left)
+            lse[8] = l.y == 0.0f ? -INFINITY : m.y * LN2 + __logf(l.y);
+    }
+    return make_float2(l.x == 0.0f ? 0.0f : 1.0f / l.x, l.y == 0.0f ? 0.0f : 1.0f / l.y);
+}
+
+#endif

@@ -1,0 +1,27 @@
+/* Step 14: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+static struct attention_cost warp_specialized_attention_cost(struct attention p, enum dtype dtype)
+{
+    return (struct attention_cost){
+        .bytes = attention_bytes(p, dtype), /* K and V are read again for each tile of queries, from caches */
+        .exps = attention_pairs(p),
+    };
+}
+
+int main(int argc, char **argv)
+{
+    static const struct attention_step step = {
+        .name = "14_warp_specialized_attention",
+        .idea = "some warps copy, others compute; softmax runs beside products",
+        .predict = warp_specialized_attention_cost,
+        .gpu_fp16 = GPU(warp_specialized_attention_fp16_gpu),
+        .gpu_bf16 = GPU(warp_specialized_attention_bf16_gpu),
+        .rounding = { .weights = true },
+        .capability = 90,
+        .hopper = true,
+        .dims = { 64, 128 },
+    };
+    return attention_main(&step, argc, argv);
+}

@@ -1,0 +1,28 @@
+/* Step 15: what it claims. The program measures the claim. */
+#include "common.h"
+#include "steps.h"
+
+static struct attention_cost persistent_attention_cost(struct attention p, enum dtype dtype)
+{
+    return (struct attention_cost){
+        .bytes = attention_bytes(p, dtype), /* K and V are read again for each tile of queries, from caches */
+        .exps = attention_pairs(p),
+    };
+}
+
+int main(int argc, char **argv)
+{
+    static const struct attention_step step = {
+        .name = "15_persistent_attention",
+        .idea = "one block an SM, which never drains",
+        .predict = persistent_attention_cost,
+        .gpu_fp16 = GPU(persistent_attention_fp16_gpu),
+        .gpu_bf16 = GPU(persistent_attention_bf16_gpu),
+        .workspace = GPU(persistent_attention_workspace),
+        .rounding = { .weights = true },
+        .capability = 90,
+        .hopper = true,
+        .dims = { 64, 128 },
+    };
+    return attention_main(&step, argc, argv);
+}

@@ -1,0 +1,43 @@
+/*
+ * Mutant: the reference is another row's.
+ *
+ * Looks like: any reference gives the same quotient, and rows that lie side by side are much alike. If it is too low, the check
+ * sees a sum that is too large. If it is too high, nothing does: all weights round to 0.
+ * Caught by: "adversarial": a query whose scores lie near -320 comes behind one that has seen 320.
+ */
+#include "attention.h"
+
+#define TILE 16
+#define BOUND 0x1p14f /* a sum that reaches it asks for a new reference */
+
+void attention_other_rows_reference(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
+{
+    float others = 0.0f;
+    for (int64_t row = 0; row < query_count(p); row++) {
+        struct query a = query_at(O, Q, K, V, p, row);
+        float m = 0.0f, l = 0.0f;
+        for (int64_t tile = 0; tile < a.keys; tile += TILE) {
+            int64_t end = tile + TILE < a.keys ? tile + TILE : a.keys;
+            float maximum = -INFINITY, sum = l;
+            for (int64_t key = tile; key < end; key++)
+                maximum = fmaxf(maximum, score(a, key));
+            m = tile > 0 ? m : row > 0 ? others : maximum; /* should be the row's own */
+            others = maximum;
+            for (int64_t key = tile; key < end; key++)
+                sum += expf(score(a, key) - m);
+            if (!(sum < BOUND) && maximum > m) { /* too far above the reference */
+                float keep = expf(m - maximum);
+                m = maximum;
+                l *= keep;
+                for (int64_t i = 0; i < p.dim; i++)
+                    a.o[i] *= keep;
+            }
+            for (int64_t key = tile; key < end; key++) {
+                float e = expf(score(a, key) - m);
+                add_value(a, key > 0 ? 1.0f : 0.0f, e, key);
+                l += e;
+            }
+        }
+        finish(a, lse, row, m, l);
+    }
+}
