@@ -148,6 +148,13 @@ peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax an
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
 	@plots/draw.sh
 
+# A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (NVCC_EXTRA=-DTIMELINE make B=build/debug step-16) counts.
+timeline: ## what the warps of step 14 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
+	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/14_warp_specialized_attention
+	@mkdir -p build/plots && rm -f build/timeline.txt
+	@RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention --dim 128 --heads 16 --seq 4096 --device gpu $(ARGS)
+	@[ ! -f build/timeline.txt ] || gnuplot -e "file='build/timeline.txt'; prefix='build/plots/'" plots/timeline.gp
+
 record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date
 	@plots/record.sh $(NAME)
 
@@ -170,13 +177,11 @@ $B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
 # The GPU tests around a step's gpu.cu that was broken on purpose, and around the Hopper steps with random delays.
 MUTANTS := $(shell awk '$$1 == "mutant" { print $$2 }' tests/mutants/gpu.txt)
 step_of = $(shell awk -v m=$(1) '$$1 == "mutant" { on = $$2 == m } on && $$1 == "step" { print $$2 }' tests/mutants/gpu.txt)
-$B/mutants/%/gpu.cu: tests/mutants/gpu.txt tests/mutants/gpu.awk $$(wildcard steps/$$(call step_of,$$*)/gpu.cu)
-	@mkdir -p $(@D)
-	@awk -v mutant=$* -f tests/mutants/gpu.awk $< steps/$(call step_of,$*)/gpu.cu >$@.new
-	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$B/mutants/%/gpu.cu: tests/gpu_mutants.sh tests/mutants/gpu.txt tests/mutants/gpu.awk $(wildcard steps/*/gpu.cu steps/*/*.cuh common/*.cuh)
+	@tests/gpu_mutants.sh --make $* $(@D)
 $B/mutants/%/gpu.o: $B/mutants/%/gpu.cu $B/flags
 	@$(if $(V),,echo "  compile $<")
-	$Q$(NVCC) $(NVCCFLAGS) -MF $(@:.o=.d) -c $< -o $@
+	$Q$(NVCC) -I$(@D) $(NVCCFLAGS) -MF $(@:.o=.d) -c $< -o $@
 $B/mutants/%/main_gpu: $B/mutants/%/gpu.o $B/main_gpu
 	$(call LINK_TESTS,$< $B/tests/main_gpu.o $(filter-out $B/steps/$(call step_of,$*)/gpu.o,$(ALL_O)))
 .PRECIOUS: $B/mutants/%/gpu.cu $B/mutants/%/gpu.o
@@ -218,7 +223,7 @@ format: ## clang-format on all sources
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots record tables test bug mutants delays sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants delays sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

@@ -186,7 +186,7 @@ def bench_problem(torch, device, library, p, table, o):
     for group in [[c for c in good if "math" not in c[0]], [c for c in good if "math" in c[0]]]:
         ghz = [[] for _ in group]
         rounds = o.reps or (0 if group and "math" in group[0][0] else ROUNDS[device.backend])
-        after = (lambda i: ghz[i].append(device.ghz())) if o.clock and device.backend == "cuda" else None
+        after = (lambda i: ghz[i].append(device.ghz)) if o.clock and device.backend == "cuda" else None
         times = device.time_in_turn([run for _, run, _ in group], p.useful_bytes, rounds, o.budget, after)
         for (name, _, error), ms, clock in zip(group, times, ghz):
             n, median = len(ms), ms[len(ms) // 2]

@@ -26,7 +26,7 @@ GPU_FLUSH_BYTES = 512 << 20   # read between runs: ten times the largest L2 of t
 CPU_FLUSH_BYTES = 1 << 30     # tensors at least this large flush a CPU's caches themselves
 MIN_REPS = {"cpu": 5, "cuda": 20}
 MAX_REPS = 200
-PROBE_CYCLES = 40000          # of the GPU's clock: what it is measured with, some 25 us
+WAITS = 20000, 100000         # cycles of the GPU's clock that kernels wait for behind a run, to measure it: 12 and 60 us or so
 CHECKED_ROWS = 8              # compared with fp64
 SEED = 1
 
@@ -162,35 +162,31 @@ class Gpu(Device):
     backend = "cuda"
     threads = 0
 
-    def __init__(self, torch):
-        self.torch, self.device = torch, "cuda"
+    def __init__(self, torch, clock):
+        self.torch, self.device, self.clock = torch, "cuda", clock
         self.name = torch.cuda.get_device_name()
         major, minor = torch.cuda.get_device_capability()
         self.capability = 10 * major + minor
         self.flusher = torch.ones(GPU_FLUSH_BYTES // 4, device="cuda")
-        self.begin, self.end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        self.ghz = 0
 
     def memory(self):
         return self.torch.cuda.mem_get_info()[0]
 
     def time_once(self, work, own_bytes):
-        self.flusher.sum()  # queued in front of the first event, so that the launch of the work is hidden behind it
-        self.begin.record()
+        begin, end, *waits = self.events
+        self.flusher.sum()  # queued in front of the first event, so that the launch of all that follows is hidden behind it
+        begin.record()
         work()
-        self.end.record()
-        self.end.synchronize()
-        return self.begin.elapsed_time(self.end)
-
-    def ghz(self):
-        """The clock right now: how long a kernel takes that waits for PROBE_CYCLES, over one that waits for none."""
-        ms = []
-        for cycles in (0, PROBE_CYCLES):
-            self.begin.record()
+        end.record()
+        for cycles, wait in zip(WAITS, waits if self.clock else []):
             self.torch.cuda._sleep(cycles)
-            self.end.record()
-            self.end.synchronize()
-            ms.append(self.begin.elapsed_time(self.end))
-        return PROBE_CYCLES * 1e-6 / (ms[1] - ms[0])
+            wait.record()
+        self.events[-1 if self.clock else 1].synchronize()
+        if self.clock:  # of two waits the difference: what starting a kernel takes is in both
+            self.ghz = 1e-6 * (WAITS[1] - WAITS[0]) / (waits[0].elapsed_time(waits[1]) - end.elapsed_time(waits[0]))
+        return begin.elapsed_time(end)
 
     def cells(self):
         return {"device": self.name, "backend": "cuda"}
@@ -265,7 +261,7 @@ def main():
         devices.append(Cpu(torch, o.threads))
     if o.device in ("gpu", "all"):
         if torch.cuda.is_available():
-            devices.append(Gpu(torch))
+            devices.append(Gpu(torch, o.clock))
         else:
             print("peers: gpu: skipped: PyTorch sees no CUDA device")
     table = Table()

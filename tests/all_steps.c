@@ -35,7 +35,8 @@ static int describe_attention(const struct attention_step *step, int argc, char 
 /* A main() of another name, in this file alone. */
 typedef int main_fn(int argc, char **argv);
 
-static main_fn naive, safe, online, parallel, resident, split, standard, library, fused, flash, tensor_core, pipelined;
+static main_fn naive, safe, online, parallel, resident, split, standard, library, fused, flash, tensor_core, pipelined, hopper,
+    warp_specialized, persistent, optimistic;
 
 #define main naive
 #include "../steps/01_naive_softmax/main.c"
@@ -89,8 +90,9 @@ static main_fn naive, safe, online, parallel, resident, split, standard, library
 
 static main_fn *const mains[] = { naive, safe, online, parallel, resident, split };
 
-static main_fn *const attention_mains[] = { standard, library, fused, flash, tensor_core, pipelined,
-                                          hopper, warp_specialized, persistent, optimistic };
+static main_fn *const attention_mains[] = {
+    standard, library, fused, flash, tensor_core, pipelined, hopper, warp_specialized, persistent, optimistic,
+};
 
 enum {
     STEPS = sizeof mains / sizeof mains[0],

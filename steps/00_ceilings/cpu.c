@@ -56,9 +56,10 @@ double fma_cpu(int64_t rounds)
     double flops = 0;
 #pragma omp parallel reduction(+ : flops)
     {
+        /* All different, and unknown: of equal chains the compiler would compute one, and none of a chain that stays where it is, at 2. */
         vector s[CHAINS];
         for (int chain = 0; chain < CHAINS; chain++)
-            s[chain] = (vector){ 0 } + (float)chain; /* all different: of equal chains the compiler would compute one */
+            s[chain] = (vector){ 0 } + sink + (float)chain;
         const vector a = (vector){ 0 } + 0.5f, b = (vector){ 0 } + 1.0f;
         for (int64_t round = 0; round < rounds; round++)
             for (int chain = 0; chain < CHAINS; chain++)

@@ -26,17 +26,15 @@
  */
 #if defined(__AVX512F__)
 #define WIDTH 16 /* floats in a register */
-#define ROWS 6
-#define VECTORS 4
+#define ROWS 8
 #elif defined(__AVX__)
 #define WIDTH 8
 #define ROWS 4
-#define VECTORS 3
 #else
 #define WIDTH 4
 #define ROWS 4
-#define VECTORS 3
 #endif
+#define VECTORS 3
 #define QUERIES (VECTORS * WIDTH)
 #define KEYS 128    /* keys in a tile: S, and a tile of K or V, fit the first- or second-level cache */
 #define MAX_DIM 256
@@ -53,56 +51,61 @@ struct block {
 } __attribute__((aligned(64)));
 
 /*
- * `count` rows, from `row` on, of C = A B, or where c is not NULL of C = C c + A B. B: (depth, QUERIES), C: (rows, QUERIES),
- * c: (QUERIES). Row r of A begins at A + r * row_stride, and its elements are depth_stride apart. count, at most ROWS, is a constant
- * wherever this is inlined. On the way it requests as many floats as these rows of A have from `next`.
+ * `rows` rows of C = A B, or where c is not NULL of C = C c + A B. B: (depth, QUERIES), C: (rows, QUERIES), c: (QUERIES). Row r
+ * of A begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant wherever this is inlined.
+ *
+ * On the way it requests as many floats as A has from memory, from `next` on, so that they are here when their turn comes.
  */
-static inline __attribute__((always_inline)) void product_rows(const int count, int row, float *C, const float *A,
-                                                               int64_t row_stride, int64_t depth_stride, const float *B,
-                                                               int depth, const float *c, const float *next)
+static inline __attribute__((always_inline)) void product_of(const int rows, float *C, const float *A, int64_t row_stride,
+                                                             int64_t depth_stride, const float *B, int depth, const float *c,
+                                                             const float *next)
 {
     vector sum[ROWS][VECTORS] = { 0 };
-    vector *to = (vector *)C + row * VECTORS;
-    A += row * row_stride;
-    next += row * depth;
 #pragma GCC unroll 2
     for (int i = 0; i < depth; i++) {
-        __builtin_prefetch(next + i * count, 0, 2);
+        __builtin_prefetch(next + i * rows, 0, 2);
 #pragma GCC unroll 8
-        for (int r = 0; r < count; r++) {
-            float a = A[r * row_stride + i * depth_stride];
+        for (int row = 0; row < rows; row++) {
+            float a = A[row * row_stride + i * depth_stride];
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; v++)
-                sum[r][v] += a * ((const vector *)B)[i * VECTORS + v];
+                sum[row][v] += a * ((const vector *)B)[i * VECTORS + v];
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < count; r++)
+    for (int row = 0; row < rows; row++)
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
+            vector *to = (vector *)C + row * VECTORS + v;
             if (c)
-                sum[r][v] += to[r * VECTORS + v] * ((const vector *)c)[v];
-            to[r * VECTORS + v] = sum[r][v];
+                sum[row][v] += *to * ((const vector *)c)[v];
+            *to = sum[row][v];
         }
 }
 
-/*
- * All `rows` of them. A is a tile of K or V, in one piece; the next tile lies behind it, and is here when its turn comes.
- * Not inlined: on its own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not.
- */
-static __attribute__((noinline)) void product(float *C, int rows, const float *A, int64_t row_stride, int64_t depth_stride,
-                                              const float *B, int depth, const float *c)
+/* Not inlined: on its own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not. */
+static __attribute__((noinline)) void product_rows(float *C, const float *A, int64_t row_stride, int64_t depth_stride,
+                                                   const float *B, int depth, const float *c, const float *next)
+{
+    product_of(ROWS, C, A, row_stride, depth_stride, B, depth, c, next);
+}
+
+static __attribute__((noinline)) void product_row(float *C, const float *A, int64_t depth_stride, const float *B, int depth,
+                                                  const float *c, const float *next)
+{
+    product_of(1, C, A, 0, depth_stride, B, depth, c, next);
+}
+
+/* The same for any number of rows. A is a tile of K or V, rows * depth floats in one piece, and the next tile lies behind it. */
+static void product(float *C, int rows, const float *A, int64_t row_stride, int64_t depth_stride, const float *B, int depth,
+                    const float *c)
 {
     const float *next = A + (int64_t)rows * depth;
     int row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        product_rows(ROWS, row, C, A, row_stride, depth_stride, B, depth, c, next);
-    for (; row + 4 <= rows; row += 4)
-        product_rows(4, row, C, A, row_stride, depth_stride, B, depth, c, next);
-    for (; row + 2 <= rows; row += 2)
-        product_rows(2, row, C, A, row_stride, depth_stride, B, depth, c, next);
-    if (row < rows)
-        product_rows(1, row, C, A, row_stride, depth_stride, B, depth, c, next);
+        product_rows(C + row * QUERIES, A + row * row_stride, row_stride, depth_stride, B, depth, c, next + row * depth);
+    for (; row < rows; row++)
+        product_row(C + row * QUERIES, A + row * row_stride, depth_stride, B, depth, c, next + row * depth);
 }
 
 #define LOG2E 0x1.715476p+0f
@@ -128,12 +131,10 @@ static __attribute__((noinline)) void merge_tile(struct block *b, int keys)
 {
     float top[QUERIES], sum[QUERIES];
     memcpy(top, b->m, sizeof top);
-    for (int key = 0, other = keys - 1; key <= other; key++, other--) /* from both ends: half as many in a row that must wait */
+    for (int key = 0; key < keys; key++)
 #pragma omp simd
-        for (int lane = 0; lane < QUERIES; lane++) {
-            float s = b->S[key][lane] > b->S[other][lane] ? b->S[key][lane] : b->S[other][lane];
-            top[lane] = s > top[lane] ? s : top[lane];
-        }
+        for (int lane = 0; lane < QUERIES; lane++)
+            top[lane] = b->S[key][lane] > top[lane] ? b->S[key][lane] : top[lane];
 #pragma omp simd
     for (int lane = 0; lane < QUERIES; lane++) {
         float base = top[lane] == -INFINITY ? 0.0f : top[lane];

@@ -87,8 +87,10 @@ template <class S> INLINE void produce_keys(const problem &p)
         load(m.queries[i], 0, m.q[i], ROWS * S::DIM * 2, &p.q, t.first_row + ROWS * i, t.head, READ_ONCE);
     uint32_t keys = 0;
 #pragma unroll 1
-    for (int block = t.blocks - 1; block >= 0; block--)
+    for (int block = t.blocks - 1; block >= 0; block--) {
         load(m.keys, keys++, m.k, S::BYTES, &p.k, block * S::BC, t.kv_head, KEEP_IN_L2);
+        mark(BEGAN_K, keys - 1);
+    }
 }
 
 template <class S> INLINE void produce_values(const problem &p)
@@ -97,8 +99,10 @@ template <class S> INLINE void produce_values(const problem &p)
     struct tile t = tile_at<S>(p, blockIdx.x);
     uint32_t values = 0;
 #pragma unroll 1
-    for (int block = t.blocks - 1; block >= 0; block--)
+    for (int block = t.blocks - 1; block >= 0; block--) {
         load(m.values, values++, m.v, S::BYTES, &p.v, block * S::BC, t.kv_head, KEEP_IN_L2);
+        mark(BEGAN_V, values - 1);
+    }
 }
 
 /* ---- consumers: products, which run by themselves until they are waited for */
@@ -287,6 +291,7 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
     p.c = a.scale * LOG2E;
     cudaFuncSetAttribute(warp_specialized_attention_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<S>));
+    timeline_at_exit();
     warp_specialized_attention_kernel<S><<<(unsigned)(p.row_tiles * heads), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
 }
 

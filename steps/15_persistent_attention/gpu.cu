@@ -11,148 +11,12 @@
  *
  * Changed since step 14: the tiles; first_block(), which joins two of them; end_tile(). next_block() is the same.
  */
-#include "hopper.cuh"
+#include "15_persistent_attention/tiles.cuh"
 #include "steps.h"
 
 #define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 12 */
-#define TILES 4            /* announced, and not yet finished */
 
-/* What a block is made of. A tile is WGS times ROWS queries; its keys come in blocks of BC. */
-template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int KEEP> struct shape {
-    typedef ELEMENT T;
-    static constexpr int DIM = HEAD_DIM, WGS = WARPGROUPS, BR = ROWS * WGS, BC = KEYS;
-    static constexpr int STAGES = PLACES;          /* places for blocks of K, and as many for blocks of V */
-    static constexpr int REGISTERS = KEEP;         /* of a consumer. A producer needs few */
-    static constexpr int BYTES = BC * DIM * 2;     /* of a block of keys */
-    static constexpr int HALF = BC / 16;           /* eights of a block that are exponentiated before the wait for P V */
-};
-
-/* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys. No blocks: there are no more tiles. */
-struct tile {
-    int head, kv_head, first_row, blocks;
-};
-
-struct problem {
-    CUtensorMap q, k, v, o;
-    float *lse;
-    int *handed_out;        /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
-    int seq_q, seq_k, heads, kv_heads, all_heads;
-    int row_tiles, tiles;   /* of a head; of all */
-    int section;            /* heads whose tiles are handed out together */
-    int more;               /* query i sees the keys below i + more, and below seq_k */
-    float c;                /* scale log2(e) */
-};
-
-template <class S> struct __align__(1024) memory {
-    typename S::T q[S::WGS][2][ROWS * S::DIM];      /* a warpgroup's queries, of this tile and of the next */
-    typename S::T k[S::STAGES][S::BC * S::DIM], v[S::STAGES][S::BC * S::DIM];
-    typename S::T o[S::WGS * 4][16 * S::DIM];       /* a warp's results on their way out */
-    float2 m[S::WGS * 128];                         /* of a thread's two rows, times c: registers are too scarce */
-    struct tile tile[TILES];
-    ring<2> queries[S::WGS];
-    ring<S::STAGES> keys, values;
-    ring<TILES> tiles;
-};
-
-template <class S> INLINE memory<S> &shared(void)
-{
-    extern __shared__ __align__(1024) unsigned char bytes[];
-    return *(memory<S> *)bytes;
-}
-
-/* What a consumer thread has in registers. */
-template <class S> struct consumer {
-    int warpgroup;
-    uint32_t keys, values, tiles;   /* blocks of K, blocks of V, and tiles, that are behind it */
-    int block, masked_from;         /* the block it is at; blocks from masked_from on need a mask */
-    bool add;                       /* whether the next P V adds to O: not the first of a tile */
-    float o[S::DIM / 2], l[2];
-    uint32_t p[S::BC / 4];          /* the weights of the block before: the next product's operand */
-};
-
-/* ---- tiles */
-
-/* In the order of handing out: a section of heads after the other; in it the last rows first, which see the most keys. */
-template <class S> INLINE struct tile tile_at(const problem &p, int i)
-{
-    struct tile t = {};
-    if (i < p.tiles) {
-        int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.all_heads - first_head);
-        int in_section = i - first_head * p.row_tiles;
-        t.head = first_head + in_section % heads;
-        t.kv_head = t.head / p.heads * p.kv_heads + t.head % p.heads / (p.heads / p.kv_heads);
-        t.first_row = (p.row_tiles - 1 - in_section / heads) * S::BR;
-        t.blocks = max(1, (min(p.seq_k, t.first_row + S::BR - 1 + p.more) + S::BC - 1) / S::BC);
-    }
-    return t;
-}
-
-template <class S> INLINE struct tile announced(uint32_t n)
-{
-    int4 t = shared_load(shared_address(&shared<S>().tile[n % TILES]));
-    return { t.x, t.y, t.z, t.w };
-}
-
-template <class S> INLINE void announce(struct tile t, uint32_t n)
-{
-    memory<S> &m = shared<S>();
-    wait_empty(m.tiles, n);
-    m.tile[n % TILES] = t;
-    mbarrier_arrive(shared_address(&m.tiles.full[n % TILES]));
-}
-
-/* ---- producers: one thread loads K, and hands out the tiles; another loads V */
-
-template <class S> INLINE void produce_keys(const problem &p)
-{
-    memory<S> &m = shared<S>();
-    uint32_t keys = 0, tiles = 0;
-    int next = blockIdx.x;
-    struct tile t = tile_at<S>(p, next);
-    announce<S>(t, tiles++);
-    while (t.blocks) {
-#pragma unroll 1
-        for (int block = t.blocks - 1; block >= 0; block--) {
-            if (block == 0) /* the answer comes while this thread waits for a place */
-                next = p.section > 1 ? gridDim.x + atomicAdd(&p.handed_out[0], 1) : next + gridDim.x;
-            load(m.keys, keys++, m.k, S::BYTES, &p.k, block * S::BC, t.kv_head, KEEP_IN_L2);
-        }
-        t = tile_at<S>(p, next);
-        announce<S>(t, tiles++);
-    }
-    if (p.section > 1 && atomicAdd(&p.handed_out[1], 1) == gridDim.x - 1)
-        p.handed_out[0] = p.handed_out[1] = 0; /* the last of all: for the next launch */
-}
-
-template <class S> INLINE void produce_values(const problem &p)
-{
-    memory<S> &m = shared<S>();
-    uint32_t values = 0;
-    for (uint32_t tiles = 0;; tiles++) {
-        wait_full(m.tiles, tiles);
-        struct tile t = announced<S>(tiles);
-        release(m.tiles, tiles);
-        if (t.blocks == 0)
-            return;
-#pragma unroll 1
-        for (int block = t.blocks - 1; block >= 0; block--)
-            load(m.values, values++, m.v, S::BYTES, &p.v, block * S::BC, t.kv_head, KEEP_IN_L2);
-    }
-}
-
-/* ---- consumers: a warpgroup has 64 queries of each tile, and loads them itself, into the buffer that it is through with */
-
-template <class S> INLINE void load_queries(const consumer<S> &me, const problem &p, uint32_t n)
-{
-    memory<S> &m = shared<S>();
-    wait_full(m.tiles, n);
-    struct tile t = announced<S>(n);
-    uint32_t full = shared_address(&m.queries[me.warpgroup].full[n % 2]);
-    if (threadIdx.x % 128 == 0 && t.blocks) {
-        mbarrier_arrive_expect(full, ROWS * S::DIM * 2);
-        tma_load(shared_address(m.q[me.warpgroup][n % 2]), &p.q, full, t.first_row + ROWS * me.warpgroup, 0, t.head, READ_ONCE);
-    }
-}
+/* ---- consumers: waiting, and products */
 
 /* Blocks that only rows of other warpgroups see: n, and how many follow. There is no product here, so a barrier joins the warps. */
 template <int N> INLINE void skip(ring<N> &r, uint32_t &n, int blocks, int warpgroup)
@@ -298,7 +162,7 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     if (MASKED)
         mask_block(s, me, p);
     bool risen = follow(s, me, p.c, &m, &factor);
-    exponentials<0, S::HALF>(s, m, p.c, me.l);
+    exponentials<0, S::EARLY>(s, m, p.c, me.l);
     if (__any_sync(ALL_LANES, risen || me.l[0] + me.l[1] < 0.0f)) { /* never negative: as stay_above(), for the exponentials */
         end_values(me.o, me.p);
         rescale(me.o, factor);
@@ -306,7 +170,7 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
         end_values(me.o, me.p);
     }
     release_together(shm.values, me.values++);
-    exponentials<S::HALF, S::BC / 8>(s, m, p.c, me.l);
+    exponentials<S::EARLY, S::BC / 8>(s, m, p.c, me.l);
     pack_weights(me.p, s, typename S::T());
 }
 
@@ -340,23 +204,10 @@ template <class S> static __global__ void __launch_bounds__(128 * (S::WGS + 1), 
     persistent_attention_kernel(const __grid_constant__ struct problem p)
 {
     if constexpr (HOPPER) {
-        memory<S> &m = shared<S>();
-        if (threadIdx.x == 0) {
-            for (int i = 0; i < S::WGS; i++)
-                ring_init(m.queries[i], 1);
-            ring_init(m.keys, S::WGS);
-            ring_init(m.values, S::WGS);
-            ring_init(m.tiles, 4 * S::WGS + 1); /* a lane of each consumer warp, and the producer of V */
-            mbarrier_init_fence();
-        }
-        __syncthreads();
+        begin_rings<S>();
         int warpgroup = uniform(threadIdx.x / 128);
         if (warpgroup == S::WGS) {
-            fewer_registers<S::WGS == 3 ? 32 : 24>();
-            if (threadIdx.x % 128 == 0)
-                produce_keys<S>(p);
-            if (threadIdx.x % 128 == 32)
-                produce_values<S>(p);
+            produce<S>(p);
         } else {
             more_registers<S::REGISTERS>();
             consume<S>(p, warpgroup);
@@ -369,19 +220,7 @@ template <class S> static __global__ void __launch_bounds__(128 * (S::WGS + 1), 
 template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
                                                   void *workspace, cudaStream_t stream)
 {
-    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
-    struct problem p = {};
-    p.q = attention_map(Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL);
-    p.k = attention_map(K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.v = attention_map(V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.o = attention_map(O, heads, a.seq_q, S::DIM, 16, 1);
-    p.lse = lse, p.handed_out = (int *)workspace;
-    p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
-    p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads, p.all_heads = (int)heads;
-    p.row_tiles = (p.seq_q + S::BR - 1) / S::BR, p.tiles = p.row_tiles * p.all_heads;
-    p.section = a.causal ? min(p.all_heads, 2048 / S::DIM) : 1;
-    p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
-    p.c = a.scale * LOG2E;
+    struct problem p = problem_of<S>(O, lse, Q, K, V, a, workspace);
     cudaFuncSetAttribute(persistent_attention_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<S>));
     persistent_attention_kernel<S><<<min(multiprocessors(), p.tiles), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
 }
@@ -391,11 +230,11 @@ template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, 
                                       cudaStream_t stream)
 {
     if (a.dim == 128)
-        launch_as<shape<T, 128, 2, 128, 2, 240>>(O, lse, Q, K, V, a, workspace, stream);
+        launch_as<shape<T, 128, 2, 128, 2, 240, 8>>(O, lse, Q, K, V, a, workspace, stream);
     else if (a.seq_k <= (a.causal ? 4096 : 1024))
-        launch_as<shape<T, 64, 4, 64, 4, 112>>(O, lse, Q, K, V, a, workspace, stream);
+        launch_as<shape<T, 64, 4, 64, 4, 112, 4>>(O, lse, Q, K, V, a, workspace, stream);
     else
-        launch_as<shape<T, 64, 3, 128, 4, 160>>(O, lse, Q, K, V, a, workspace, stream);
+        launch_as<shape<T, 64, 3, 128, 4, 160, 8>>(O, lse, Q, K, V, a, workspace, stream);
 }
 
 void persistent_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a,

@@ -1,0 +1,201 @@
+/*
+ * Steps 15 and 16: a block that stays, the tiles that it works on, and the producers that fetch them.
+ *
+ *     producer of K    asks for the next tile (a number, from which everything follows), announces it in a ring, loads its blocks of K
+ *     producer of V    reads the ring, loads the same blocks of V
+ *     consumers        read the ring; each warpgroup loads its own queries, a tile ahead; they read K and V as these arrive
+ *
+ * Under a causal mask tiles are not equally long: whoever is free takes the next, the longest first, in sections of heads. Otherwise
+ * they are, and each block takes every gridDim.x-th.
+ */
+#ifndef TILES_CUH
+#define TILES_CUH
+
+#include "hopper.cuh"
+
+#define TILES 4            /* announced, and not yet finished */
+
+/* What a block is made of. A tile is WGS times ROWS queries; its keys come in blocks of BC. */
+template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int KEEP, int FIRST> struct shape {
+    typedef ELEMENT T;
+    static constexpr int DIM = HEAD_DIM, WGS = WARPGROUPS, BR = ROWS * WGS, BC = KEYS;
+    static constexpr int STAGES = PLACES;          /* places for blocks of K, and as many for blocks of V */
+    static constexpr int REGISTERS = KEEP;         /* of a consumer. A producer needs few */
+    static constexpr int BYTES = BC * DIM * 2;     /* of a block of keys */
+    static constexpr int EARLY = FIRST;            /* eights of a block's keys that are exponentiated before the wait for P V: about as long as it takes */
+};
+
+/* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys. No blocks: there are no more tiles. */
+struct tile {
+    int head, kv_head, first_row, blocks;
+};
+
+struct problem {
+    CUtensorMap q, k, v, o;
+    float *lse;
+    int *handed_out;        /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
+    int seq_q, seq_k, heads, kv_heads, all_heads;
+    int row_tiles, tiles;   /* of a head; of all */
+    int section;            /* heads whose tiles are handed out together */
+    int more;               /* query i sees the keys below i + more, and below seq_k */
+    float c;                /* scale log2(e) */
+};
+
+template <class S> struct __align__(1024) memory {
+    typename S::T q[S::WGS][2][ROWS * S::DIM];      /* a warpgroup's queries, of this tile and of the next */
+    typename S::T k[S::STAGES][S::BC * S::DIM], v[S::STAGES][S::BC * S::DIM];
+    typename S::T o[S::WGS * 4][16 * S::DIM];       /* a warp's results on their way out */
+    float2 m[S::WGS * 128];                         /* of a thread's two rows, times c: registers are too scarce */
+    struct tile tile[TILES];
+    ring<2> queries[S::WGS];
+    ring<S::STAGES> keys, values;
+    ring<TILES> tiles;
+};
+
+template <class S> INLINE memory<S> &shared(void)
+{
+    extern __shared__ __align__(1024) unsigned char bytes[];
+    return *(memory<S> *)bytes;
+}
+
+/* What a consumer thread has in registers. */
+template <class S> struct consumer {
+    int warpgroup;
+    uint32_t keys, values, tiles;   /* blocks of K, blocks of V, and tiles, that are behind it */
+    int block, masked_from;         /* the block it is at; blocks from masked_from on need a mask */
+    bool add;                       /* whether the next P V adds to O: not the first of a tile */
+    float o[S::DIM / 2], l[2];
+    uint32_t p[S::BC / 4];          /* the weights of the block before: the next product's operand */
+};
+
+/* ---- tiles */
+
+/* In the order of handing out: a section of heads after the other; in it the last rows first, which see the most keys. */
+template <class S> INLINE struct tile tile_at(const problem &p, int i)
+{
+    struct tile t = {};
+    if (i < p.tiles) {
+        int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.all_heads - first_head);
+        int in_section = i - first_head * p.row_tiles;
+        t.head = first_head + in_section % heads;
+        t.kv_head = t.head / p.heads * p.kv_heads + t.head % p.heads / (p.heads / p.kv_heads);
+        t.first_row = (p.row_tiles - 1 - in_section / heads) * S::BR;
+        t.blocks = max(1, (min(p.seq_k, t.first_row + S::BR - 1 + p.more) + S::BC - 1) / S::BC);
+    }
+    return t;
+}
+
+template <class S> INLINE struct tile announced(uint32_t n)
+{
+    int4 t = shared_load(shared_address(&shared<S>().tile[n % TILES]));
+    return { t.x, t.y, t.z, t.w };
+}
+
+template <class S> INLINE void announce(struct tile t, uint32_t n)
+{
+    memory<S> &m = shared<S>();
+    wait_empty(m.tiles, n);
+    m.tile[n % TILES] = t;
+    mbarrier_arrive(shared_address(&m.tiles.full[n % TILES]));
+}
+
+/* ---- producers: one thread loads K, and hands out the tiles; another loads V */
+
+template <class S> INLINE void produce_keys(const problem &p)
+{
+    memory<S> &m = shared<S>();
+    uint32_t keys = 0, tiles = 0;
+    int next = blockIdx.x;
+    struct tile t = tile_at<S>(p, next);
+    announce<S>(t, tiles++);
+    while (t.blocks) {
+#pragma unroll 1
+        for (int block = t.blocks - 1; block >= 0; block--) {
+            if (block == 0) /* the answer comes while this thread waits for a place */
+                next = p.section > 1 ? gridDim.x + atomicAdd(&p.handed_out[0], 1) : next + gridDim.x;
+            load(m.keys, keys++, m.k, S::BYTES, &p.k, block * S::BC, t.kv_head, KEEP_IN_L2);
+        }
+        t = tile_at<S>(p, next);
+        announce<S>(t, tiles++);
+    }
+    if (p.section > 1 && atomicAdd(&p.handed_out[1], 1) == gridDim.x - 1)
+        p.handed_out[0] = p.handed_out[1] = 0; /* the last of all: for the next launch */
+}
+
+template <class S> INLINE void produce_values(const problem &p)
+{
+    memory<S> &m = shared<S>();
+    uint32_t values = 0;
+    for (uint32_t tiles = 0;; tiles++) {
+        wait_full(m.tiles, tiles);
+        struct tile t = announced<S>(tiles);
+        release(m.tiles, tiles);
+        if (t.blocks == 0)
+            return;
+#pragma unroll 1
+        for (int block = t.blocks - 1; block >= 0; block--)
+            load(m.values, values++, m.v, S::BYTES, &p.v, block * S::BC, t.kv_head, KEEP_IN_L2);
+    }
+}
+
+/* ---- consumers: a warpgroup has 64 queries of each tile, and loads them itself, into the buffer that it is through with */
+
+template <class S> INLINE void load_queries(const consumer<S> &me, const problem &p, uint32_t n)
+{
+    memory<S> &m = shared<S>();
+    wait_full(m.tiles, n);
+    struct tile t = announced<S>(n);
+    uint32_t full = shared_address(&m.queries[me.warpgroup].full[n % 2]);
+    if (threadIdx.x % 128 == 0 && t.blocks) {
+        mbarrier_arrive_expect(full, ROWS * S::DIM * 2);
+        tma_load(shared_address(m.q[me.warpgroup][n % 2]), &p.q, full, t.first_row + ROWS * me.warpgroup, 0, t.head, READ_ONCE);
+    }
+}
+
+/* ---- where a block's threads part */
+
+template <class S> INLINE void begin_rings(void)
+{
+    memory<S> &m = shared<S>();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < S::WGS; i++)
+            ring_init(m.queries[i], 1);
+        ring_init(m.keys, S::WGS);
+        ring_init(m.values, S::WGS);
+        ring_init(m.tiles, 4 * S::WGS + 1); /* a lane of each consumer warp, and the producer of V */
+        mbarrier_init_fence();
+    }
+    __syncthreads();
+}
+
+template <class S> INLINE void produce(const problem &p)
+{
+    fewer_registers<S::WGS == 3 ? 32 : 24>();
+    if (threadIdx.x % 128 == 0)
+        produce_keys<S>(p);
+    if (threadIdx.x % 128 == 32)
+        produce_values<S>(p);
+}
+
+/* ---- launching */
+
+template <class S, class T> static struct problem problem_of(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
+                                                             void *workspace)
+{
+    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
+    struct problem p = {};
+    p.q = attention_map(Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL);
+    p.k = attention_map(K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
+    p.v = attention_map(V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
+    p.o = attention_map(O, heads, a.seq_q, S::DIM, 16, 1);
+    p.lse = lse, p.handed_out = (int *)workspace;
+    p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
+    p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads, p.all_heads = (int)heads;
+    p.row_tiles = (p.seq_q + S::BR - 1) / S::BR, p.tiles = p.row_tiles * p.all_heads;
+    p.section = a.causal ? min(p.all_heads, 2048 / S::DIM) : 1;
+    p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
+    p.c = a.scale * LOG2E;
+    return p;
+}
+
+#endif
