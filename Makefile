@@ -152,8 +152,9 @@ plots: ## draw build/results.tsv as SVG and PNG into build/plots
 timeline: ## what the warps of step 14 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
 	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/14_warp_specialized_attention
 	@mkdir -p build/plots && rm -f build/timeline.txt
-	@RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention --dim 128 --heads 16 --seq 4096 --device gpu $(ARGS)
-	@[ ! -f build/timeline.txt ] || gnuplot -e "file='build/timeline.txt'; prefix='build/plots/'" plots/timeline.gp
+	@RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention $(TIMED)
+	@[ ! -f build/timeline.txt ] || gnuplot -e "file='build/timeline.txt'; prefix='build/plots/'; shape='$(TIMED)'" plots/timeline.gp
+timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
 record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date
 	@plots/record.sh $(NAME)

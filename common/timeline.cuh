@@ -2,8 +2,8 @@
  * What happens inside a kernel, and when, for a debug build: -DTIMELINE, as `make timeline` compiles it. Otherwise all of this is
  * nothing.
  *
- * A mark is one store of the SM's clock by one thread of a warpgroup of one block, the first of the grid: 4 bytes, which nobody waits
- * for. A count is an addition by one thread of each warpgroup.
+ * A mark is one store of the SM's clock by one thread of a warpgroup of one block, the first of the grid: 4 bytes, which nobody
+ * waits for. A count is an addition by one thread of each warpgroup.
  */
 #ifndef TIMELINE_CUH
 #define TIMELINE_CUH
@@ -50,11 +50,14 @@ static void print_marks(const struct timeline *t)
 {
     const char *path = getenv("TIMELINE") ? getenv("TIMELINE") : "build/timeline.txt";
     FILE *f = fopen(path, "w");
+    struct cudaDeviceProp device;
     if (!f) {
         fprintf(stderr, "timeline: %s cannot be written\n", path);
         return;
     }
-    fprintf(f, "warpgroup\tblock\twaited_for_k\tbegan_products\tgot_scores\tgot_values\tdid_softmax\tbegan_k\tbegan_v\n");
+    if (cudaGetDeviceProperties(&device, 0) == cudaSuccess)
+        fprintf(f, "# device: %s\n", device.name);
+    fprintf(f, "# warpgroup\tblock\twaited_for_k\tbegan_products\tgot_scores\tgot_values\tdid_softmax\tbegan_k\tbegan_v\n");
     for (int w = 0; w < TIMELINE_WARPGROUPS; w++)
         for (int b = 0; b < TIMELINE_BLOCKS; b++) {
             const uint32_t *clocks = t->clocks[w][b];
@@ -62,7 +65,10 @@ static void print_marks(const struct timeline *t)
                 continue;
             fprintf(f, "%d\t%d", w, b);
             for (int m = 0; m < MARKS; m++)
-                clocks[m] ? fprintf(f, "\t%d", (int)(clocks[m] - t->clocks[0][0][WAITED_FOR_K])) : fprintf(f, "\t-");
+                if (clocks[m])
+                    fprintf(f, "\t%d", (int)(clocks[m] - t->clocks[0][0][WAITED_FOR_K]));
+                else
+                    fprintf(f, "\t-");
             fputc('\n', f);
         }
     fclose(f);

@@ -15,6 +15,7 @@ LENGTHS = [512 << k for k in range(6)]
 QUICK_LENGTHS = [1024, 8192]
 FIRST_STEP = 10
 ROUNDS = {"cuda": 40, "cpu": 0}  # 0: as many as fit the budget
+SLOW = 4                         # whoever takes so many times the fastest one's time is timed by itself
 MATH_PART = 4                    # a CPU's math backend is timed up to TOKENS / 4, as steps 07 to 09 are: it is slow
 CHECKED_ROWS = 16                # query rows compared with fp64
 DTYPES = ["fp32", "fp16", "bf16", "fp64"]  # enum dtype of common/types.h
@@ -102,25 +103,26 @@ def flash_attention_3(device, p):
         yield "flash-attention-3", run
 
 
-def claim_of(main, pattern):
+def takes(main, device, dim):
+    """What a step's main.c claims: does it take this head dimension, and this GPU?"""
     with open(main, encoding="utf-8") as file:
-        found = re.search(pattern, file.read())
-    return found.group(1) if found else ""
+        text = file.read()
+    dims = re.search(r"\.dims = \{([^}]*)\}", text)
+    capability = re.search(r"\.capability = (\d+)", text)
+    newer = device.capability - int(capability.group(1)) if capability else 0
+    return (not dims or str(dim) in re.findall(r"\d+", dims.group(1))) and (newer == 0 if ".hopper = true" in text else newer >= 0)
 
 
 def our_steps(torch, device, library, p):
-    """The steps that the library has a function for, if they take this head dimension and this GPU."""
+    """The steps that the library has a function for, and that take this problem."""
     if device.backend != "cuda" or not library:
         return
     of_type = "_gpu" if p.dtype == "fp32" else "_%s_gpu" % p.dtype
     for main in sorted(glob.glob(os.path.join(STEPS, "[0-9][0-9]_*", "main.c"))):
         step = os.path.basename(os.path.dirname(main))
         launch = getattr(library, step[3:] + of_type, None)
-        dims = re.findall(r"\d+", claim_of(main, r"\.dims = \{([^}]*)\}"))
-        if (int(step[:2]) < FIRST_STEP or not launch or (dims and str(p.dim) not in dims)
-                or device.capability < int(claim_of(main, r"\.capability = (\d+)") or 0)):
-            continue
-        yield step, our_step(torch, library, step[3:], launch, p)
+        if launch and int(step[:2]) >= FIRST_STEP and takes(main, device, p.dim):
+            yield step, our_step(torch, library, step[3:], launch, p)
 
 
 def our_step(torch, library, idea, launch, p):
@@ -169,25 +171,29 @@ def percent_of_ceiling(table, device, p, exps, ms):
     """The ceiling that alone would take longest, as common/attention.c has it; empty when step 00 has not measured any."""
     arithmetic, of_type = ("fma", "fp32") if p.dtype == "fp32" else ("matmul", "bf16")
     copy = table.ceiling(device, "copy", "fp32")
-    takes = [(work / rate, name) for name, work, rate in [
+    times = [(work / rate, name) for name, work, rate in [
         ("copy", p.useful_bytes, 1e6 * copy),
         ("exp", exps, 1e6 * table.ceiling(device, "exp", "fp32")),
         (arithmetic, p.flops, 1e9 * table.ceiling(device, arithmetic, of_type)),
     ] if rate > 0]
-    return {"percent": 100 * max(takes)[0] / ms, "ceiling": max(takes)[1], "copy_gb_s": copy or "-"} if takes else {}
+    return {"percent": 100 * max(times)[0] / ms, "ceiling": max(times)[1], "copy_gb_s": copy or "-"} if times else {}
+
+
+def groups(device, good, p):
+    """Who takes turns with whom: all that are not much slower than the fastest, and each of the others with itself."""
+    once = [min(device.time_once(run, p.useful_bytes) for _ in range(2)) for _, run, _ in good]
+    quick = [c for c, ms in zip(good, once) if ms <= SLOW * min(once)]
+    return [quick] + [[c] for c in good if c not in quick]
 
 
 def bench_problem(torch, device, library, p, table, o):
-    """Times all contenders in turn, adds their rows. Returns {name: (TFLOP/s, GHz, error)}."""
-    contenders = [*our_steps(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)]
-    good = working(contenders, p)
+    """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}."""
+    good = working([*our_steps(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)], p)
     results = {}
-    # The math backend takes turns with nobody: its long runs, limited by memory, would let the chip cool before the next contender's.
-    for group in [[c for c in good if "math" not in c[0]], [c for c in good if "math" in c[0]]]:
+    for i, group in enumerate(groups(device, good, p)):
         ghz = [[] for _ in group]
-        rounds = o.reps or (0 if group and "math" in group[0][0] else ROUNDS[device.backend])
-        after = (lambda i: ghz[i].append(device.ghz)) if o.clock and device.backend == "cuda" else None
-        times = device.time_in_turn([run for _, run, _ in group], p.useful_bytes, rounds, o.budget, after)
+        times = device.time_in_turn([run for _, run, _ in group], p.useful_bytes, o.reps or (ROUNDS[device.backend] if i == 0 else 0),
+                                    o.budget, lambda n: ghz[n].append(device.ghz))
         for (name, _, error), ms, clock in zip(group, times, ghz):
             n, median = len(ms), ms[len(ms) // 2]
             cells = {**p.cells(), **device.cells(), "step": name}
@@ -196,7 +202,7 @@ def bench_problem(torch, device, library, p, table, o):
             table.add(**{**cells, "error": error, **claims, **percent_of_ceiling(table, device, p, exps, median)}, seed=o.seed, reps=n,
                       median_ms=median, p10_ms=ms[n // 10], p90_ms=ms[n - 1 - n // 10], useful_bytes=p.useful_bytes, flops=p.flops,
                       gb_s=p.useful_bytes / median * 1e-6, tflop_s=p.flops / median * 1e-9)
-            results[name] = (p.flops / median * 1e-9, sorted(clock)[len(clock) // 2] if clock else 0, error)
+            results[name] = (p.flops / median * 1e-9, sorted(clock)[n // 2], error)
     return results
 
 

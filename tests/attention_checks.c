@@ -437,9 +437,21 @@ static const struct attention slopes[] = {
 static const struct attention own[] = {
     { 1, 1, 1, 70, 130, 64, true, 0 }, BOTH(1, 2, 1, 200, 200, 64), BOTH(1, 1, 1, 130, 400, 128), BOTH(1, 2, 2, 150, 100, 64),
 };
+/* Queries and keys around the borders of tiles, and one tile or less from each other: which keys a row sees of which block. */
+static const struct attention borders[] = {
+    { 1, 2, 1, 192, 256, 64, true, 0 }, { 1, 2, 1, 128, 64, 128, true, 0 }, { 1, 2, 1, 386, 190, 64, true, 0 },
+    { 1, 2, 1, 382, 63, 128, true, 0 }, { 1, 2, 1, 223, 160, 64, false, 0 }, { 1, 2, 1, 385, 127, 128, true, 0 },
+    { 1, 2, 1, 129, 127, 64, true, 0 }, { 1, 2, 1, 159, 322, 128, true, 0 }, { 1, 2, 1, 319, 320, 64, true, 0 },
+    { 1, 2, 1, 159, 191, 128, false, 0 }, { 1, 2, 1, 192, 63, 64, true, 0 }, { 1, 2, 1, 256, 322, 128, true, 0 },
+    { 1, 2, 1, 129, 1, 64, true, 0 }, { 1, 2, 1, 127, 65, 128, true, 0 }, { 1, 2, 1, 190, 254, 64, false, 0 },
+    { 1, 2, 1, 191, 192, 128, true, 0 }, { 1, 2, 1, 191, 318, 64, true, 0 }, { 1, 2, 1, 415, 64, 128, true, 0 },
+    { 1, 2, 1, 191, 258, 64, true, 0 }, { 1, 2, 1, 64, 255, 128, false, 0 }, { 1, 2, 1, 258, 257, 64, true, 0 },
+    { 1, 2, 1, 255, 65, 128, true, 0 }, { 1, 2, 1, 66, 384, 64, true, 0 }, { 1, 2, 1, 319, 257, 128, true, 0 },
+};
 /* More tiles of queries than a GPU has multiprocessors: two or more for each. */
 static const struct attention many[] = {
     { 20, 20, 4, 40, 60, 64, true, 0 }, { 10, 14, 14, 260, 40, 64, false, 0 }, { 9, 15, 5, 140, 140, 128, true, 0 },
+    { 1, 140, 1, 3, 4200, 64, true, 0 }, { 1, 140, 2, 3, 1100, 64, false, 0 },
 };
 static const struct attention far[] = { { 1, 2, 2, 64, 64, 64, false, 0.125f }, { 1, 1, 1, 113, 113, 64, true, 0.125f } };
 static const struct attention within_dim[] = {
@@ -476,7 +488,9 @@ const struct attention_check attention_checks[] = {
     { "slopes", "scores that rise by -320 to 320 along the keys, each query's by another amount; wide values", FILL(fill_slopes),
       ON(slopes) },
     { "own key", "a query sees one key: the first, the last, those at borders; V says which", FILL(fill_own_key), ON(own) },
-    { "many tiles", "many heads, many tiles; scores as in \"adversarial\"", FAMILY("adversarial"), ON(many) },
+    { "borders", "lengths around the borders of tiles; scores as in \"adversarial\"", FAMILY("adversarial"), ON(borders) },
+    { "many tiles", "many heads, many tiles; scores as in \"adversarial\"", FAMILY("adversarial"), .gpu_only = true,
+      ON(many) },
     { "real", "Q, K and V of a real model", FAMILY("real"), ON(real) },
     { "weights", "V is the unit matrix: O is P, and its rows sum to 1", FILL(fill_unit_values), JUDGE(judge_weights), ON(within_dim) },
     { "NaN queries", "a NaN in every seventh row of Q: NaN there, and only there", FILL(fill_nan_queries), ON(varied) },
@@ -513,7 +527,7 @@ bool attention_pair_at(int index, bool gpu, const struct attention_check **c, st
 {
     for (int i = 0; attention_subject_at(s, i, gpu); i++)
         for (*c = attention_checks; *c < attention_checks + attention_check_count; ++*c)
-            if (!(gpu && (*c)->cpu_only) && check_is_chosen((*c)->name) && index-- == 0)
+            if (!(gpu ? (*c)->cpu_only : (*c)->gpu_only) && check_is_chosen((*c)->name) && index-- == 0)
                 return true;
     return false;
 }

@@ -39,6 +39,7 @@ struct attention_check {
     void (*fill)(struct attention_case *c);
     struct outcome (*judge)(const struct attention_subject *s, struct attention_case *c); /* NULL: run it, and the verdict */
     bool cpu_only;      /* asks for more than the GPU functions promise */
+    bool gpu_only;      /* its sizes mean nothing to a CPU */
     bool library_fails; /* step 08 does not pass it, and says so: a library multiplies what is hidden by 0 */
     const struct attention *problems;
     int count;

@@ -86,7 +86,8 @@ static int judge_attention(const struct attention_mutant *m)
 
     printf("\nWithout its mistake it would be %s. Held to that step's claims:\n\n", m->mimics);
     for (int i = 0; i < attention_check_count; i++)
-        print_verdict(attention_checks[i].name, m->caught_by, attention_check_run(&attention_checks[i], &s), &made_for_it);
+        if (!attention_checks[i].gpu_only)
+            print_verdict(attention_checks[i].name, m->caught_by, attention_check_run(&attention_checks[i], &s), &made_for_it);
     return conclude(m->caught_by, attention_check_named(m->caught_by)->about, &made_for_it);
 }
 

@@ -196,12 +196,14 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
         mask_block(s, me, p);
     bool risen = follow(s, me, p.c, &m, &factor);
     exponentials<0, S::HALF>(s, m, p.c, me.l);
-    if (__any_sync(ALL_LANES, risen || me.l[0] + me.l[1] < 0.0f)) { /* never negative: see the lesson on what that is for */
+    if (__any_sync(ALL_LANES, me.l[0] + me.l[1] < 0.0f)) { /* never: see the lesson on what the branch is for */
         end_values(me.o, me.p);
-        rescale(me.o, factor);
+        rescale(me.o, make_float2(0.0f, 0.0f));
     } else {
         end_values(me.o, me.p);
     }
+    if (risen)
+        rescale(me.o, factor);
     mark(GOT_VALUES, me.keys - 1);
     release_together(shm.values, me.values++);
     exponentials<S::HALF, S::BC / 8>(s, m, p.c, me.l);

@@ -163,12 +163,14 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
         mask_block(s, me, p);
     bool risen = follow(s, me, p.c, &m, &factor);
     exponentials<0, S::EARLY>(s, m, p.c, me.l);
-    if (__any_sync(ALL_LANES, risen || me.l[0] + me.l[1] < 0.0f)) { /* never negative: as stay_above(), for the exponentials */
+    if (__any_sync(ALL_LANES, me.l[0] + me.l[1] < 0.0f)) { /* never: as in step 14 */
         end_values(me.o, me.p);
-        rescale(me.o, factor);
+        rescale(me.o, make_float2(0.0f, 0.0f));
     } else {
         end_values(me.o, me.p);
     }
+    if (risen)
+        rescale(me.o, factor);
     release_together(shm.values, me.values++);
     exponentials<S::EARLY, S::BC / 8>(s, m, p.c, me.l);
     pack_weights(me.p, s, typename S::T());
