@@ -79,11 +79,13 @@ struct lse reference_attention_row(double *want, double *bound, double *scratch,
     doubt /= sum; /* how far the sum of the weights may be off */
     /* O_i = sum of p v: each p is off by its own error, the sum's, and its rounding; and each addition of the two sums counts. */
     double chain = 2 * ((double)row.visible + 32) * unit, rest = 2 * chain + (how.weights ? unit16 : 0);
+    double smallest = 0x1p-126 + (how.weights && row.dtype == FP16 ? 0x1p-25 : 0); /* what a weight loses where its type ends */
     for (int64_t key = 0; key < row.visible; key++)
         for (int64_t i = 0; i < row.dim && scratch[key] != 0; i++) {
             double term = scratch[key] / sum * element(row.V, row.dtype, key * row.dim + i);
             want[i] += term;
-            bound[i] += fabs(term) * ((1 + error[key]) * (1 + doubt) * (1 + rest) - 1);
+            bound[i] += fabs(term) * ((1 + error[key]) * (1 + doubt) * (1 + rest) - 1) +
+                        smallest / sum * fabs(element(row.V, row.dtype, key * row.dim + i));
         }
     for (int64_t i = 0; i < row.dim; i++)
         bound[i] += fabs(want[i]) * unit16 + 0x1p-126 + (row.dtype == FP16 ? 0x1p-25 : 0);

@@ -37,7 +37,7 @@ edit() {
 
 build() { # VARIANT: in a copy of the sources
     [ ! "$at/$1" -nt "steps/$step/gpu.cu" ] || return 0
-    [ -d "$at/tree" ] || { mkdir -p "$at/tree"; cp -R Makefile common steps "$at/tree"; }
+    [ -d "$at/tree" ] || { mkdir -p "$at/tree"; cp -R Makefile common steps tests "$at/tree"; }
     sed "$(edit "$1")" "steps/$step/gpu.cu" >"$at/tree/steps/$step/gpu.cu"
     if [ "$1" != whole ] && cmp -s "$at/tree/steps/$step/gpu.cu" "steps/$step/gpu.cu"; then
         echo "ablation: the edit for $1 finds nothing in gpu.cu" >&2

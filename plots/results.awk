@@ -59,21 +59,23 @@ function shape_of(row) {
         (cell[row, "kv_heads"] == cell[row, "heads"] ? "" : ", " cell[row, "kv_heads"] " of keys"), (cell[row, "causal"] ? ", causal" : ""))
 }
 
-# usual[row]: the attention rows that are worth comparing. For each length, dim and mask: those with the batch and heads that most rows
-# of the file have there (then: the larger problem), as many keys as queries, and as many key-value heads as heads.
-function choose_usual(    row, pass, place, key, n, best, size) {
-    for (pass = 1; pass <= 2; pass++)
+# usual[row]: the attention rows that are worth comparing. For each length, dim and mask those of one batch and number of heads, with as
+# many keys as queries, and as many key-value heads as heads. Which: those with as many numbers in Q as most rows of the file have
+# (a sweep has as many at each length), and of these those that most rows have.
+function choose_usual(    row, pass, place, key, numbers, n, best) {
+    for (pass = 1; pass <= 3; pass++)
         for (row = 1; row <= count; row++) {
             if (!usable(row) || !is_attention(row) || cell[row, "seq_k"] != cell[row, "seq_q"] || cell[row, "kv_heads"] != cell[row, "heads"])
                 continue
             place = file_of[row] SUBSEP cell[row, "threads"] SUBSEP cell[row, "seq_q"] SUBSEP cell[row, "dim"] SUBSEP cell[row, "causal"]
             key = place SUBSEP cell[row, "batch"] " x " cell[row, "heads"]
-            size[key] = cell[row, "batch"] * cell[row, "heads"]
-            if (pass == 2 && key == best[place])
+            numbers = file_of[row] SUBSEP cell[row, "batch"] * cell[row, "heads"] * cell[row, "seq_q"] * cell[row, "dim"]
+            if (pass == 3 && key == best[place])
                 usual[row]
-            if (pass == 2 || is_peer(cell[row, "step"])) continue
-            n[key]++
-            if (n[key] > n[best[place]] || (n[key] == n[best[place]] && size[key] > size[best[place]]))
+            if (pass == 3 || is_peer(cell[row, "step"])) continue
+            if (pass == 1) { n[numbers]++; continue }
+            n[key] += n[numbers] * count + 1
+            if (n[key] > n[best[place]])
                 best[place] = key
         }
 }
