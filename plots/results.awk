@@ -61,7 +61,7 @@ function shape_of(row) {
 
 # usual[row]: the attention rows that are worth comparing. For each length, dim and mask those of one batch and number of heads, with as
 # many keys as queries, and as many key-value heads as heads. Which: those with as many numbers in Q as most rows of the file have
-# (a sweep has as many at each length), and of these those that most rows have.
+# (a sweep has as many at each length), of these those that most rows have, and then more than one sequence.
 function choose_usual(    row, pass, place, key, numbers, n, best) {
     for (pass = 1; pass <= 3; pass++)
         for (row = 1; row <= count; row++) {
@@ -72,10 +72,10 @@ function choose_usual(    row, pass, place, key, numbers, n, best) {
             numbers = file_of[row] SUBSEP cell[row, "batch"] * cell[row, "heads"] * cell[row, "seq_q"] * cell[row, "dim"]
             if (pass == 3 && key == best[place])
                 usual[row]
-            if (pass == 3 || is_peer(cell[row, "step"])) continue
-            if (pass == 1) { n[numbers]++; continue }
+            if (pass == 1) n[numbers]++
+            if (pass != 2) continue
             n[key] += n[numbers] * count + 1
-            if (n[key] > n[best[place]])
+            if (n[key] > n[best[place]] || (n[key] == n[best[place]] && cell[row, "batch"] > 1))
                 best[place] = key
         }
 }
