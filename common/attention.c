@@ -9,6 +9,7 @@
 #define DEFAULT_HEADS 16
 #define DEFAULT_SEQ 2048
 #define DEFAULT_DIM 64
+#define FMA_ROUNDS 4000000  /* of the probe on a CPU: about 10 ms */
 #define FIRST 7             /* number of the first attention step */
 #define SWEEP_FROM 512      /* tokens: --sweep starts here, */
 #define SWEEP_TO 16384      /* doubles them, and ends here; batch * tokens stays what it is */
@@ -68,6 +69,15 @@ static void run_gpu(void *arg)
     case BF16: j->step->gpu_bf16(j->O, j->lse, j->Q, j->K, j->V, j->p, j->workspace, NULL); break;
     default:   j->step->gpu(j->O, j->lse, j->Q, j->K, j->V, j->p, j->workspace, NULL); break;
     }
+}
+
+static double flops; /* of the last run_fma() */
+
+/* On a CPU the clock depends on what runs, and on how long: the multiply-adds of step 00 take turns with the step. */
+static void run_fma(void *arg)
+{
+    (void)arg;
+    flops = fma_cpu(FMA_ROUNDS);
 }
 
 /* ---- what is printed */
@@ -152,14 +162,17 @@ static void print_scale_line(const struct result *r, float scale)
 
 /* ---- one device */
 
-/* What would take longest at its full speed: the compulsory bytes, the products, or the exponentials. */
-static void set_ceiling(struct result *r)
+/* What would take longest at its full speed: the compulsory bytes, the products, or the exponentials. fma: TFLOP/s in this run, or 0. */
+static void set_ceiling(struct result *r, double fma)
 {
     bool tensor_cores = r->dtype != FP32;
+    double products = tensor_cores ? ceiling_get(r->device, r->threads, "matmul", BF16) : ceiling_get(r->device, r->threads, "fma", FP32);
+    if (products > 0 && fma > 0)
+        products = fma;
     const struct { const char *name; double work, rate; } all[] = {
         { "copy", r->useful_bytes, 1e6 * ceiling_get(r->device, r->threads, "copy", FP32) },
         { "exp", r->exps, 1e6 * ceiling_get(r->device, r->threads, "exp", FP32) },
-        { tensor_cores ? "matmul" : "fma", r->flops, 1e9 * ceiling_get(r->device, r->threads, tensor_cores ? "matmul" : "fma", tensor_cores ? BF16 : FP32) },
+        { tensor_cores ? "matmul" : "fma", r->flops, 1e9 * products },
     };
     double longest = 0;
     r->percent = NAN;
@@ -264,10 +277,10 @@ static bool run_problem(const struct attention_step *step, const struct options 
     write_outputs(o, &t);
 
     struct work run = { .run = gpu ? run_gpu : run_cpu, .arg = &job, .bytes = (int64_t)r.useful_bytes };
-    struct work works[] = { run, run };
-    (gpu ? time_gpu : time_cpu)(works, o->noise ? 2 : 1, o->reps, o->budget);
+    struct work works[] = { run, gpu ? run : (struct work){ .run = run_fma }, run };
+    (gpu ? time_gpu : time_cpu)(works, (gpu ? 1 : 2) + o->noise, o->reps, o->budget);
     r.time = works[0].time;
-    set_ceiling(&r);
+    set_ceiling(&r, gpu ? 0 : 1e-9 * flops / works[1].time.median);
     report_tsv(&r);
     if (o->json)
         report_json(&r);
@@ -276,7 +289,7 @@ static bool run_problem(const struct attention_step *step, const struct options 
     else if (o->sweep_scale)
         print_scale_line(&r, p.scale);
     else
-        print_result(&r, (double)t.workspace.bytes, o->noise ? &works[1].time : NULL);
+        print_result(&r, (double)t.workspace.bytes, o->noise ? &works[gpu ? 1 : 2].time : NULL);
     tensors_free(&t);
     return r.verdict.pass;
 }
