@@ -13,7 +13,7 @@ failed=0
 lines() { if [ -f $results ]; then wc -l <$results; else echo 0; fi; } # of the table: each run adds one
 for program; do
     step=${program##*/}
-    printf '  %-27s' "$step"
+    printf '  %-31s' "$step"
     if [ "$step" = 00_ceilings ]; then
         if "$program" --budget 1 >>$log 2>&1; then echo "this machine's ceilings measured"; else echo "FAILED: see $log"; failed=1; fi
         continue
