@@ -41,7 +41,7 @@ do for [format in formats] {
     do for [panel = 1 : panels] {
         causal = word(masks, panel)
         load query("attention-tflops")
-        if (panel < panels) { unset label; unset arrow }
+        if (panel < panels) { unset label; unset arrow; eval lone }
         if (panel == 1) { eval heading(title, machine.": ".shape) } else { unset object }
         if (limit > 0) { eval draw_limit(limit, panel == 1 ? limit_name : "") }
         if (exps > 0 && exps < 1.1 * top) { eval draw_limit(exps, panel == 1 ? "exp, one a score" : "") }

@@ -443,6 +443,20 @@ function point_names(    i, left, lefts, name, names, last, top) {
 
 # ---- attention: TFLOP/s against length, of one dim and type: a panel for each mask
 
+# lone: commands that number the steps of which there is one point, beside it: left and right in turn, since points may lie close.
+function lone_names(    row, step, points, at, n) {
+    for (row in mine) {
+        step = cell[row, "step"]
+        points[step]++
+        at[step] = sprintf("%d, %g", cell[row, "seq_q"], scale * cell[row, "tflop_s"])
+    }
+    printf "lone = \""
+    for (step in points)
+        if (points[step] == 1)
+            printf "set label '%s' at %s %s noenhanced textcolor rgb ink offset %s0.9, 0.05;", substr(step, 1, 2), at[step], n % 2 ? "left" : "right", n++ % 2 ? "" : "-"
+    printf "\"\n"
+}
+
 # Without `causal`: what the panels have in common, masks being those that have several lengths. With it: the curves of that panel.
 function attention_curves(    row, mask, lengths, masks, tokens, same_tokens, heads) {
     same_tokens = 1
@@ -464,6 +478,7 @@ function attention_curves(    row, mask, lengths, masks, tokens, same_tokens, he
     if (causal != "") {
         for (row in mine)
             if (cell[row, "causal"] != causal) delete mine[row]
+        lone_names()
         curves("tflop_s")
         return
     }
