@@ -18,6 +18,7 @@ ROUNDS = {"cuda": 40, "cpu": 0}  # 0: as many as fit the budget
 SLOW = 4                         # whoever takes so many times the fastest one's time is timed by itself
 MATH_PART = 4                    # a CPU's math backend is timed up to TOKENS / 4, as steps 07 to 09 are: it is slow
 CHECKED_ROWS = 16                # query rows compared with fp64
+MATMUL = 8192                    # rows and columns of the matrix product that takes turns with attention, as step 00 has it
 DTYPES = ["fp32", "fp16", "bf16", "fp64"]  # enum dtype of common/types.h
 BACKENDS = {"flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
 CLAIMS = ["predicted_bytes", "exps", "error", "tolerance", "verdict"]  # of our steps: from the row that their own program left
@@ -167,14 +168,23 @@ def working(contenders, p):
     return good
 
 
-def percent_of_ceiling(table, device, p, exps, ms):
-    """The ceiling that alone would take longest, as common/attention.c has it; empty when step 00 has not measured any."""
+def matrix_product(torch, device, p):
+    """What tensor cores do at the clock that this run finds; nothing where attention does not use them."""
+    if device.backend != "cuda" or p.dtype == "fp32":
+        return []
+    a, b, c = (torch.randn(MATMUL, MATMUL, device=device.device).to(torch.bfloat16) for _ in range(3))
+    return [lambda: torch.matmul(a, b, out=c)]
+
+
+def percent_of_ceiling(table, device, p, exps, matmul, ms):
+    """The ceiling that alone would take longest, as common/attention.c has it; empty when step 00 has not measured any. matmul:
+    TFLOP/s of the matrix product that took turns, 0 if there was none."""
     arithmetic, of_type = ("fma", "fp32") if p.dtype == "fp32" else ("matmul", "bf16")
     copy = table.ceiling(device, "copy", "fp32")
     times = [(work / rate, name) for name, work, rate in [
         ("copy", p.useful_bytes, 1e6 * copy),
         ("exp", exps, 1e6 * table.ceiling(device, "exp", "fp32")),
-        (arithmetic, p.flops, 1e9 * table.ceiling(device, arithmetic, of_type)),
+        (arithmetic, p.flops, 1e9 * (matmul or table.ceiling(device, arithmetic, of_type))),
     ] if rate > 0]
     return {"percent": 100 * max(times)[0] / ms, "ceiling": max(times)[1], "copy_gb_s": copy or "-"} if times else {}
 
@@ -187,23 +197,26 @@ def groups(device, good, p):
 
 
 def bench_problem(torch, device, library, p, table, o):
-    """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}."""
+    """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}, and the matrix product's TFLOP/s, 0 without one."""
     good = working([*our_steps(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)], p)
-    results = {}
+    results, product, matmul = {}, matrix_product(torch, device, p), 0
     for i, group in enumerate(groups(device, good, p)):
-        ghz = [[] for _ in group]
-        times = device.time_in_turn([run for _, run, _ in group], p.useful_bytes, o.reps or (ROUNDS[device.backend] if i == 0 else 0),
+        works = [run for _, run, _ in group] + (product if i == 0 else [])
+        ghz = [[] for _ in works]
+        times = device.time_in_turn(works, p.useful_bytes, o.reps or (ROUNDS[device.backend] if i == 0 else 0),
                                     o.budget, lambda n: ghz[n].append(device.ghz))
+        if product and i == 0:
+            matmul = 2e-9 * MATMUL ** 3 / times[-1][len(times[-1]) // 2]
         for (name, _, error), ms, clock in zip(group, times, ghz):
             n, median = len(ms), ms[len(ms) // 2]
             cells = {**p.cells(), **device.cells(), "step": name}
             claims = table.verified(CLAIMS, cells) if is_ours(name) else {}
             exps = float(claims.get("exps", p.pairs))
-            table.add(**{**cells, "error": error, **claims, **percent_of_ceiling(table, device, p, exps, median)}, seed=o.seed, reps=n,
+            table.add(**{**cells, "error": error, **claims, **percent_of_ceiling(table, device, p, exps, matmul, median)}, seed=o.seed, reps=n,
                       median_ms=median, p10_ms=ms[n // 10], p90_ms=ms[n - 1 - n // 10], useful_bytes=p.useful_bytes, flops=p.flops,
                       gb_s=p.useful_bytes / median * 1e-6, tflop_s=p.flops / median * 1e-9)
             results[name] = (p.flops / median * 1e-9, sorted(clock)[n // 2], error)
-    return results
+    return results, matmul
 
 
 # ---- the table on the terminal
@@ -217,8 +230,8 @@ def mean(ratios):
     return math.exp(sum(map(math.log, ratios)) / len(ratios))
 
 
-def print_sweep(title, sweep, sms, ratios):
-    """sweep: {tokens: {name: (TFLOP/s, GHz, error)}}. Adds to ratios: {name: [speed over the best peer's]}."""
+def print_sweep(title, sweep, matmuls, sms, ratios):
+    """sweep: {tokens: {name: (TFLOP/s, GHz, error)}}; matmuls: TFLOP/s of the matrix product at each. Adds to ratios: {name: [speed over the best peer's]}."""
     names = sorted({name for results in sweep.values() for name in results})
     print("\n%s: TFLOP/s, and over the best peer" % title)
     print("  %-30s%s      mean  worst error" % ("tokens", "".join("%14s" % length_name(n) for n in sweep)))
@@ -232,6 +245,8 @@ def print_sweep(title, sweep, sms, ratios):
             text += "%9.*f %4s" % (0 if speed >= 10 else 3, speed, "%.2f" % here[-1] if best else "") if speed else " " * 14
         print("  %-30s%s %9s %12.1e" % (name, text, "%.2f" % mean(here) if here else "", max(errors)))
         ratios.setdefault(name, []).extend(here)
+    if any(matmuls):
+        print("  %-30s%s" % ("a matrix product in turn", "".join("%9.0f     " % tflops for tflops in matmuls)))
     if any(r[1] for results in sweep.values() for r in results.values()):
         print("  FLOP per clock of an SM, and the clock in GHz behind it")
         for name in names:
@@ -249,12 +264,13 @@ def bench_attention(torch, device, dtype, table, o):
     with torch.inference_mode():
         for dim in (64, 128):
             for causal in (False, True):
-                sweep = {}
+                sweep, matmuls = {}, []
                 for tokens in lengths:
                     p = Problem(torch, device, dtype, tokens, dim, causal)
-                    sweep[tokens] = bench_problem(torch, device, library, p, table, o)
+                    sweep[tokens], matmul = bench_problem(torch, device, library, p, table, o)
+                    matmuls.append(matmul)
                     del p
-                print_sweep("%s, %d tokens in all, heads of %d%s" % (dtype, TOKENS, dim, ", causal" if causal else ""), sweep, sms, ratios)
+                print_sweep("%s, %d tokens in all, heads of %d%s" % (dtype, TOKENS, dim, ", causal" if causal else ""), sweep, matmuls, sms, ratios)
     ours = {name: of for name, of in ratios.items() if is_ours(name) and of}
     for name, of in ours.items():
         print("%s%s: %.3f of the best peer, geometric mean of %d shapes; %.3f at worst" % ("" if name != min(ours) else "\n", name,

@@ -14,8 +14,9 @@ edit() {
     case $1 in
     13-groups-*) printf '%s\n' "s/\(shape<T, [0-9]*, \)[0-9], 128>/\1${1##*-}, 128>/" ;; # so many warpgroups in a block
     # softmax, then the wait, and no branch between them
-    14-sinks) printf '%s\n' '/if (__any_sync(ALL_LANES, me.l.0. + me/,/^    }$/c\' "$wait" ;;
-    16-sinks) printf '%s\n' '/if (__any_sync(ALL_LANES, me.l.0. + sum/,/^    }$/c\' "$wait" ;;
+    14-sinks | 16-sinks) printf '%s\n' '/if (__any_sync(ALL_LANES, me.l.0. + sum/,/^    }$/c\' "$wait" ;;
+    # the exponentials of a row wait for the maxima of both
+    14-vote-first) printf '%s\n' '/float2 above = make_float2/a\' 'if (!__any_sync(ALL_LANES, above.x > m.x + LAG || above.y > m.y + LAG)) return m;' ;;
     # a condition that the compiler can see through: a sum of exponentials is not negative
     16-proved) echo 's/__any_sync(ALL_LANES, me.l.0. + sum.0./__any_sync(ALL_LANES, sum[0]/' ;;
     esac
@@ -34,7 +35,7 @@ build() { # VARIANT: in a copy of the sources
     cp "$at/tree/build/$step" "$at/$1"
 }
 
-variants=${VARIANTS:-13 13-groups-1 13-groups-2 13-groups-3 13-groups-4 14 14-sinks 16 16-sinks 16-proved}
+variants=${VARIANTS:-13 13-groups-1 13-groups-2 13-groups-3 13-groups-4 14 14-sinks 14-vote-first 16 16-sinks 16-proved}
 backwards=
 rm -rf "$at/tree"
 for variant in $variants; do build "$variant"; backwards="$variant $backwards"; done

@@ -5,7 +5,7 @@
  *     products    128 threads, a warpgroup, multiply 64 rows at once (wgmma), from shared memory: no ldmatrix, no fragments of Q and K
  *     P           stays in registers, as since step 11
  *
- * A block is 2 or 3 warpgroups of 64 queries each. K and V of a block of keys arrive together, in one of STAGES places, and are let go
+ * A block is 3 or 4 warpgroups of 64 queries each. K and V of a block of keys arrive together, in one of STAGES places, and are let go
  * together.
  *
  * Changed since step 12: copies and products. Softmax is step 12's; keys are taken from the right to the left.
@@ -186,9 +186,9 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
 {
     if (a.dim == 128)
-        launch_as<shape<T, 128, 2, 128>>(O, lse, Q, K, V, a, stream);
+        launch_as<shape<T, 128, 3, 128>>(O, lse, Q, K, V, a, stream);
     else
-        launch_as<shape<T, 64, 3, 128>>(O, lse, Q, K, V, a, stream);
+        launch_as<shape<T, 64, 4, 128>>(O, lse, Q, K, V, a, stream);
 }
 
 void hopper_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a, void *,

@@ -3,7 +3,7 @@
  *
  *     producers    two threads of a warpgroup of their own: one loads Q and K, one loads V, as far ahead as there are places.
  *                  They hand their registers to the consumers
- *     consumers    2 or 3 warpgroups, of 64 queries each. While a warpgroup's softmax works on block j, the tensor cores work on
+ *     consumers    2 to 4 warpgroups, of 64 queries each. While a warpgroup's softmax works on block j, the tensor cores work on
  *                  its P V of block j + 1, which it has begun before, and on the products of the other warpgroups
  *
  *     products     S3   S2 PV3   S1 PV2   S0 PV1   PV0           of one warpgroup: keys from the right to the left, so that
@@ -18,13 +18,13 @@
 #define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 12 */
 
 /* What a block is made of. A tile is WGS times ROWS queries; its keys come in blocks of BC. */
-template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int KEEP> struct shape {
+template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int KEEP, int FIRST> struct shape {
     typedef ELEMENT T;
     static constexpr int DIM = HEAD_DIM, WGS = WARPGROUPS, BR = ROWS * WGS, BC = KEYS;
     static constexpr int STAGES = PLACES;          /* places for blocks of K, and as many for blocks of V */
     static constexpr int REGISTERS = KEEP;         /* of a consumer. A producer needs few */
     static constexpr int BYTES = BC * DIM * 2;     /* of a block of keys */
-    static constexpr int HALF = BC / 16;           /* eights of a block that are exponentiated before the wait for P V */
+    static constexpr int EARLY = FIRST;            /* eights of a block's keys that are exponentiated before the wait for P V */
 };
 
 /* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys. */
@@ -156,33 +156,30 @@ template <class S> INLINE void first_block(consumer<S> &me, const problem &p)
     mark(DID_SOFTMAX, me.keys - 1);
 }
 
-/*
- * Let the rows refer to their maximum where it exceeds what they refer to by too much. factor: for what is there already. Returns
- * whether that is anything but 1 for any row of the warp.
- */
-template <class S> INLINE bool follow(const float (&s)[S::BC / 2], consumer<S> &me, float c, float2 *m, float2 *factor)
+/* What the rows refer to: m, and where their maximum is too far above that, their maximum. */
+template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
 {
     float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c);
-    *factor = make_float2(1.0f, 1.0f);
-    if (!__any_sync(ALL_LANES, above.x > m->x + LAG || above.y > m->y + LAG))
-        return false;
-    if (above.x > m->x + LAG)
-        factor->x = ex2(m->x - above.x), m->x = above.x;
-    if (above.y > m->y + LAG)
-        factor->y = ex2(m->y - above.y), m->y = above.y;
-    me.l[0] *= factor->x, me.l[1] *= factor->y;
-    store_pair(m_of_thread<S>(), *m);
-    return true;
+    return make_float2(above.x > m.x + LAG ? above.x : m.x, above.y > m.y + LAG ? above.y : m.y);
+}
+
+/* Let what is there already, l and O, refer to m instead of old. Where m has stayed the factor is 1, and changes no bit. */
+template <class S> INLINE void raise(consumer<S> &me, float2 old, float2 m)
+{
+    float2 factor = make_float2(ex2(old.x - m.x), ex2(old.y - m.y));
+    me.l[0] *= factor.x, me.l[1] *= factor.y;
+    rescale(me.o, factor);
+    store_pair(m_of_thread<S>(), m);
 }
 
 /* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
 template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const problem &p)
 {
     memory<S> &shm = shared<S>();
-    float s[S::BC / 2];
+    float s[S::BC / 2], sum[2] = { 0.0f, 0.0f };
     wait_full(shm.keys, me.keys);
     mark(WAITED_FOR_K, me.keys);
-    float2 m = load_pair(m_of_thread<S>()), factor; /* early: it is here when the scores are */
+    float2 old = load_pair(m_of_thread<S>()); /* early: it is here when the scores are */
     begin_scores(s, me);
     wait_full(shm.values, me.values);
     begin_values(me, me.add);
@@ -194,19 +191,21 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     release_together(shm.keys, me.keys++);
     if (MASKED)
         mask_block(s, me, p);
-    bool risen = follow(s, me, p.c, &m, &factor);
-    exponentials<0, S::HALF>(s, m, p.c, me.l);
-    if (__any_sync(ALL_LANES, me.l[0] + me.l[1] < 0.0f)) { /* never: see the lesson on what the branch is for */
+    float2 m = follow(s, old, p.c);
+    bool risen = __any_sync(ALL_LANES, m.x > old.x || m.y > old.y);
+    exponentials<0, S::EARLY>(s, m, p.c, sum);
+    if (__any_sync(ALL_LANES, me.l[0] + sum[0] + sum[1] < 0.0f)) { /* never: see the lesson on what the branch is for */
         end_values(me.o, me.p);
         rescale(me.o, make_float2(0.0f, 0.0f));
     } else {
         end_values(me.o, me.p);
     }
     if (risen)
-        rescale(me.o, factor);
+        raise(me, old, m);
     mark(GOT_VALUES, me.keys - 1);
     release_together(shm.values, me.values++);
-    exponentials<S::HALF, S::BC / 8>(s, m, p.c, me.l);
+    exponentials<S::EARLY, S::BC / 8>(s, m, p.c, sum);
+    me.l[0] += sum[0], me.l[1] += sum[1];
     pack_weights(me.p, s, typename S::T());
     mark(DID_SOFTMAX, me.keys - 1);
 }
@@ -297,12 +296,15 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
     warp_specialized_attention_kernel<S><<<(unsigned)(p.row_tiles * heads), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
 }
 
+/* Which shape for which problem: the lesson has the measurements behind it. */
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
 {
     if (a.dim == 128)
-        launch_as<shape<T, 128, 2, 128, 2, 240>>(O, lse, Q, K, V, a, stream);
+        launch_as<shape<T, 128, 2, 128, 2, 240, 6>>(O, lse, Q, K, V, a, stream);
+    else if (a.seq_k <= (a.causal ? 4096 : 1024))
+        launch_as<shape<T, 64, 4, 64, 4, 112, 4>>(O, lse, Q, K, V, a, stream);
     else
-        launch_as<shape<T, 64, 3, 128, 4, 160>>(O, lse, Q, K, V, a, stream);
+        launch_as<shape<T, 64, 3, 128, 4, 160, 4>>(O, lse, Q, K, V, a, stream);
 }
 
 void warp_specialized_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a,

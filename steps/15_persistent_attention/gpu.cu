@@ -5,9 +5,9 @@
  *                                                                   tile 0 | tile 1
  *
  * The first scores of a tile are computed beside the last P V of the tile before, whose results leave while the next is under way.
- * The producer of K hands out the tiles, and announces them in a ring: to the producer of V, and to the consumers. Each warpgroup
- * loads its own queries, a tile ahead. Each warp has a box of its own for the results. Under a causal mask tiles are not equally
- * long: whoever is free takes the next, the longest first; and a warpgroup skips blocks that only the other's rows see.
+ * The producer of K hands out the tiles, and announces them in a ring: to the producers of V and Q, and to the consumers. Queries come
+ * a tile ahead. Each warp has a box of its own for the results. Under a causal mask tiles are not equally long: whoever is free takes
+ * the next, the longest first; and a warpgroup skips blocks that only the other's rows see.
  *
  * Changed since step 14: the tiles; first_block(), which joins two of them; end_tile(). next_block() is the same.
  */
@@ -55,15 +55,18 @@ template <class S> INLINE uint32_t m_of_thread(void)
 
 /* ---- consumers: a tile */
 
-/* Where the warpgroup's rows end, and which blocks need a mask. Returns how many blocks they do not see at all. */
+/*
+ * Where the warpgroup's rows end, and which blocks need a mask. Returns how many blocks they do not see at all. What comes out of
+ * memory might differ from lane to lane; uniform() lets the compiler know that the loops over blocks are the same for all.
+ */
 template <class S> INLINE int begin_tile(consumer<S> &me, const problem &p)
 {
     struct tile t = announced<S>(me.tiles);
     int first = t.first_row + ROWS * me.warpgroup + p.more; /* keys that the first row sees; the last sees 63 more */
     int blocks = max(1, (min(p.seq_k, first + ROWS - 1) + S::BC - 1) / S::BC);
-    me.block = blocks - 1;
-    me.masked_from = max(0, min(p.seq_k, first)) / S::BC;
-    return t.blocks - blocks;
+    me.block = uniform(blocks - 1);
+    me.masked_from = uniform(max(0, min(p.seq_k, first)) / S::BC);
+    return uniform(t.blocks - blocks);
 }
 
 /* O leaves through the warp's box, panel by panel. l, m: of the tile that is over; those of `me` may be the next one's already. */
@@ -100,8 +103,8 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     wgmma_wait<BEFORE>();
     arrived(s);
     release_together(shm.keys, me.keys++);
-    if (me.block == 0)
-        load_queries(me, p, me.tiles + 1);
+    if (BEFORE)
+        release_together(shm.queries[me.warpgroup], me.tiles - 1);
     if (me.block >= me.masked_from)
         mask_block(s, me, p);
     float2 l = make_float2(me.l[0], me.l[1]), m = load_pair(m_of_thread<S>());
@@ -116,70 +119,65 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     pack_weights(me.p, s, typename S::T());
     if (BEFORE) {
         end_tile(me, p, announced<S>(me.tiles - 1), l, m);
-        __syncwarp();
-        if (lane() == 0)
-            release(shm.tiles, me.tiles - 1);
+        release(shm.tiles, me.tiles - 1);
     }
     skip(shm.values, me.values, skipped, me.warpgroup);
     me.add = false;
 }
 
-/*
- * Let the rows refer to their maximum where it exceeds what they refer to by too much. factor: for what is there already. Returns
- * whether that is anything but 1 for any row of the warp.
- */
-template <class S> INLINE bool follow(const float (&s)[S::BC / 2], consumer<S> &me, float c, float2 *m, float2 *factor)
+/* What the rows refer to: m, and where their maximum is too far above that, their maximum. */
+template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
 {
     float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c);
-    *factor = make_float2(1.0f, 1.0f);
-    if (!__any_sync(ALL_LANES, above.x > m->x + LAG || above.y > m->y + LAG))
-        return false;
-    if (above.x > m->x + LAG)
-        factor->x = ex2(m->x - above.x), m->x = above.x;
-    if (above.y > m->y + LAG)
-        factor->y = ex2(m->y - above.y), m->y = above.y;
-    me.l[0] *= factor->x, me.l[1] *= factor->y;
-    store_pair(m_of_thread<S>(), *m);
-    return true;
+    return make_float2(above.x > m.x + LAG ? above.x : m.x, above.y > m.y + LAG ? above.y : m.y);
+}
+
+/* Let what is there already, l and O, refer to m instead of old. Where m has stayed the factor is 1, and changes no bit. */
+template <class S> INLINE void raise(consumer<S> &me, float2 old, float2 m)
+{
+    float2 factor = make_float2(ex2(old.x - m.x), ex2(old.y - m.y));
+    me.l[0] *= factor.x, me.l[1] *= factor.y;
+    rescale(me.o, factor);
+    store_pair(m_of_thread<S>(), m);
 }
 
 /* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
 template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const problem &p)
 {
     memory<S> &shm = shared<S>();
-    float s[S::BC / 2];
+    float s[S::BC / 2], sum[2] = { 0.0f, 0.0f };
     wait_full(shm.keys, me.keys);
-    float2 m = load_pair(m_of_thread<S>()), factor; /* early: it is here when the scores are */
+    float2 old = load_pair(m_of_thread<S>()); /* early: it is here when the scores are */
     begin_scores(s, me);
     wait_full(shm.values, me.values);
     begin_values(me, me.add);
     me.add = true;
-    if (me.block == 0)
-        load_queries(me, p, me.tiles + 1);
     wgmma_wait<1>(); /* for the scores; P V may still run */
     arrived(s);
     release_together(shm.keys, me.keys++);
     if (MASKED)
         mask_block(s, me, p);
-    bool risen = follow(s, me, p.c, &m, &factor);
-    exponentials<0, S::EARLY>(s, m, p.c, me.l);
-    if (__any_sync(ALL_LANES, me.l[0] + me.l[1] < 0.0f)) { /* never: as in step 14 */
+    float2 m = follow(s, old, p.c);
+    bool risen = __any_sync(ALL_LANES, m.x > old.x || m.y > old.y);
+    exponentials<0, S::EARLY>(s, m, p.c, sum);
+    if (__any_sync(ALL_LANES, me.l[0] + sum[0] + sum[1] < 0.0f)) { /* never: as in step 14 */
         end_values(me.o, me.p);
         rescale(me.o, make_float2(0.0f, 0.0f));
     } else {
         end_values(me.o, me.p);
     }
     if (risen)
-        rescale(me.o, factor);
+        raise(me, old, m);
     release_together(shm.values, me.values++);
-    exponentials<S::EARLY, S::BC / 8>(s, m, p.c, me.l);
+    exponentials<S::EARLY, S::BC / 8>(s, m, p.c, sum);
+    me.l[0] += sum[0], me.l[1] += sum[1];
     pack_weights(me.p, s, typename S::T());
 }
 
 template <class S> INLINE void consume(const problem &p, int warpgroup)
 {
     consumer<S> me = { warpgroup };
-    load_queries(me, p, 0);
+    wait_full(shared<S>().tiles, 0);
     first_block<S, false>(me, p);
     for (;;) {
         me.block--;
@@ -189,7 +187,7 @@ template <class S> INLINE void consume(const problem &p, int warpgroup)
 #pragma unroll 1
         for (; me.block >= 0; me.block--)
             next_block<S, false>(me, p);
-        me.tiles++;
+        wait_full(shared<S>().tiles, ++me.tiles);
         if (announced<S>(me.tiles).blocks == 0)
             break;
         first_block<S, true>(me, p);
@@ -232,7 +230,7 @@ template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, 
                                       cudaStream_t stream)
 {
     if (a.dim == 128)
-        launch_as<shape<T, 128, 2, 128, 2, 240, 8>>(O, lse, Q, K, V, a, workspace, stream);
+        launch_as<shape<T, 128, 2, 128, 2, 240, 4>>(O, lse, Q, K, V, a, workspace, stream);
     else if (a.seq_k <= (a.causal ? 4096 : 1024))
         launch_as<shape<T, 64, 4, 64, 4, 112, 4>>(O, lse, Q, K, V, a, workspace, stream);
     else

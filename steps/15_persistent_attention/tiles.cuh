@@ -3,7 +3,8 @@
  *
  *     producer of K    asks for the next tile (a number, from which everything follows), announces it in a ring, loads its blocks of K
  *     producer of V    reads the ring, loads the same blocks of V
- *     consumers        read the ring; each warpgroup loads its own queries, a tile ahead; they read K and V as these arrive
+ *     producer of Q    reads the ring, loads the tile's queries, for each warpgroup its own 64, into one of two buffers
+ *     consumers        read the ring, and read Q, K and V as these arrive
  *
  * Under a causal mask tiles are not equally long: whoever is free takes the next, the longest first, in sections of heads. Otherwise
  * they are, and each block takes every gridDim.x-th.
@@ -22,7 +23,7 @@ template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int
     static constexpr int STAGES = PLACES;          /* places for blocks of K, and as many for blocks of V */
     static constexpr int REGISTERS = KEEP;         /* of a consumer. A producer needs few */
     static constexpr int BYTES = BC * DIM * 2;     /* of a block of keys */
-    static constexpr int EARLY = FIRST;            /* eights of a block's keys that are exponentiated before the wait for P V: about as long as it takes */
+    static constexpr int EARLY = FIRST;            /* eights of a block's keys that are exponentiated before the wait for P V */
 };
 
 /* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys. No blocks: there are no more tiles. */
@@ -99,7 +100,7 @@ template <class S> INLINE void announce(struct tile t, uint32_t n)
     mbarrier_arrive(shared_address(&m.tiles.full[n % TILES]));
 }
 
-/* ---- producers: one thread loads K, and hands out the tiles; another loads V */
+/* ---- producers: one thread loads K, and hands out the tiles; others load V and Q */
 
 template <class S> INLINE void produce_keys(const problem &p)
 {
@@ -138,17 +139,17 @@ template <class S> INLINE void produce_values(const problem &p)
     }
 }
 
-/* ---- consumers: a warpgroup has 64 queries of each tile, and loads them itself, into the buffer that it is through with */
-
-template <class S> INLINE void load_queries(const consumer<S> &me, const problem &p, uint32_t n)
+template <class S> INLINE void produce_queries(const problem &p)
 {
     memory<S> &m = shared<S>();
-    wait_full(m.tiles, n);
-    struct tile t = announced<S>(n);
-    uint32_t full = shared_address(&m.queries[me.warpgroup].full[n % 2]);
-    if (threadIdx.x % 128 == 0 && t.blocks) {
-        mbarrier_arrive_expect(full, ROWS * S::DIM * 2);
-        tma_load(shared_address(m.q[me.warpgroup][n % 2]), &p.q, full, t.first_row + ROWS * me.warpgroup, 0, t.head, READ_ONCE);
+    for (uint32_t tiles = 0;; tiles++) {
+        wait_full(m.tiles, tiles);
+        struct tile t = announced<S>(tiles);
+        release(m.tiles, tiles);
+        if (t.blocks == 0)
+            return;
+        for (int i = 0; i < S::WGS; i++)
+            load(m.queries[i], tiles, m.q[i], ROWS * S::DIM * 2, &p.q, t.first_row + ROWS * i, t.head, READ_ONCE);
     }
 }
 
@@ -162,7 +163,7 @@ template <class S> INLINE void begin_rings(void)
             ring_init(m.queries[i], 1);
         ring_init(m.keys, S::WGS);
         ring_init(m.values, S::WGS);
-        ring_init(m.tiles, 4 * S::WGS + 1); /* a lane of each consumer warp, and the producer of V */
+        ring_init(m.tiles, 128 * S::WGS + 2); /* all consumers, and the producers of V and Q */
         mbarrier_init_fence();
     }
     __syncthreads();
@@ -175,6 +176,8 @@ template <class S> INLINE void produce(const problem &p)
         produce_keys<S>(p);
     if (threadIdx.x % 128 == 32)
         produce_values<S>(p);
+    if (threadIdx.x % 128 == 64)
+        produce_queries<S>(p);
 }
 
 /* ---- launching */

@@ -58,15 +58,18 @@ template <class S> INLINE uint32_t m_of_thread(void)
 
 /* ---- consumers: a tile */
 
-/* Where the warpgroup's rows end, and which blocks need a mask. Returns how many blocks they do not see at all. */
+/*
+ * Where the warpgroup's rows end, and which blocks need a mask. Returns how many blocks they do not see at all. What comes out of
+ * memory might differ from lane to lane; uniform() lets the compiler know that the loops over blocks are the same for all.
+ */
 template <class S> INLINE int begin_tile(consumer<S> &me, const problem &p)
 {
     struct tile t = announced<S>(me.tiles);
     int first = t.first_row + ROWS * me.warpgroup + p.more; /* keys that the first row sees; the last sees 63 more */
     int blocks = max(1, (min(p.seq_k, first + ROWS - 1) + S::BC - 1) / S::BC);
-    me.block = blocks - 1;
-    me.masked_from = max(0, min(p.seq_k, first)) / S::BC;
-    return t.blocks - blocks;
+    me.block = uniform(blocks - 1);
+    me.masked_from = uniform(max(0, min(p.seq_k, first)) / S::BC);
+    return uniform(t.blocks - blocks);
 }
 
 /* O leaves through the warp's box, panel by panel. l, m: of the tile that is over; those of `me` may be the next one's already. */
@@ -103,8 +106,8 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     wgmma_wait<BEFORE>();
     arrived(s);
     release_together(shm.keys, me.keys++);
-    if (me.block == 0)
-        load_queries(me, p, me.tiles + 1);
+    if (BEFORE)
+        release_together(shm.queries[me.warpgroup], me.tiles - 1);
     if (me.block >= me.masked_from)
         mask_block(s, me, p);
     float2 l = make_float2(me.l[0], me.l[1]), m = load_pair(m_of_thread<S>());
@@ -119,9 +122,7 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     pack_weights(me.p, s, typename S::T());
     if (BEFORE) {
         end_tile(me, p, announced<S>(me.tiles - 1), l, m);
-        __syncwarp();
-        if (lane() == 0)
-            release(shm.tiles, me.tiles - 1);
+        release(shm.tiles, me.tiles - 1);
     }
     skip(shm.values, me.values, skipped, me.warpgroup);
     me.add = false;
@@ -164,8 +165,6 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     wait_full(shm.values, me.values);
     begin_values(me, me.add);
     me.add = true;
-    if (me.block == 0)
-        load_queries(me, p, me.tiles + 1);
     wgmma_wait<1>(); /* for the scores; P V may still run */
     arrived(s);
     if (MASKED)
@@ -191,7 +190,7 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
 template <class S> INLINE void consume(const problem &p, int warpgroup)
 {
     consumer<S> me = { warpgroup };
-    load_queries(me, p, 0);
+    wait_full(shared<S>().tiles, 0);
     first_block<S, false>(me, p);
     for (;;) {
         me.block--;
@@ -201,7 +200,7 @@ template <class S> INLINE void consume(const problem &p, int warpgroup)
 #pragma unroll 1
         for (; me.block >= 0; me.block--)
             next_block<S, false>(me, p);
-        me.tiles++;
+        wait_full(shared<S>().tiles, ++me.tiles);
         if (announced<S>(me.tiles).blocks == 0)
             break;
         first_block<S, true>(me, p);
@@ -240,16 +239,14 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
     optimistic_attention_kernel<S><<<min(multiprocessors(), p.tiles), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
 }
 
-/* Which shape for which problem: the lesson has the measurements behind it. */
+/* Which shape for which head dimension: the lesson has the measurements behind it. */
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, void *workspace,
                                       cudaStream_t stream)
 {
     if (a.dim == 128)
         launch_as<shape<T, 128, 2, 128, 2, 240, 8>>(O, lse, Q, K, V, a, workspace, stream);
-    else if (a.seq_k <= (a.causal ? 8192 : 4096))
-        launch_as<shape<T, 64, 4, 64, 4, 112, 4>>(O, lse, Q, K, V, a, workspace, stream);
     else
-        launch_as<shape<T, 64, 3, 128, 4, 160, 3>>(O, lse, Q, K, V, a, workspace, stream);
+        launch_as<shape<T, 64, 4, 64, 4, 112, 4>>(O, lse, Q, K, V, a, workspace, stream);
 }
 
 void optimistic_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a,
