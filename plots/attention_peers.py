@@ -164,15 +164,19 @@ def working(contenders, p):
                 raise RuntimeError("it left NaN in its output, or was not built for this GPU")
             good.append((name, run, error))
         except Exception as why:  # a backend that PyTorch was built without, too little memory: the others go on
-            print("  %s, %s, %d tokens of %d: skipped: %s" % (name, p.dtype, p.tokens, p.dim, str(why).strip().split("\n")[0][:160]))
+            print_skipped(name, p, why)
     return good
 
 
-def matrix_product(torch, device, p):
+def print_skipped(name, p, why):
+    print("  %s, %s, %d tokens of %d: skipped: %s" % (name, p.dtype, p.tokens, p.dim, str(why).strip().split("\n")[0][:160]))
+
+
+def matrix_product(torch, device, dtype):
     """What tensor cores do at the clock that this run finds; nothing where attention does not use them."""
-    if device.backend != "cuda" or p.dtype == "fp32":
+    if device.backend != "cuda" or dtype == "fp32":
         return []
-    a, b, c = (torch.randn(MATMUL, MATMUL, device=device.device).to(torch.bfloat16) for _ in range(3))
+    a, b, c = (torch.randn(MATMUL, MATMUL, device=device.device, dtype=torch.bfloat16) for _ in range(3))
     return [lambda: torch.matmul(a, b, out=c)]
 
 
@@ -191,15 +195,20 @@ def percent_of_ceiling(table, device, p, exps, matmul, ms):
 
 def groups(device, good, p):
     """Who takes turns with whom: all that are not much slower than the fastest, and each of the others with itself."""
-    once = [min(device.time_once(run, p.useful_bytes) for _ in range(2)) for _, run, _ in good]
-    quick = [c for c, ms in zip(good, once) if ms <= SLOW * min(once)]
-    return [quick] + [[c] for c in good if c not in quick]
+    once = {}
+    for name, run, _ in good:
+        try:
+            once[name] = min(device.time_once(run, p.useful_bytes) for _ in range(2))
+        except Exception as why:  # memory that was there before
+            print_skipped(name, p, why)
+    quick, slow = ([c for c in good if c[0] in once and (once[c[0]] <= SLOW * min(once.values())) == is_quick] for is_quick in (True, False))
+    return [quick] + [[c] for c in slow]
 
 
-def bench_problem(torch, device, library, p, table, o):
+def bench_problem(torch, device, library, product, p, table, o):
     """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}, and the matrix product's TFLOP/s, 0 without one."""
     good = working([*our_steps(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)], p)
-    results, product, matmul = {}, matrix_product(torch, device, p), 0
+    results, matmul = {}, 0
     for i, group in enumerate(groups(device, good, p)):
         works = [run for _, run, _ in group] + (product if i == 0 else [])
         ghz = [[] for _ in works]
@@ -262,14 +271,17 @@ def bench_attention(torch, device, dtype, table, o):
     lengths = [n for n in (QUICK_LENGTHS if o.quick else LENGTHS) if n <= TOKENS]
     torch.manual_seed(o.seed)
     with torch.inference_mode():
+        product = matrix_product(torch, device, dtype)
         for dim in (64, 128):
             for causal in (False, True):
                 sweep, matmuls = {}, []
                 for tokens in lengths:
                     p = Problem(torch, device, dtype, tokens, dim, causal)
-                    sweep[tokens], matmul = bench_problem(torch, device, library, p, table, o)
+                    sweep[tokens], matmul = bench_problem(torch, device, library, product, p, table, o)
                     matmuls.append(matmul)
                     del p
+                    if device.backend == "cuda":
+                        torch.cuda.empty_cache()  # the math backend's scores take most of the memory, in pieces of another size each time
                 print_sweep("%s, %d tokens in all, heads of %d%s" % (dtype, TOKENS, dim, ", causal" if causal else ""), sweep, matmuls, sms, ratios)
     ours = {name: of for name, of in ratios.items() if is_ours(name) and of}
     for name, of in ours.items():
