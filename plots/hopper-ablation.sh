@@ -59,10 +59,10 @@ for dim in 64 128; do
         for variant in $([ $((round % 2)) -eq 1 ] && echo "$variants" || echo "$backwards"); do run "$variant" $dim "$@"; done
     done
 done >"$at/said"
-printf '%-12s %4s %6s %6s %8s   %s\n' variant dim tokens causal TFLOP/s 'least and most'
+printf '%-14s %4s %6s %6s %8s   %s\n' variant dim tokens causal TFLOP/s 'least and most'
 sort -k 2,2n -k 1,1 -k 5,5n "$at/said" | awk '
     function done() {
-        if (n) printf "%-12s %4d %6d %6s %8.0f   %.0f to %.0f\n", was[1], was[2], was[3], was[4], v[int((n + 1) / 2)], v[1], v[n]
+        if (n) printf "%-14s %4d %6d %6s %8.0f   %.0f to %.0f\n", was[1], was[2], was[3], was[4], v[int((n + 1) / 2)], v[1], v[n]
         n = 0
     }
     $1 $2 != key { done(); key = $1 $2; split($0, was) }
