@@ -255,7 +255,7 @@ def print_sweep(title, sweep, matmuls, sms, ratios):
         print("  %-30s%s %9s %12.1e" % (name, text, "%.2f" % mean(here) if here else "", max(errors)))
         ratios.setdefault(name, []).extend(here)
     if any(matmuls):
-        print("  %-30s%s" % ("a matrix product in turn", "".join("%9.0f     " % tflops for tflops in matmuls)))
+        print("  %-30s%s" % ("a matrix product in turn", "     ".join("%9.0f" % tflops for tflops in matmuls)))
     if any(r[1] for results in sweep.values() for r in results.values()):
         print("  FLOP per clock of an SM, and the clock in GHz behind it")
         for name in names:
