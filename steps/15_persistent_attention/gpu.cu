@@ -7,9 +7,9 @@
  * The first scores of a tile are computed beside the last P V of the tile before, whose results leave while the next is under way.
  * The producer of K hands out the tiles, and announces them in a ring: to the producers of V and Q, and to the consumers. Queries come
  * a tile ahead. Each warp has a box of its own for the results. Under a causal mask tiles are not equally long: whoever is free takes
- * the next, the longest first; and a warpgroup skips blocks that only the other's rows see.
+ * the next, the longest first; and a warpgroup skips blocks that only rows of others see.
  *
- * Changed since step 14: the tiles; first_block(), which joins two of them; end_tile(). next_block() is the same.
+ * Changed since step 14: the tiles; begin_tile() and skip(); first_block(), which joins two of them; end_tile(). next_block() is the same.
  */
 #include "15_persistent_attention/tiles.cuh"
 #include "steps.h"
@@ -225,7 +225,7 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
     persistent_attention_kernel<S><<<min(multiprocessors(), p.tiles), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
 }
 
-/* Which shape for which problem: the lesson has the measurements behind it. */
+/* Which shape for which problem: as in step 14, whose lesson has the measurements. */
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, void *workspace,
                                       cudaStream_t stream)
 {

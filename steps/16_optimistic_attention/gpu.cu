@@ -9,9 +9,10 @@
  *                                              true maximum, as in step 15; the other rows keep their m, and their bits
  *
  * K stays in its place until the sums have been looked at, because the repair needs it again. BOUND is what fp16 can hold, and
- * leaves the values all of fp32's range but 2^14.
+ * leaves the values all of fp32's range but 2^16 a block: four lanes share a row.
  *
- * Changed since step 15: next_block() checks instead of looking for a maximum first; repair().
+ * Changed since step 15: next_block() checks instead of looking for a maximum first; repair(), and no follow() or raise(); one shape for
+ * each head dimension.
  */
 #include "15_persistent_attention/tiles.cuh"
 #include "steps.h"
