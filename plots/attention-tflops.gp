@@ -22,8 +22,8 @@ if (in_text) {
     set yrange [0 : 1.05 * top]
     eval text_heading(title, machine.": ".shape.(causal eq "1" ? ", causal" : ""), 24)
     set lmargin 8; set rmargin 3; set tmargin 4; set bmargin 4
-    set xlabel "tokens\n".unit." of each step by its number; c: cuDNN, f: flash, m: math, of PyTorch"
-    letter(name) = name[1:1] eq "t" ? name[12:12] : name[1:1] eq "0" ? name[2:2] : name[1:2]
+    set xlabel "tokens\n".unit." of each step by its number; c: cuDNN, f: flash, m: math, of PyTorch; F: FlashAttention-3"
+    letter(name) = name[1:1] eq "t" ? name[12:12] : name[1:1] eq "f" ? "F" : name[1:1] eq "0" ? name[2:2] : name[1:2]
     plot for [i = 1 : words(list)] $curves index i - 1 using 1:2 with lines lt 0, \
          for [i = 1 : words(list)] $curves index i - 1 using 1:2:(letter(word(list, i))) with labels, \
          (limit > 0 ? limit : NaN) with lines lt 0

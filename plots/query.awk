@@ -57,7 +57,7 @@ function machine(    row) {
 # Steps keep their colour in every plot: line type 1 is step 01, ... (style.gp).
 function line_type(step) {
     if (step == "copy") return 21
-    if (is_peer(step)) return step ~ /compile|cudnn/ ? 23 : step ~ /math/ ? 24 : 22
+    if (is_peer(step)) return step ~ /compile|cudnn/ ? 23 : step ~ /math/ ? 24 : step ~ /attention-3/ ? 25 : 22
     return step + 0
 }
 

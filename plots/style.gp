@@ -28,7 +28,8 @@ set linetype 21 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other 
 set linetype 22 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
 set linetype 23 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn
 set linetype 24 lc rgb "#777777" lw 1.3 pt 6 ps 0.7 dt (4, 3) # torch.sdpa-math
-set linetype cycle 24
+set linetype 25 lc rgb "#777777" lw 1.3 pt 12 ps 0.8 dt (4, 3) # flash-attention-3
+set linetype cycle 25
 
 set border 3 lc rgb faint
 set tics nomirror textcolor rgb ink scale 0.5
