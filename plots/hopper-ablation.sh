@@ -1,7 +1,7 @@
 #!/bin/sh
 # What are the ideas of steps 13, 14 and 16 worth? Builds each with one thing changed at a time, and times all in turn on a Hopper GPU.
 #   plots/hopper-ablation.sh [--causal --seq 1024 ...]    options as `make step-14 ARGS=...` takes them
-# A variant whose results are wrong is not timed. Programs are kept in build/hopper-ablation, and built again when gpu.cu is newer.
+# VARIANTS="14 14-4x64 16-early-6" chooses. A variant whose results are wrong is not timed. Programs are kept in build/hopper-ablation, and built again when gpu.cu is newer.
 set -eu
 cd "$(dirname "$0")/.."
 at=build/hopper-ablation rounds=${ROUNDS:-5}
@@ -17,6 +17,10 @@ edit() {
     14-sinks | 16-sinks) printf '%s\n' '/if (__any_sync(ALL_LANES, me.l.0. + sum/,/^    }$/c\' "$wait" ;;
     # the exponentials of a row wait for the maxima of both
     14-vote-first) printf '%s\n' '/float2 above = make_float2/a\' 'if (!__any_sync(ALL_LANES, above.x > m.x + LAG || above.y > m.y + LAG)) return m;' ;;
+    # not timed unless asked for: another shape for heads of 64, another EARLY for all shapes
+    1[456]-4x64) echo 's/shape<T, 64, 3, 128, 4, 160, [0-9]*>/shape<T, 64, 4, 64, 4, 112, 4>/' ;;
+    1[456]-3x128) echo 's/shape<T, 64, 4, 64, 4, 112, [0-9]*>/shape<T, 64, 3, 128, 4, 160, 4>/' ;;
+    1[456]-early-*) echo "s/\(shape<T, .*, \)[0-9]*>/\1${1##*-}>/" ;;
     # a condition that the compiler can see through: a sum of exponentials is not negative
     16-proved) echo 's/__any_sync(ALL_LANES, me.l.0. + sum.0./__any_sync(ALL_LANES, sum[0]/' ;;
     esac
