@@ -20,7 +20,7 @@ edit() {
     # not timed unless asked for: another shape for heads of 64, another EARLY for all shapes
     1[456]-4x64) echo 's/shape<T, 64, 3, 128, 4, 160, [0-9]*>/shape<T, 64, 4, 64, 4, 112, 4>/' ;;
     1[456]-3x128) echo 's/shape<T, 64, 4, 64, 4, 112, [0-9]*>/shape<T, 64, 3, 128, 4, 160, 4>/' ;;
-    1[456]-early-*) echo "s/\(shape<T, .*, \)[0-9]*>/\1${1##*-}>/" ;;
+    1[456]-early-*) printf '%s\n' "s/\(shape<T, .*, \)[0-9]*>/\1${1##*-}>/" ;;
     # a condition that the compiler can see through: a sum of exponentials is not negative
     16-proved) echo 's/__any_sync(ALL_LANES, me.l.0. + sum.0./__any_sync(ALL_LANES, sum[0]/' ;;
     esac
