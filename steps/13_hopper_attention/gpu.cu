@@ -100,7 +100,7 @@ template <class S> INLINE void store(rows<S> &r, const problem &p, int head, int
     for (int panel = 0; panel < S::DIM / PANEL; panel++, box += ROWS * 128) {
         fill_box(box, r.o, panel, typename S::T());
         if (lane() == 0)
-            tma_store(&p.o, box, row - lane() / 4, panel, head);
+            tma_store(&p.o, box, row, panel, head);
     }
     if (lane() == 0)
         tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */

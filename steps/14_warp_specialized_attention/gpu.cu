@@ -222,7 +222,7 @@ template <class S> INLINE void end_tile(consumer<S> &me, const problem &p)
     for (int panel = 0; panel < S::DIM / PANEL; panel++, box += ROWS * 128) {
         fill_box(box, me.o, panel, typename S::T());
         if (lane() == 0)
-            tma_store(&p.o, box, row - lane() / 4, panel, me.tile.head);
+            tma_store(&p.o, box, row, panel, me.tile.head);
     }
     if (lane() == 0)
         tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */

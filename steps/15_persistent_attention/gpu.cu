@@ -82,7 +82,7 @@ template <class S> INLINE void end_tile(consumer<S> &me, const problem &p, struc
         __syncwarp();
         fill_box(box, me.o, panel, typename S::T());
         if (lane() == 0)
-            tma_store(&p.o, box, row - lane() / 4, panel, t.head);
+            tma_store(&p.o, box, row, panel, t.head);
     }
 }
 
