@@ -1,4 +1,5 @@
-"""The attention part of plots/peers.py: PyTorch's scaled_dot_product_attention and, on a GPU, our own steps and a matrix product in turn with it.
+"""The attention part of plots/peers.py: PyTorch's scaled_dot_product_attention and, on a GPU, our own steps and a matrix product
+in turn with it.
 
 Ours are called through $B/libattention.so, which `make peers` links from the objects that the steps' programs are made of. Every
 step from 10 on that the library has, in the type and head dimension asked for and for this GPU, is a contender.

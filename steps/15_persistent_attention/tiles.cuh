@@ -123,14 +123,22 @@ template <class S> INLINE void produce_keys(const problem &p)
         p.handed_out[0] = p.handed_out[1] = 0; /* the last of all: for the next launch */
 }
 
+/* The n-th tile, when it has been announced, and its place let go: for a producer, who needs it no longer than that. */
+template <class S> INLINE struct tile take(uint32_t n)
+{
+    memory<S> &m = shared<S>();
+    wait_full(m.tiles, n);
+    struct tile t = announced<S>(n);
+    release(m.tiles, n);
+    return t;
+}
+
 template <class S> INLINE void produce_values(const problem &p)
 {
     memory<S> &m = shared<S>();
     uint32_t values = 0;
     for (uint32_t tiles = 0;; tiles++) {
-        wait_full(m.tiles, tiles);
-        struct tile t = announced<S>(tiles);
-        release(m.tiles, tiles);
+        struct tile t = take<S>(tiles);
         if (t.blocks == 0)
             return;
 #pragma unroll 1
@@ -143,9 +151,7 @@ template <class S> INLINE void produce_queries(const problem &p)
 {
     memory<S> &m = shared<S>();
     for (uint32_t tiles = 0;; tiles++) {
-        wait_full(m.tiles, tiles);
-        struct tile t = announced<S>(tiles);
-        release(m.tiles, tiles);
+        struct tile t = take<S>(tiles);
         if (t.blocks == 0)
             return;
         for (int i = 0; i < S::WGS; i++)
