@@ -1,4 +1,5 @@
 /* The ceilings that step 00 measured: a small table in build/ceilings.tsv, device, backend and name being the key. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -55,10 +56,14 @@ void ceiling_put(const struct ceiling *c)
     if (at == MAX_CEILINGS)
         fatal("%s: it holds %d ceilings already; delete it and run step 00 again", path(), MAX_CEILINGS);
     rows[at] = *c;
+    make_folder(path());
     FILE *file = open_whole(path());
+    if (!file)
+        fatal("%s: it cannot be written: %s", path(), strerror(errno));
     fprintf(file, "device\tthreads\tname\tdtype\tvalue\tunit\n");
     for (int i = 0; i < (at == count ? count + 1 : count); i++)
         fprintf(file, "%s\t%d\t%s\t%s\t%.6g\t%s\n", rows[i].device, rows[i].threads, rows[i].name, dtype_name(rows[i].dtype),
                 rows[i].value, rows[i].unit);
-    close_whole(file, path());
+    if (close_whole(file))
+        fatal("%s: it cannot be written: %s", path(), strerror(errno));
 }

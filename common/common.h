@@ -23,9 +23,14 @@ extern "C" {
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-/* Print "program: message" on stderr and exit. Bad usage ends with status 2; whatever else goes wrong, with 1. */
+/*
+ * Print "program: message" on stderr, in one line that is safe for a terminal whatever a value holds, and exit. Bad usage ends with
+ * status 2; whatever else goes wrong, with 1.
+ */
 _Noreturn void usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 _Noreturn void fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* Copy text with its control characters, and bytes that are no UTF-8, as \n and \x1b. Cut to `size` bytes, which should be 6 or more. */
+void printable(char *out, size_t size, const char *text);
 
 /* ---- memory.c: guarded buffers */
 
@@ -48,6 +53,19 @@ bool buffer_guards_intact(const struct buffer *b);
 void *scratch(size_t bytes);                      /* for a step's intermediate results: the same memory call after call, grown as needed */
 size_t memory_available(bool gpu);                /* bytes that can still be had */
 
+/* ---- file.c: files that appear whole or not at all */
+
+/*
+ * Open a file for writing that appears under its name, or takes the place of the old one, when close_whole() says so. A symbolic link
+ * stays one, and what it points to is written; a device or a pipe is written as it is. One at a time. NULL and errno when it cannot be.
+ */
+FILE *open_whole(const char *path);
+int close_whole(FILE *file);               /* 0 when it is there; otherwise -1 and errno, and all is as it was */
+void discard_whole(FILE *file);            /* all is as it was */
+bool writable_whole(const char *path);     /* whether open_whole() would do; otherwise errno says why not */
+bool same_file(const char *a, const char *b); /* whether writing one would overwrite the other; neither need exist */
+void make_folder(const char *path);        /* that the file will lie in, one level deep */
+
 /* ---- npy.c: NumPy's .npy, fp16, fp32 and fp64, C order */
 
 enum { NPY_MAX_DIMS = 8 };
@@ -61,7 +79,7 @@ struct npy {
 
 /* 0 when read; otherwise -1 and one line in `why` (size bytes) that names the file and what is wrong with it. */
 int npy_read(const char *path, struct npy *out, char *why, size_t size);
-/* Write through a temporary file in the same folder, renamed when whole: no partial file is ever left. bf16 is written as fp32. */
+/* Write a file that appears when it is whole (file.c). bf16 is written as fp32. */
 int npy_write(const char *path, const void *data, enum dtype dtype, int dims, const int64_t *shape, char *why, size_t size);
 
 /* ---- input.c: tensors to run on */
@@ -288,8 +306,6 @@ void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */
 bool report_step_before(const struct result *r, struct before *before); /* the last such run; false when there is none */
 void report_recorded(const char *step);   /* prints what an H100 did, for machines that cannot run the step */
-FILE *open_whole(const char *path);       /* a file that appears only when it is whole; fatal when it cannot be written */
-void close_whole(FILE *file, const char *path);
 
 /* ---- step.c: a step's program */
 

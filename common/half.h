@@ -6,6 +6,7 @@
 #ifndef HALF_H
 #define HALF_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -63,6 +64,29 @@ static inline bf16 float_to_bf16(float x)
 {
     uint32_t bits = bits_of_float(x), rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     return (bf16){ (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded) };
+}
+
+/*
+ * Doubles are rounded once: first to odd (what is cut off leaves a 1 in a float's last bit), which keeps apart what lies on and beside
+ * the middle of two 16-bit numbers, and then from there. By way of the nearest float, 1 + 2^-11 + 2^-40 would become 1 + 2^-11, a tie,
+ * and then 1. (Boldo, Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.)
+ */
+static inline float double_to_odd_float(double x)
+{
+    float nearest = (float)x;
+    uint32_t bits = bits_of_float(nearest);
+    bits -= fabs((double)nearest) > fabs(x); /* rounded up: cut off instead */
+    return float_of_bits(bits | ((double)nearest != x));
+}
+
+static inline fp16 double_to_fp16(double x)
+{
+    return float_to_fp16(double_to_odd_float(x));
+}
+
+static inline bf16 double_to_bf16(double x)
+{
+    return float_to_bf16(double_to_odd_float(x));
 }
 
 /*

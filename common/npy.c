@@ -127,6 +127,8 @@ static int parse_shape(struct text *text, struct header *header)
         char *end;
         errno = 0;
         long long size = *text->at >= '0' && *text->at <= '9' ? strtoll(text->at, &end, 10) : 0;
+        if (*text->at == '0' && size == 0 && strchr(",) ", *end))
+            return wrong(text->report, "a size of 0: it holds no numbers; every size must be at least 1");
         if (size < 1 || errno == ERANGE)
             return expected(text, "a size of 1 to 2^63 - 1");
         header->shape[header->dims++] = size;
@@ -297,40 +299,30 @@ static size_t format_header(char *out, size_t size, const char *descr, int dims,
 }
 
 /* The numbers of a bf16 tensor, which NumPy has no name for, as fp32. */
-static bool write_bf16(FILE *file, const bf16 *x, size_t count)
+static void write_bf16(FILE *file, const bf16 *x, size_t count)
 {
     float chunk[1024];
-    for (size_t done = 0; done < count;) {
+    for (size_t done = 0; done < count && !ferror(file);) {
         size_t n = count - done < 1024 ? count - done : 1024;
         for (size_t i = 0; i < n; i++)
             chunk[i] = bf16_to_float(x[done + i]);
-        if (fwrite(chunk, sizeof *chunk, n, file) != n)
-            return false;
-        done += n;
+        done += fwrite(chunk, sizeof *chunk, n, file);
     }
-    return true;
 }
 
-/* A whole file at the path `temporary`, which must not exist yet, or no file. */
-static bool write_file(const char *temporary, const void *data, enum dtype dtype, int dims, const int64_t *shape)
+/* The header and the numbers. What goes wrong, closing the file tells. */
+static void write_numbers(FILE *file, const void *data, enum dtype dtype, int dims, const int64_t *shape)
 {
     static const char *const descr[] = { [FP32] = "<f4", [FP16] = "<f2", [BF16] = "<f4", [FP64] = "<f8" };
-    static const size_t element[] = { [FP32] = 4, [FP16] = 2, [BF16] = 2, [FP64] = 8 };
-    size_t count = 1;
+    char header[512];
+    size_t length = format_header(header, sizeof header, descr[dtype], dims, shape), count = 1;
     for (int d = 0; d < dims; d++)
         count *= (size_t)shape[d];
-
-    FILE *file = fopen(temporary, "wbx");
-    if (!file)
-        return false;
-    char header[512];
-    size_t length = format_header(header, sizeof header, descr[dtype], dims, shape);
-    bool ok = fwrite(header, 1, length, file) == length;
-    ok = ok && (dtype == BF16 ? write_bf16(file, data, count) : fwrite(data, element[dtype], count, file) == count);
-    ok = (fclose(file) == 0) & ok;
-    if (!ok)
-        unlink(temporary);
-    return ok;
+    fwrite(header, 1, length, file);
+    if (dtype == BF16)
+        write_bf16(file, data, count);
+    else if (!ferror(file))
+        fwrite(data, dtype_bytes(dtype), count, file);
 }
 
 int npy_write(const char *path, const void *data, enum dtype dtype, int dims, const int64_t *shape, char *why, size_t size)
@@ -341,22 +333,9 @@ int npy_write(const char *path, const void *data, enum dtype dtype, int dims, co
     for (int d = 0; d < dims; d++)
         if (shape[d] < 1)
             return wrong(&report, "a size of %lld; sizes must be above 0", (long long)shape[d]);
-    /* A rename would put a file in the place of a pipe or a device, such as /dev/null. */
-    struct stat status;
-    if (stat(path, &status) == 0 && !S_ISREG(status.st_mode))
-        return wrong(&report, "exists and is not a regular file");
-
-    char *temporary = malloc(strlen(path) + 32);
-    if (!temporary)
-        return wrong(&report, "too little memory");
-    sprintf(temporary, "%s.%ld.tmp", path, (long)getpid());
-    int result = 0;
-    if (!write_file(temporary, data, dtype, dims, shape)) {
-        result = wrong(&report, "cannot be written: %s", strerror(errno));
-    } else if (rename(temporary, path) != 0) {
-        result = wrong(&report, "cannot be replaced: %s", strerror(errno));
-        unlink(temporary);
-    }
-    free(temporary);
-    return result;
+    FILE *file = open_whole(path);
+    if (!file)
+        return wrong(&report, "cannot be written: %s", strerror(errno));
+    write_numbers(file, data, dtype, dims, shape);
+    return close_whole(file) ? wrong(&report, "cannot be written: %s", strerror(errno)) : 0;
 }

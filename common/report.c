@@ -3,8 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "common.h"
 
@@ -12,48 +10,6 @@ static const char *results_path(void)
 {
     const char *chosen = getenv("RESULTS");
     return chosen && *chosen ? chosen : "build/results.tsv";
-}
-
-/* Creates the folder that a path lies in, one level deep. */
-static void make_folder(const char *path)
-{
-    char folder[4096];
-    snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash) {
-        *slash = '\0';
-        mkdir(folder, 0777); /* if it fails, opening the file says why */
-    }
-}
-
-/* A file that appears under its name only when it is whole: written to a temporary name, renamed by close_whole. */
-static void whole_name(const char *path, char *name, size_t size)
-{
-    snprintf(name, size, "%s.%ld", path, (long)getpid());
-}
-
-FILE *open_whole(const char *path)
-{
-    char name[4096];
-    make_folder(path);
-    whole_name(path, name, sizeof name);
-    FILE *file = fopen(name, "w");
-    if (!file)
-        fatal("%s: it cannot be written: %s", name, strerror(errno));
-    return file;
-}
-
-void close_whole(FILE *file, const char *path)
-{
-    char name[4096];
-    whole_name(path, name, sizeof name);
-    bool bad = ferror(file);
-    bad |= fclose(file) != 0;
-    if (bad || rename(name, path)) {
-        int why = errno;
-        unlink(name);
-        fatal("%s: it cannot be written: %s", path, strerror(why));
-    }
 }
 
 /* One column of the table. Numbers are NaN, and words NULL, where they do not apply. */

@@ -94,6 +94,45 @@ START_TEST(test_ties_go_to_even)
 }
 END_TEST
 
+/* Doubles are rounded once: what lies beside a tie by less than a float can tell must not be taken for one. */
+static void assert_rounds_double(double x, bool is_brain)
+{
+    double want = rounded(x, is_brain ? brain : half), got = is_brain ? bf16_to_float(double_to_bf16(x)) : fp16_to_float(double_to_fp16(x));
+    REQUIRE(got == want && !signbit(got) == !signbit(want), "%s of the double %a is %a, not %a", is_brain ? "bf16" : "fp16", x, got, want);
+}
+
+START_TEST(test_doubles_are_rounded_once)
+{
+    uint32_t largest = _i ? 0x7f7f : 0x7bff;
+    for (uint32_t bits = 0; bits <= largest; bits++) {
+        double here = meaning((uint16_t)bits, _i ? brain : half);
+        double next = bits == largest ? ldexp(1, (_i ? brain : half).high + 1) : meaning((uint16_t)(bits + 1), _i ? brain : half);
+        double middle = here / 2 + next / 2, near[] = { here, middle };
+        for (int i = 0; i < 2; i++)
+            for (int sign = -1; sign <= 1; sign += 2) {
+                double x = sign * near[i], far = near[i] * (1 + 0x1p-30);
+                assert_rounds_double(x, _i);
+                assert_rounds_double(nextafter(x, 0), _i);
+                assert_rounds_double(nextafter(x, sign * INFINITY), _i);
+                assert_rounds_double(sign * far, _i);
+                assert_rounds_double(x / (1 + 0x1p-30), _i);
+            }
+    }
+    static const double limits[] = { 0, 1e-320, 0x1p-150, 0x1p-149, 0x1p-134, 0x1.8p-134, 1e39, 1e300, 65519.999999999, 65520, 3.3961775292304957e38 };
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+        assert_rounds_double(limits[i], _i);
+        assert_rounds_double(-limits[i], _i);
+    }
+    assert_rounds_double(INFINITY, _i);
+    assert_rounds_double(-INFINITY, _i);
+    ck_assert(isnan(fp16_to_float(double_to_fp16(NAN))) && isnan(bf16_to_float(double_to_bf16(NAN))));
+    for (uint64_t i = 0; i < 300000; i++) { /* fp16's range, and beyond either end */
+        double x = ldexp((double)random_bits(4, i), (int)(random_bits(5, i) % (_i ? 290 : 60)) - (_i ? 210 : 95));
+        assert_rounds_double(i % 2 ? x : -x, _i);
+    }
+}
+END_TEST
+
 START_TEST(test_random_floats)
 {
     for (uint64_t i = 0; i < 1000000; i++) {
@@ -131,6 +170,7 @@ Suite *half_suite(void)
     TCase *rounding = tcase_create("rounding");
     tcase_set_timeout(rounding, 60);
     tcase_add_loop_test(rounding, test_ties_go_to_even, 0, 2);
+    tcase_add_loop_test(rounding, test_doubles_are_rounded_once, 0, 2);
     tcase_add_loop_test(rounding, test_random_floats, 0, 2);
     tcase_add_loop_test(rounding, test_limits, 0, 2);
     suite_add_tcase(suite, rounding);

@@ -18,6 +18,7 @@
 Suite *merge_suite(void);
 Suite *half_suite(void);
 Suite *vexp_suite(void);
+Suite *file_suite(void);
 Suite *npy_suite(void);
 Suite *input_suite(void);
 Suite *reference_suite(void);
