@@ -6,20 +6,12 @@
 #include "common.h"
 #include "steps.h"
 
-#define DEFAULT_HEADS 16
-#define DEFAULT_SEQ 2048
-#define DEFAULT_DIM 64
 #define FMA_ROUNDS 4000000  /* of the probe on a CPU: about 10 ms */
 #define FIRST 7             /* number of the first attention step */
 #define SWEEP_FROM 512      /* tokens: --sweep starts here, */
 #define SWEEP_TO 16384      /* doubles them, and ends here; batch * tokens stays what it is */
 #define SCALE_FROM 0.25f    /* of 1 / sqrt(dim): --sweep-scale starts here, */
 #define SCALE_TO 64.0f      /* doubles it, and ends here */
-
-static float default_scale(int64_t dim)
-{
-    return 1 / sqrtf((float)dim);
-}
 
 double attention_pairs(struct attention p)
 {
@@ -331,26 +323,13 @@ static bool available(const struct attention_step *step, const struct options *o
     return !why;
 }
 
-/* Sizes that were not given, and what the step cannot take. */
-static void complete(const struct attention_step *step, struct options *o)
+/* What the step cannot take. */
+static void check_dtype(const struct attention_step *step, struct options *o)
 {
-    struct attention *p = &o->attention;
     if (!o->dtype_given)
         o->dtype = step->cpu ? FP32 : BF16;
     if (o->dtype == FP32 && !step->cpu)
         usage_error("--dtype fp32: %s takes fp16 and bf16", step->name);
-    p->batch = p->batch ? p->batch : 1;
-    p->heads = p->heads ? p->heads : p->kv_heads ? p->kv_heads : DEFAULT_HEADS;
-    p->kv_heads = p->kv_heads ? p->kv_heads : p->heads;
-    p->seq_q = p->seq_q ? p->seq_q : p->seq_k ? p->seq_k : DEFAULT_SEQ;
-    p->seq_k = p->seq_k ? p->seq_k : p->seq_q;
-    p->dim = p->dim ? p->dim : DEFAULT_DIM;
-    if (p->heads % p->kv_heads)
-        usage_error("--kv-heads %lld: it must divide --heads, %lld", (long long)p->kv_heads, (long long)p->heads);
-    int64_t size = 16;
-    if (__builtin_mul_overflow(size, p->batch, &size) || __builtin_mul_overflow(size, p->heads, &size) ||
-        __builtin_mul_overflow(size, p->seq_q > p->seq_k ? p->seq_q : p->seq_k, &size) || __builtin_mul_overflow(size, p->dim, &size))
-        usage_error("--batch, --heads, --seq, --dim: their product is allowed up to 2^59 elements");
 }
 
 static void check_dim(const struct attention_step *step, int64_t dim)
@@ -368,7 +347,8 @@ static void check_dim(const struct attention_step *step, int64_t dim)
 int attention_main(const struct attention_step *step, int argc, char **argv)
 {
     struct options o = options_parse(argc, argv, step->idea, true);
-    complete(step, &o);
+    check_dtype(step, &o);
+    check_dim(step, o.attention.dim);
     if (o.threads)
         cpu_set_threads(o.threads);
     int64_t tokens = o.attention.batch * o.attention.seq_q;
@@ -377,9 +357,8 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
     if (o.sweep)
         o.attention.batch = tokens / SWEEP_FROM > 0 ? tokens / SWEEP_FROM : 1;
     struct qkv host = input_qkv(&o);
-    check_dim(step, o.attention.dim);
-    if (o.attention.scale == 0)
-        o.attention.scale = default_scale(o.attention.dim) * (o.sweep_scale ? SCALE_FROM : 1);
+    if (o.sweep_scale)
+        o.attention.scale *= SCALE_FROM;
     if (!o.json)
         print_header(step, &o);
 

@@ -78,6 +78,7 @@ struct npy {
 };
 
 /* 0 when read; otherwise -1 and one line in `why` (size bytes) that names the file and what is wrong with it. */
+int npy_read_header(const char *path, struct npy *out, char *why, size_t size); /* everything but the numbers: data is NULL */
 int npy_read(const char *path, struct npy *out, char *why, size_t size);
 /* Write a file that appears when it is whole (file.c). bf16 is written as fp32. */
 int npy_write(const char *path, const void *data, enum dtype dtype, int dims, const int64_t *shape, char *why, size_t size);
@@ -86,7 +87,7 @@ int npy_write(const char *path, const void *data, enum dtype dtype, int dims, co
 
 size_t dtype_bytes(enum dtype dtype);
 const char *dtype_name(enum dtype dtype);
-void element_set(void *x, enum dtype dtype, int64_t at, float value); /* fp32, fp16 or bf16 */
+void element_set(void *x, enum dtype dtype, int64_t at, double value); /* fp32, fp16 or bf16; rounded once */
 uint64_t random_bits(uint64_t seed, uint64_t index);                  /* 64 bits that depend on nothing else */
 
 /* Families of inputs, each a function of (seed, row, col) alone: the same on every machine and for any thread count. */
@@ -113,9 +114,10 @@ extern const struct shape softmax_shapes[], attention_shapes[];
 struct options {
     bool is_attention;
     int64_t rows, cols;             /* softmax */
-    struct attention attention;     /* attention; sizes that were not given are 0 */
+    struct attention attention;     /* attention */
+    const struct shape *named;      /* --shape: what it says holds for what is not given */
     enum dtype dtype;
-    bool dtype_given, input_given, size_given;
+    bool dtype_given, input_given, size_given, seed_given, scale_given;
     const char *input;              /* family, or "file" */
     const char *x_path, *out_path;
     const char *q_path, *k_path, *v_path, *lse_path;
@@ -129,8 +131,16 @@ struct options {
     bool sweep_scale;               /* attention: one shape at many scales */
 };
 
-struct options options_parse(int argc, char **argv, const char *idea, bool is_attention); /* usage_error when anything is wrong */
-struct buffer input_tensor(struct options *o);                        /* x, from a file or a family; sets the shape */
+/* What a problem is where nothing is said: the help names these numbers, too. */
+enum { DEFAULT_ROWS = 16384, DEFAULT_COLS = 8192, DEFAULT_HEADS = 16, DEFAULT_SEQ = 2048, DEFAULT_DIM = 64 };
+
+/* The whole command line, finished: sizes and scale are known, from options, a named shape, files or defaults. Or usage_error. */
+struct options options_parse(int argc, char **argv, const char *idea, bool is_attention);
+void options_check(const struct options *o, int gpus);                /* usage_error for what makes no sense together, on so many GPUs */
+void options_finish(struct options *o);                               /* the sizes and the scale that were not given (0, scale_given) */
+float default_scale(int64_t dim);                                     /* 1 / sqrt(dim) */
+void input_sizes(struct options *o);                                  /* those of the files that are to be read, from their headers */
+struct buffer input_tensor(const struct options *o);                  /* x, from a file or a family */
 void output_write(const struct options *o, const void *y);            /* y, in x's shape, to --out */
 
 /* Q, K and V of an attention problem. */
@@ -138,7 +148,7 @@ struct qkv {
     struct buffer q, k, v;
 };
 
-struct qkv input_qkv(struct options *o); /* from files or a family; sets o->attention's sizes when it is files */
+struct qkv input_qkv(const struct options *o); /* from files or a family */
 
 /* ---- reference.c: fp64, independent of every step */
 

@@ -2,6 +2,7 @@
  * Inputs. Element (row, col) of a family is a function of the seed and its index alone, so that every machine and every
  * number of threads runs on the same numbers.
  */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,14 +115,14 @@ const char *dtype_name(enum dtype dtype)
     return names[dtype];
 }
 
-void element_set(void *x, enum dtype dtype, int64_t at, float value)
+void element_set(void *x, enum dtype dtype, int64_t at, double value)
 {
     if (dtype == FP16)
-        ((fp16 *)x)[at] = float_to_fp16(value);
+        ((fp16 *)x)[at] = double_to_fp16(value);
     else if (dtype == BF16)
-        ((bf16 *)x)[at] = float_to_bf16(value);
+        ((bf16 *)x)[at] = double_to_bf16(value);
     else
-        ((float *)x)[at] = value;
+        ((float *)x)[at] = (float)value;
 }
 
 static void fill_real(void *x, enum dtype dtype, int64_t rows, int64_t cols)
@@ -129,11 +130,11 @@ static void fill_real(void *x, enum dtype dtype, int64_t rows, int64_t cols)
     int64_t real_rows, real_cols;
     struct npy scores = input_matrix(REAL_SCORES, &real_rows, &real_cols);
     if (cols != real_cols)
-        usage_error("--cols %lld: --input real has rows of %lld; leave --cols out", (long long)cols, (long long)real_cols);
+        fatal("%s: it has rows of %lld, not of %lld", REAL_SCORES, (long long)real_cols, (long long)cols);
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++)
         for (int64_t col = 0; col < cols; col++)
-            element_set(x, dtype, row * cols + col, (float)element(scores.data, scores.dtype, row % real_rows * cols + col));
+            element_set(x, dtype, row * cols + col, element(scores.data, scores.dtype, row % real_rows * cols + col));
     free(scores.data);
 }
 
@@ -150,36 +151,123 @@ void input_fill(void *x, enum dtype dtype, int64_t rows, int64_t cols, const cha
             element_set(x, dtype, row * cols + col, value(f, seed, row, col, cols));
 }
 
+/* ---- files */
+
+/* (rows, cols) of a file: the last axis is cols, all others are rows. */
+static void matrix_sizes(const struct npy *file, int64_t *rows, int64_t *cols)
+{
+    *rows = 1;
+    for (int d = 0; d < file->dims - 1; d++)
+        *rows *= file->shape[d];
+    *cols = file->dims > 0 ? file->shape[file->dims - 1] : 1;
+}
+
 struct npy input_matrix(const char *path, int64_t *rows, int64_t *cols)
 {
     struct npy file;
     char why[512];
     if (npy_read(path, &file, why, sizeof why))
         fatal("%s", why);
-    *rows = 1;
-    for (int d = 0; d < file.dims - 1; d++)
-        *rows *= file.shape[d];
-    *cols = file.dims > 0 ? file.shape[file.dims - 1] : 1;
-    if (*rows * *cols == 0)
-        fatal("%s: it has no elements; every size must be at least 1", path);
+    matrix_sizes(&file, rows, cols);
     return file;
 }
 
-struct buffer input_tensor(struct options *o)
+static struct npy header_of(const char *path)
 {
-    struct npy file = { 0 };
-    if (o->x_path) {
-        file = input_matrix(o->x_path, &o->rows, &o->cols);
-        o->input = "file";
-        o->dims = file.dims;
-        memcpy(o->shape, file.shape, sizeof o->shape);
+    struct npy file;
+    char why[512];
+    if (npy_read_header(path, &file, why, sizeof why))
+        fatal("%s", why);
+    return file;
+}
+
+/* Where the element lies that is number `at` in memory: "[2, 0, 17]". */
+static const char *index_text(const struct npy *file, int64_t at)
+{
+    static char text[32 * NPY_MAX_DIMS];
+    int64_t index[NPY_MAX_DIMS];
+    for (int d = file->dims - 1; d >= 0; d--) {
+        index[d] = at % file->shape[d];
+        at /= file->shape[d];
     }
-    struct buffer x = buffer_new((size_t)(o->rows * o->cols) * dtype_bytes(o->dtype), false);
-    if (!o->x_path)
-        input_fill(x.data, o->dtype, o->rows, o->cols, o->input, o->seed);
-    for (int64_t i = 0; o->x_path && i < o->rows * o->cols; i++)
-        element_set(x.data, o->dtype, i, (float)element(file.data, file.dtype, i));
+    size_t n = 0;
+    for (int d = 0; d < file->dims; d++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%lld", d ? ", " : "[", (long long)index[d]);
+    snprintf(text + n, sizeof text - n, file->dims ? "]" : "[]");
+    return text;
+}
+
+/* A file's numbers as `dtype`, each rounded once. A finite one that becomes infinite is not what was meant: refused. */
+static struct buffer tensor_from(const char *option, const char *path, enum dtype dtype, int64_t count)
+{
+    struct npy file;
+    char why[512];
+    if (npy_read(path, &file, why, sizeof why))
+        fatal("%s", why);
+    int64_t held = 1, lost = 0, first = INT64_MAX;
+    for (int d = 0; d < file.dims; d++)
+        held *= file.shape[d];
+    if (held != count)
+        fatal("%s: it was changed while this program ran", path);
+    struct buffer b = buffer_new((size_t)count * dtype_bytes(dtype), false);
+#pragma omp parallel for reduction(+ : lost) reduction(min : first)
+    for (int64_t i = 0; i < count; i++) {
+        double x = element(file.data, file.dtype, i);
+        element_set(b.data, dtype, i, x);
+        if (isfinite(x) && isinf(element(b.data, dtype, i))) {
+            lost++;
+            first = i < first ? i : first;
+        }
+    }
+    if (lost)
+        usage_error("--%s '%s': %lld of its %lld numbers %s too large for %s, the first is %.9g at %s; choose another --dtype, or smaller numbers",
+                    option, path, (long long)lost, (long long)count, lost == 1 ? "is" : "are", dtype_name(dtype),
+                    element(file.data, file.dtype, first), index_text(&file, first));
     free(file.data);
+    return b;
+}
+
+static void attention_sizes(struct options *o)
+{
+    const struct npy q = header_of(o->q_path), k = header_of(o->k_path), v = header_of(o->v_path);
+    const struct npy *all[] = { &q, &k, &v };
+    const char *paths[] = { o->q_path, o->k_path, o->v_path };
+    for (int i = 0; i < 3; i++)
+        if (all[i]->dims != 4)
+            fatal("%s: it has %d axes; 4 are needed, (batch, heads, tokens, dim)", paths[i], all[i]->dims);
+    if (memcmp(k.shape, v.shape, sizeof k.shape))
+        fatal("%s: its shape is not that of %s", o->v_path, o->k_path);
+    if (q.shape[0] != k.shape[0] || q.shape[3] != k.shape[3] || q.shape[1] % k.shape[1])
+        fatal("%s: (%lld, %lld, %lld, %lld) does not fit Q's (%lld, %lld, %lld, %lld): batch and dim must be the same, and Q's heads a multiple",
+              o->k_path, (long long)k.shape[0], (long long)k.shape[1], (long long)k.shape[2], (long long)k.shape[3],
+              (long long)q.shape[0], (long long)q.shape[1], (long long)q.shape[2], (long long)q.shape[3]);
+    o->attention = (struct attention){ q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], o->attention.causal,
+                                       o->attention.scale };
+}
+
+void input_sizes(struct options *o)
+{
+    bool real = !o->x_path && !o->q_path && strcmp(o->input, "real") == 0;
+    if (real && o->is_attention)
+        o->q_path = REAL_Q, o->k_path = REAL_K, o->v_path = REAL_V;
+    else if (o->x_path || o->q_path)
+        o->input = "file";
+    if (o->q_path)
+        attention_sizes(o);
+    if (o->x_path) {
+        struct npy x = header_of(o->x_path);
+        matrix_sizes(&x, &o->rows, &o->cols);
+        o->dims = x.dims;
+        memcpy(o->shape, x.shape, sizeof o->shape);
+    }
+}
+
+struct buffer input_tensor(const struct options *o)
+{
+    if (o->x_path)
+        return tensor_from("x", o->x_path, o->dtype, o->rows * o->cols);
+    struct buffer x = buffer_new((size_t)(o->rows * o->cols) * dtype_bytes(o->dtype), false);
+    input_fill(x.data, o->dtype, o->rows, o->cols, o->input, o->seed);
     return x;
 }
 
@@ -194,7 +282,8 @@ void output_write(const struct options *o, const void *y)
 int64_t input_real_cols(void)
 {
     int64_t rows, cols;
-    free(input_matrix(REAL_SCORES, &rows, &cols).data);
+    struct npy scores = header_of(REAL_SCORES);
+    matrix_sizes(&scores, &rows, &cols);
     return cols;
 }
 
@@ -227,9 +316,18 @@ const struct shape attention_shapes[] = {
 #define HIGH 64.0f  /* a query's first coordinates; times a key's, 40, and 1/8: scores reach +-320 at dim 64, as SWING has it */
 #define WIDE 40.0f
 
-static double scale_of(const struct attention *p)
+/*
+ * +-high: what steers a query, so that its scores reach +-320 whatever the scale is (with a scale of 0 they are all 0). Refused where
+ * the type does not hold it, or fp32 a score before it is scaled.
+ */
+static double high_of(const struct attention *p, enum dtype dtype, enum family family)
 {
-    return p->scale != 0 ? p->scale : 1 / sqrt((double)p->dim);
+    double high = HIGH * 0.125 / (p->scale != 0 ? (double)p->scale : 1);
+    double most = dtype == FP16 ? 65504 : FLT_MAX / (2 * WIDE);
+    if (fabs(high) > most)
+        usage_error("--scale %g: for --input %s queries would have to reach %.3g, and %.3g is the most in %s; choose a larger one",
+                    (double)p->scale, families[family], fabs(high), most, dtype_name(dtype));
+    return high;
 }
 
 /* The coordinate of a query that its kind is steered by; the others are left as they are. */
@@ -254,7 +352,7 @@ static float query_value(enum family family, int64_t query, int64_t i, float pla
 static void fill_qkv(struct qkv *t, enum dtype dtype, const struct attention *p, enum family family, uint64_t seed)
 {
     bool steered = family == RISING || family == FALLING || family == ADVERSARIAL;
-    float high = HIGH * 0.125f / (float)scale_of(p), q_scale = family == LARGE ? 5 : 1, kv_scale = family == LARGE ? 3 : 1;
+    float high = steered ? (float)high_of(p, dtype, family) : 0, q_scale = family == LARGE ? 5 : 1, kv_scale = family == LARGE ? 3 : 1;
 #pragma omp parallel for
     for (int64_t row = 0; row < p->batch * p->heads * p->seq_q; row++)
         for (int64_t i = 0; i < p->dim; i++) {
@@ -281,58 +379,15 @@ static void fill_qkv(struct qkv *t, enum dtype dtype, const struct attention *p,
         }
 }
 
-/* One tensor of (batch, heads, tokens, dim) from a file; its sizes are put into shape: (4). */
-static struct buffer tensor_from(const char *path, enum dtype dtype, int64_t *shape)
+struct qkv input_qkv(const struct options *o)
 {
-    struct npy file;
-    char why[512];
-    if (npy_read(path, &file, why, sizeof why))
-        fatal("%s", why);
-    if (file.dims != 4)
-        fatal("%s: it has %d axes; 4 are needed, (batch, heads, tokens, dim)", path, file.dims);
-    int64_t elements = 1;
-    for (int d = 0; d < 4; d++)
-        elements *= shape[d] = file.shape[d];
-    if (elements == 0)
-        fatal("%s: it has no elements; every size must be at least 1", path);
-    struct buffer b = buffer_new((size_t)elements * dtype_bytes(dtype), false);
-    for (int64_t i = 0; i < elements; i++)
-        element_set(b.data, dtype, i, (float)element(file.data, file.dtype, i));
-    free(file.data);
-    return b;
-}
-
-static struct qkv from_files(struct options *o, const char *q_path, const char *k_path, const char *v_path)
-{
-    int64_t q[4], k[4], v[4];
-    struct qkv t = { tensor_from(q_path, o->dtype, q), tensor_from(k_path, o->dtype, k), tensor_from(v_path, o->dtype, v) };
-    if (memcmp(k, v, sizeof k))
-        fatal("%s: its shape is not that of %s", v_path, k_path);
-    if (q[0] != k[0] || q[3] != k[3] || q[1] % k[1])
-        fatal("%s: (%lld, %lld, %lld, %lld) does not fit Q's (%lld, %lld, %lld, %lld): batch and dim must be the same, and Q's heads a multiple",
-              k_path, (long long)k[0], (long long)k[1], (long long)k[2], (long long)k[3], (long long)q[0], (long long)q[1], (long long)q[2],
-              (long long)q[3]);
-    o->attention = (struct attention){ q[0], q[1], k[1], q[2], k[2], q[3], o->attention.causal, o->attention.scale };
-    return t;
-}
-
-struct qkv input_qkv(struct options *o)
-{
-    struct attention *p = &o->attention;
-    if (o->q_path || strcmp(o->input, "real") == 0) {
-        if (!o->q_path && o->size_given)
-            usage_error("--input real: it has a shape of its own; leave out sizes and --shape");
-        struct qkv t = o->q_path ? from_files(o, o->q_path, o->k_path, o->v_path) : from_files(o, REAL_Q, REAL_K, REAL_V);
-        if (o->q_path)
-            o->input = "file";
-        return t;
-    }
+    const struct attention *p = &o->attention;
+    int64_t queries = p->batch * p->heads * p->seq_q * p->dim, keys = p->batch * p->kv_heads * p->seq_k * p->dim;
+    if (o->q_path)
+        return (struct qkv){ tensor_from("q", o->q_path, o->dtype, queries), tensor_from("k", o->k_path, o->dtype, keys),
+                             tensor_from("v", o->v_path, o->dtype, keys) };
     size_t size = dtype_bytes(o->dtype);
-    struct qkv t = {
-        buffer_new((size_t)(p->batch * p->heads * p->seq_q * p->dim) * size, false),
-        buffer_new((size_t)(p->batch * p->kv_heads * p->seq_k * p->dim) * size, false),
-        buffer_new((size_t)(p->batch * p->kv_heads * p->seq_k * p->dim) * size, false),
-    };
+    struct qkv t = { buffer_new((size_t)queries * size, false), buffer_new((size_t)keys * size, false), buffer_new((size_t)keys * size, false) };
     fill_qkv(&t, o->dtype, p, (enum family)family_of(o->input), o->seed);
     return t;
 }

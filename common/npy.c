@@ -243,11 +243,11 @@ static int64_t read_header(FILE *file, int64_t total, struct npy *out, const str
 }
 
 /* The part of npy_read between open and close. */
-static int read_open_file(FILE *file, int64_t total, struct npy *out, const struct report *report)
+static int read_open_file(FILE *file, int64_t total, struct npy *out, bool numbers, const struct report *report)
 {
     int64_t bytes = read_header(file, total, out, report);
-    if (bytes < 0)
-        return -1;
+    if (bytes < 0 || !numbers)
+        return bytes < 0 ? -1 : 0;
     if ((uint64_t)bytes > memory_available(false) || !(out->data = malloc((size_t)bytes)))
         return wrong(report, "too little memory: it needs %.1f MB, %.1f MB are free", (double)bytes / 1e6,
                      (double)memory_available(false) / 1e6);
@@ -259,7 +259,7 @@ static int read_open_file(FILE *file, int64_t total, struct npy *out, const stru
     return wrong(report, ferror(file) ? "cannot be read: %s" : "shrank while it was read", strerror(reason));
 }
 
-int npy_read(const char *path, struct npy *out, char *why, size_t size)
+static int read_path(const char *path, struct npy *out, bool numbers, char *why, size_t size)
 {
     const struct report report = { path, why, size };
     *out = (struct npy){ 0 };
@@ -273,9 +273,19 @@ int npy_read(const char *path, struct npy *out, char *why, size_t size)
         close(fd);
         return wrong(&report, "not a regular file");
     }
-    int result = read_open_file(file, status.st_size, out, &report);
+    int result = read_open_file(file, status.st_size, out, numbers, &report);
     fclose(file);
     return result;
+}
+
+int npy_read(const char *path, struct npy *out, char *why, size_t size)
+{
+    return read_path(path, out, true, why, size);
+}
+
+int npy_read_header(const char *path, struct npy *out, char *why, size_t size)
+{
+    return read_path(path, out, false, why, size);
 }
 
 /* ---- writing */

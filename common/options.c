@@ -2,19 +2,18 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common.h"
 
-#define DEFAULT_ROWS 16384  /* "llama3-8b-scores", and where trips over memory show: 512 MiB do not fit any cache */
-#define DEFAULT_COLS 8192
-#define DEFAULT_ELEMENTS ((int64_t)DEFAULT_ROWS * DEFAULT_COLS)
 #define MAX_THREADS 4096
+#define MAX_SHOWN 60  /* bytes of a value that a message quotes */
 
 static const char softmax_help[] =
-    "  --rows N --cols N   shape of x; Ki, Mi and Gi may follow a number    (default 16384 x 8192)\n"
-    "  --shape NAME        or a named shape:%s\n"
+    "  --rows N --cols N   shape of x; Ki, Mi and Gi may follow a number    (default %d x %d)\n"
+    "  --shape NAME        a named shape, for what is not given:%s\n"
     "  --dtype TYPE        fp32, fp16 or bf16, where the step has them      (default fp32)\n"
     "  --input FAMILY      %s\n"
     "                                                                       (default normal)\n"
@@ -22,12 +21,12 @@ static const char softmax_help[] =
     "  --out FILE.npy      write y there\n"
     "  --sweep             every row length from 128 to 16 Mi, with rows x cols as it is, a line each\n";
 static const char attention_help[] =
-    "  --batch N --heads N --kv-heads N --dim N                             (default 1, 32, heads, 64)\n"
-    "  --seq-q N --seq-k N queries and keys a head; --seq N sets both       (default 4096 on a GPU, 1024 on a CPU)\n"
+    "  --batch N --heads N --kv-heads N --dim N                             (default 1, %d, heads, %d)\n"
+    "  --seq-q N --seq-k N queries and keys a head; --seq N sets both       (default %d)\n"
     "  --causal            query i sees key j if j <= i + seq_k - seq_q\n"
     "  --scale X           scores are X times a query times a key           (default 1 / sqrt(dim))\n"
-    "  --shape NAME        or a named shape:%s\n"
-    "  --dtype TYPE        fp32, fp16 or bf16, where the step has them      (default: the first it has)\n"
+    "  --shape NAME        a named shape, for what is not given:%s\n"
+    "  --dtype TYPE        fp32, fp16 or bf16, where the step has them      (default fp32, or else bf16)\n"
     "  --input FAMILY      %s\n"
     "                                                                       (default normal)\n"
     "  --q, --k, --v FILE.npy   or tensors of yours, all three: (batch, heads, tokens, dim)\n"
@@ -65,6 +64,14 @@ static const struct option attention_options[] = {
     FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE), SHARED,
 };
 
+/* A value as messages quote it: its beginning, if it is long. Good until the next call. */
+static const char *shown(const char *text)
+{
+    static char cut[MAX_SHOWN + 4];
+    snprintf(cut, sizeof cut, "%.*s...", MAX_SHOWN, text);
+    return strlen(text) <= MAX_SHOWN ? text : cut;
+}
+
 /* A whole number from low to high, perhaps with Ki, Mi or Gi behind it. */
 static int64_t whole(const char *option, const char *text, int64_t low, int64_t high)
 {
@@ -75,26 +82,39 @@ static int64_t whole(const char *option, const char *text, int64_t low, int64_t 
     bool bad = errno || end == text || isspace((unsigned char)text[0]) || (*end && !shift) ||
                __builtin_mul_overflow(n, 1ll << shift, &n) || n < low || n > high;
     if (bad)
-        usage_error("--%s '%s': a whole number from %lld to %lld is allowed", option, text, (long long)low, (long long)high);
+        usage_error("--%s '%s': a whole number from %lld to %lld is allowed; 8Ki is 8 * 1024, and there are Mi and Gi", option, shown(text),
+                    (long long)low, (long long)high);
     return n;
+}
+
+/* A number and nothing else; NaN if it is not one, or one that is not 0 and too small for a float or a double. */
+static double number(const char *text, bool single)
+{
+    char *end;
+    errno = 0;
+    double x = single ? (double)strtof(text, &end) : strtod(text, &end);
+    return end == text || *end || isspace((unsigned char)text[0]) || (x == 0 && errno == ERANGE) ? NAN : x;
 }
 
 static double seconds(const char *text)
 {
-    char *end;
-    double s = strtod(text, &end);
-    if (end == text || *end || !(s > 0 && s <= 3600))
-        usage_error("--budget '%s': seconds, more than 0 and at most 3600, are allowed", text);
+    double s = number(text, false);
+    if (!(s > 0 && s <= 3600))
+        usage_error("--budget '%s': seconds, more than 0 and at most 3600, are allowed", shown(text));
     return s;
 }
 
 static float scale_of(const char *text)
 {
-    char *end;
-    float scale = strtof(text, &end);
-    if (end == text || *end || !(scale >= 1e-6f && scale <= 1e6f))
-        usage_error("--scale '%s': from 1e-6 to 1e6 is allowed", text);
-    return scale;
+    double scale = number(text, true);
+    if (!isfinite(scale))
+        usage_error("--scale '%s': any finite number that fp32 holds is allowed", shown(text));
+    return (float)scale;
+}
+
+float default_scale(int64_t dim)
+{
+    return 1 / sqrtf((float)dim);
 }
 
 static enum dtype dtype_of(const char *text)
@@ -102,7 +122,7 @@ static enum dtype dtype_of(const char *text)
     for (enum dtype d = FP32; d <= BF16; d++)
         if (strcmp(text, dtype_name(d)) == 0)
             return d;
-    usage_error("--dtype '%s': fp32, fp16 and bf16 are allowed", text);
+    usage_error("--dtype '%s': fp32, fp16 and bf16 are allowed", shown(text));
 }
 
 static const struct shape *shapes_of(const struct options *o)
@@ -121,18 +141,12 @@ static const char *shape_list(const struct options *o)
     return list;
 }
 
-static void set_shape(struct options *o, const char *name)
+static const struct shape *shape_named(const struct options *o, const char *name)
 {
     for (const struct shape *s = shapes_of(o); s->name; s++)
-        if (strcmp(s->name, name) == 0) {
-            o->rows = s->rows;
-            o->cols = s->cols;
-            float scale = o->attention.scale; /* no shape has one of its own */
-            o->attention = s->attention;
-            o->attention.scale = scale;
-            return;
-        }
-    usage_error("--shape '%s': these are allowed:%s", name, shape_list(o));
+        if (strcmp(s->name, name) == 0)
+            return s;
+    usage_error("--shape '%s': these are allowed:%s", shown(name), shape_list(o));
 }
 
 static void set_device(struct options *o, const char *text)
@@ -140,13 +154,13 @@ static void set_device(struct options *o, const char *text)
     o->cpu = strcmp(text, "gpu") != 0;
     o->gpu = strcmp(text, "cpu") != 0;
     if (o->cpu && o->gpu && strcmp(text, "all"))
-        usage_error("--device '%s': cpu, gpu and all are allowed", text);
+        usage_error("--device '%s': cpu, gpu and all are allowed", shown(text));
 }
 
 static void set_input(struct options *o, const char *name)
 {
     if (!input_is_family(name, o->is_attention))
-        usage_error("--input '%s': these are allowed: %s", name, o->is_attention ? attention_families : input_families);
+        usage_error("--input '%s': these are allowed: %s", shown(name), o->is_attention ? attention_families : input_families);
     o->input = name;
     o->input_given = true;
 }
@@ -155,9 +169,9 @@ static void print_help(const struct options *o, const char *program, const char 
 {
     printf("%s: %s\n\n", program, idea);
     if (o->is_attention)
-        printf(attention_help, shape_list(o), attention_families);
+        printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families);
     else
-        printf(softmax_help, shape_list(o), input_families);
+        printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families);
     fputs(common_help, stdout);
 }
 
@@ -176,19 +190,19 @@ static void parse_one(struct options *o, int option, const char *arg)
     case SEQ_K:    p->seq_k = whole("seq-k", arg, 1, INT32_MAX); break;
     case DIM:      p->dim = whole("dim", arg, 1, 256); break;
     case CAUSAL:   p->causal = true; break;
-    case SCALE:    p->scale = scale_of(arg); break;
+    case SCALE:    p->scale = scale_of(arg), o->scale_given = true; break;
     case SWEEP_SCALE: o->sweep_scale = true; break;
     case Q:        o->q_path = arg; break;
     case K:        o->k_path = arg; break;
     case V:        o->v_path = arg; break;
     case LSE:      o->lse_path = arg; break;
-    case SHAPE:    set_shape(o, arg); break;
+    case SHAPE:    o->named = shape_named(o, arg); break;
     case DTYPE:    o->dtype = dtype_of(arg), o->dtype_given = true; break;
     case INPUT:    set_input(o, arg); break;
     case OUT:      o->out_path = arg; break;
     case DEVICE:   set_device(o, arg); break;
     case THREADS:  o->threads = (int)whole("threads", arg, 1, MAX_THREADS); break;
-    case SEED:     o->seed = (uint64_t)whole("seed", arg, 0, INT64_MAX); break;
+    case SEED:     o->seed = (uint64_t)whole("seed", arg, 0, INT64_MAX), o->seed_given = true; break;
     case REPS:     o->reps = (int)whole("reps", arg, 1, 100000); break;
     case BUDGET:   o->budget = seconds(arg); break;
     case SWEEP:    o->sweep = true; break;
@@ -198,13 +212,30 @@ static void parse_one(struct options *o, int option, const char *arg)
     o->size_given |= option == ROWS || option == COLS || option == SHAPE || (option >= BATCH && option <= DIM);
 }
 
-/* What makes no sense together. */
-static void check(const struct options *o)
+/* What would overwrite an input, another output or the table of results; and what cannot be written at all. */
+static void check_outputs(const struct options *o)
+{
+    const struct { const char *option, *path; } out[] = { { "out", o->out_path }, { "lse", o->lse_path } }, in[] = {
+        { "x", o->x_path }, { "q", o->q_path }, { "k", o->k_path }, { "v", o->v_path },
+    };
+    for (int i = 0; i < 2; i++) {
+        for (int j = 0; out[i].path && j < 4; j++)
+            if (in[j].path && same_file(out[i].path, in[j].path))
+                usage_error("--%s '%s': it is the file of --%s '%s', and would overwrite it", out[i].option, out[i].path, in[j].option,
+                            in[j].path);
+        if (out[i].path && !writable_whole(out[i].path))
+            fatal("--%s '%s': it cannot be written: %s", out[i].option, out[i].path, strerror(errno));
+    }
+    if (o->out_path && o->lse_path && same_file(o->out_path, o->lse_path))
+        usage_error("--lse '%s': it is the file of --out '%s', and would overwrite it", o->lse_path, o->out_path);
+}
+
+void options_check(const struct options *o, int gpus)
 {
     const char *file = o->x_path ? o->x_path : o->q_path, *out = o->out_path ? o->out_path : o->lse_path;
-    if (o->gpu && !o->cpu && gpu_count() == 0)
+    if (o->gpu && !o->cpu && gpus == 0)
         fatal("--device gpu: %s", gpu_missing());
-    if (out && o->cpu && o->gpu && gpu_count() > 0)
+    if (out && o->cpu && o->gpu && gpus > 0)
         usage_error("'%s': both devices would write it; choose --device cpu or --device gpu", out);
     if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
         usage_error("--q, --k, --v: all three are needed, or none");
@@ -213,24 +244,69 @@ static void check(const struct options *o)
                     o->is_attention ? "--batch, --heads, --kv-heads, --seq, --seq-q, --seq-k, --dim" : "--rows, --cols");
     if (o->sweep && (file || out))
         usage_error("--sweep: it makes its own shapes; leave out files");
-    if (o->sweep_scale && (o->sweep || out || o->attention.scale != 0))
+    if (o->sweep_scale && (o->sweep || out || o->scale_given))
         usage_error("--sweep-scale: it runs one shape at many scales; leave out --sweep, --scale, --out and --lse");
     if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))
         usage_error("--sweep --input '%s': normal and uniform are allowed, which are the same numbers in every shape", o->input);
+    if (o->is_attention && strcmp(o->input, "real") == 0 && o->size_given)
+        usage_error("--input real: it has a shape of its own; leave out sizes and --shape");
 }
 
-/* Sizes that were not given. */
-static void complete_softmax(struct options *o)
+/* ---- what was not given: from the named shape, or else the default */
+
+static int64_t first_given(int64_t given, int64_t named, int64_t otherwise)
 {
-    if (o->x_path)
+    return given ? given : named ? named : otherwise;
+}
+
+static void finish_softmax(struct options *o, const struct shape *named)
+{
+    if (o->x_path) {
+        input_sizes(o);
         return;
-    if (!o->cols)
-        o->cols = strcmp(o->input, "real") == 0 ? input_real_cols() : DEFAULT_COLS;
-    if (!o->rows)
-        o->rows = DEFAULT_ELEMENTS / o->cols > 0 ? DEFAULT_ELEMENTS / o->cols : 1;
-    int64_t elements, bytes;
+    }
+    bool real = strcmp(o->input, "real") == 0;
+    o->cols = first_given(o->cols, named->cols, real ? input_real_cols() : DEFAULT_COLS);
+    if (real && o->cols != input_real_cols())
+        usage_error("--cols %lld: --input real has rows of %lld; leave out --cols and --shape", (long long)o->cols, (long long)input_real_cols());
+    int64_t elements = (int64_t)DEFAULT_ROWS * DEFAULT_COLS, bytes;
+    o->rows = first_given(o->rows, named->rows, elements / o->cols > 0 ? elements / o->cols : 1);
     if (__builtin_mul_overflow(o->rows, o->cols, &elements) || __builtin_mul_overflow(elements, 8, &bytes))
         usage_error("--rows %lld --cols %lld: their product is allowed up to 2^60 elements", (long long)o->rows, (long long)o->cols);
+}
+
+static void finish_attention(struct options *o, const struct attention *named)
+{
+    struct attention *p = &o->attention;
+    if (o->q_path || strcmp(o->input, "real") == 0) {
+        input_sizes(o);
+        return;
+    }
+    p->causal |= named->causal;
+    p->batch = first_given(p->batch, named->batch, 1);
+    p->heads = first_given(p->heads, named->heads, p->kv_heads ? p->kv_heads : DEFAULT_HEADS);
+    p->kv_heads = first_given(p->kv_heads, named->kv_heads, p->heads);
+    p->seq_q = first_given(p->seq_q, named->seq_q, p->seq_k ? p->seq_k : DEFAULT_SEQ);
+    p->seq_k = first_given(p->seq_k, named->seq_k, p->seq_q);
+    p->dim = first_given(p->dim, named->dim, DEFAULT_DIM);
+    if (p->heads % p->kv_heads)
+        usage_error("--kv-heads %lld: it must divide --heads, %lld", (long long)p->kv_heads, (long long)p->heads);
+    int64_t size = 16;
+    if (__builtin_mul_overflow(size, p->batch, &size) || __builtin_mul_overflow(size, p->heads, &size) ||
+        __builtin_mul_overflow(size, p->seq_q > p->seq_k ? p->seq_q : p->seq_k, &size) || __builtin_mul_overflow(size, p->dim, &size))
+        usage_error("--batch, --heads, --seq, --dim: their product is allowed up to 2^59 elements");
+}
+
+void options_finish(struct options *o)
+{
+    static const struct shape none;
+    const struct shape *named = o->named ? o->named : &none;
+    if (o->is_attention)
+        finish_attention(o, &named->attention);
+    else
+        finish_softmax(o, named);
+    if (o->is_attention && !o->scale_given)
+        o->attention.scale = default_scale(o->attention.dim);
 }
 
 struct options options_parse(int argc, char **argv, const char *idea, bool is_attention)
@@ -245,15 +321,15 @@ struct options options_parse(int argc, char **argv, const char *idea, bool is_at
         if (option == '?' && isgraph(optopt)) /* a letter; of what begins with -- getopt keeps no letter */
             usage_error("unknown option '-%c'; --help lists what is allowed", optopt);
         if (option == '?')
-            usage_error("unknown option '%s'; --help lists what is allowed", argv[optind - 1]);
+            usage_error("unknown option '%s'; --help lists what is allowed", shown(argv[optind - 1]));
         if (option == ':')
-            usage_error("%s: a value must follow; --help tells which", argv[optind - 1]);
+            usage_error("%s: a value must follow; --help tells which", shown(argv[optind - 1]));
         parse_one(&o, option, optarg);
     }
     if (optind < argc)
-        usage_error("'%s': only options are allowed; --help lists them", argv[optind]);
-    check(&o);
-    if (!is_attention)
-        complete_softmax(&o);
+        usage_error("'%s': only options are allowed; --help lists them", shown(argv[optind]));
+    options_check(&o, gpu_count());
+    options_finish(&o);
+    check_outputs(&o);
     return o;
 }

@@ -31,10 +31,10 @@ struct attention_case attention_case_new(struct attention p, enum dtype dtype)
 
 struct attention_case attention_case_of(struct attention p, enum dtype dtype, const char *family)
 {
-    struct options o = { .is_attention = true, .attention = p, .dtype = dtype, .input = family, .seed = 1 };
-    struct qkv t = input_qkv(&o); /* sets the sizes, where the input has its own */
-    o.attention.scale = p.scale;
-    struct attention_case c = { .p = with_scale(o.attention), .dtype = dtype, .q = t.q, .k = t.k, .v = t.v };
+    struct options o = { .is_attention = true, .attention = p, .scale_given = p.scale != 0, .dtype = dtype, .input = family, .seed = 1 };
+    options_finish(&o); /* sets the sizes, where the input has its own, and the scale */
+    struct qkv t = input_qkv(&o);
+    struct attention_case c = { .p = o.attention, .dtype = dtype, .q = t.q, .k = t.k, .v = t.v };
     add_outputs(&c);
     return c;
 }

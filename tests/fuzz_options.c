@@ -4,6 +4,7 @@
  * the arguments does not end the fuzzer. `make fuzz` runs it for a minute.
  */
 #include <getopt.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -70,10 +71,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     REQUIRE(o.cpu || o.gpu);
     REQUIRE(o.dtype == FP32 || o.dtype == FP16 || o.dtype == BF16);
     REQUIRE(o.reps >= 0 && o.threads >= 0 && o.budget > 0);
-    REQUIRE(input_is_family(o.input, is_attention));
-    if (is_attention) /* sizes that were not given are 0: the step's program completes them */
-        REQUIRE(o.attention.batch >= 0 && o.attention.heads >= 0 && o.attention.dim >= 0 && o.attention.dim <= 256);
+    REQUIRE(input_is_family(o.input, is_attention) || strcmp(o.input, "file") == 0);
+    const struct attention *p = &o.attention;
+    if (is_attention)
+        REQUIRE(p->batch > 0 && p->heads > 0 && p->kv_heads > 0 && p->heads % p->kv_heads == 0 && p->seq_q > 0 && p->seq_k > 0 &&
+                p->dim > 0 && isfinite(p->scale));
     else
-        REQUIRE(o.x_path || (o.rows > 0 && o.cols > 0 && o.rows <= INT64_MAX / 8 / o.cols));
+        REQUIRE(o.rows > 0 && o.cols > 0 && o.rows <= INT64_MAX / 8 / o.cols);
     return 0;
 }

@@ -20,6 +20,7 @@ Suite *half_suite(void);
 Suite *vexp_suite(void);
 Suite *file_suite(void);
 Suite *npy_suite(void);
+Suite *options_suite(void);
 Suite *input_suite(void);
 Suite *reference_suite(void);
 Suite *verify_suite(void);
