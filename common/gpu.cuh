@@ -7,6 +7,8 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <float.h>
+#include <limits.h>
 #include <math.h>
 #include <stdint.h>
 
@@ -43,6 +45,43 @@ static inline __device__ float fast_exp(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f)); /* 2^(x log2 e) */
     return y;
+}
+
+/* ---- attention in 16 bits: what its launchers ask and prepare */
+
+/* Leaves CUDA's "invalid argument" where a launch that failed would leave its error. */
+static inline void refuse(void)
+{
+    cudaGetDevice(NULL);
+}
+
+/* Heads of 64 or 128, sizes from 1 on that an int holds, tensors that begin on 16 bytes. Otherwise it is refused. */
+static inline bool takes_16_bits(const void *O, const void *Q, const void *K, const void *V, struct attention p)
+{
+    int64_t least = min(min(min(p.batch, p.heads), min(p.kv_heads, p.seq_q)), p.seq_k);
+    int64_t most = max(max(p.seq_q, p.seq_k), p.batch * p.heads);
+    bool good = (p.dim == 64 || p.dim == 128) && least > 0 && most < INT_MAX / 2 && p.heads % p.kv_heads == 0 &&
+                (((uintptr_t)O | (uintptr_t)Q | (uintptr_t)K | (uintptr_t)V) % 16 == 0);
+    if (!good)
+        refuse();
+    return good;
+}
+
+/* A scale that is not positive is a positive one and queries times -1, or times 0: then a larger product is a larger score. */
+static inline float scale_sign(float scale)
+{
+    return scale > 0.0f ? 1.0f : scale < 0.0f ? -1.0f : 0.0f;
+}
+
+static inline float scale_size(float scale)
+{
+    return scale == 0.0f ? 1.0f : fabsf(scale);
+}
+
+/* What makes products exponents of 2: scale log2(e), of the positive scale. */
+static inline float exponent_scale(float scale)
+{
+    return fminf(scale_size(scale) * 1.4426950408889634f, FLT_MAX);
 }
 
 /* ---- elements */
@@ -137,7 +176,7 @@ template <class T> static inline __device__ pack<T> load_once(const T *from)
     return *(pack<T> *)&bits;
 }
 
-/* to: aligned to 16 bytes. An intrinsic, because the compiler may split an assignment into stores of 4 bytes. */
+/* to: in global memory, aligned to 16 bytes. An intrinsic, because the compiler may split an assignment into stores of 4 bytes. */
 template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
 {
     __stwb((uint4 *)to, *(uint4 *)&p);

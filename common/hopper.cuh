@@ -12,9 +12,19 @@
 #include "wgmma.cuh"
 
 #define ROWS 64            /* queries of a warpgroup: what wgmma multiplies at once */
-#define NO_KEY (-1e30f)    /* the maximum of a row that has seen no key: finite, so that -inf minus it is still -inf */
-#define LOG2E 1.4426950408889634f
+#define FAR 0x1p20f        /* from here on the rounding of c r would be felt in 2^(c s - c r): see center() */
 #define LN2 0.6931471805599453f
+#define SHARED_BYTES (227 * 1024)  /* of shared memory that a block can have */
+#define REGISTERS_OF_SM 65536
+
+/*
+ * Registers that each thread of a producing warpgroup has, beside `warpgroups` of consumers whose threads keep `keep` each. All begin
+ * with the same number, as many as a kernel of so many threads may have, in steps of 8; and what some take, others give.
+ */
+constexpr int registers_left(int warpgroups, int keep)
+{
+    return (warpgroups + 1) * (REGISTERS_OF_SM / (128 * (warpgroups + 1)) / 8 * 8) - warpgroups * keep;
+}
 
 static inline int multiprocessors(void)
 {
@@ -35,22 +45,24 @@ static inline CUtensorMapDataType attention_map_type(bf16) { return CU_TENSOR_MA
  * A tensor (heads, rows, dim), as the copy engine sees it: (heads, dim / PANEL, rows, PANEL). A box is box_rows rows of all panels,
  * or of `panels` of them, and lies in shared memory panel after panel, the rows of a panel 128 bytes apart, chunk c of row r, 16
  * bytes, at place c ^ r % 8. The rows are a dimension of their own: a box that goes beyond the last row of a head is filled with
- * zeros, or cut off when it is stored, and does not touch the next head.
+ * zeros, or cut off when it is stored, and does not touch the next head. False, and refused, if there can be no such map.
  */
-template <class T> static inline CUtensorMap attention_map(const T *tensor, int64_t heads, int64_t rows, int dim, int box_rows,
-                                                           int panels)
+template <class T> static inline bool attention_map(CUtensorMap *map, const T *tensor, int64_t heads, int64_t rows, int dim,
+                                                    int box_rows, int panels)
 {
     static PFN_cuTensorMapEncodeTiled_v12000 encode;
-    CUtensorMap map = {};
     cudaDriverEntryPointQueryResult found;
     if (!encode)
         cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault, &found);
     cuuint64_t sizes[] = { PANEL, (cuuint64_t)rows, (cuuint64_t)dim / PANEL, (cuuint64_t)heads };
     cuuint64_t strides[] = { dim * sizeof(T), PANEL * sizeof(T), rows * dim * sizeof(T) }; /* in bytes; the first is 1 element */
     cuuint32_t box[] = { PANEL, (cuuint32_t)box_rows, (cuuint32_t)panels, 1 }, steps[] = { 1, 1, 1, 1 };
-    encode(&map, attention_map_type(T()), 4, (void *)tensor, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return map;
+    if (encode && encode(map, attention_map_type(T()), 4, (void *)tensor, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                         CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                         CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS)
+        return true;
+    refuse();
+    return false;
 }
 
 /* ---- rings: N places in shared memory, which a producer fills and consumers read, in turn. N is a power of two */
@@ -103,6 +115,22 @@ template <int N> INLINE void load(ring<N> &r, uint32_t n, void *places, int byte
     tma_load(shared_address(places) + n % N * bytes, map, full, row, 0, head, hint);
 }
 
+/* Queries in shared memory times the sign of a scale that is not positive: by the whole warpgroup, before its first product with them. */
+template <int ELEMENTS, class T> INLINE void multiply_queries(T (&q)[ELEMENTS], float sign, int warpgroup)
+{
+#pragma unroll 1 /* few registers, rather than fast */
+    for (int i = 0; i < ELEMENTS / 8 / 128; i++) {
+        T *eight = &q[8 * (i * 128 + threadIdx.x % 128)];
+        float v[8];
+        unpack(v, load_pack(eight));
+        for (int j = 0; j < 8; j++)
+            v[j] *= sign;
+        *(pack<T> *)eight = make_pack<T>(v);
+    }
+    fence_async_shared();
+    named_barrier(1 + warpgroup, 128);
+}
+
 /* ---- products of a warpgroup: 64 rows of one matrix, with one that is in shared memory, in panels as TMA leaves them there */
 
 /*
@@ -153,16 +181,68 @@ template <int N> INLINE void mask(float (&s)[N], int visible_0, int visible_1)
             s[i] = -INFINITY;
 }
 
-/* The maximum of row h, over the four lanes that share it; NO_KEY if it has seen none. */
+/* The maximum of row h, over the four lanes that share it; -inf if there is none. */
 template <int N> INLINE float row_maximum(const float (&s)[N], int h)
 {
-    float a = NO_KEY, b = NO_KEY; /* two chains */
+    float a = -INFINITY, b = -INFINITY; /* two chains */
 #pragma unroll
     for (int i = 2 * h; i < N; i += 8) {
         a = fmaxf(a, fmaxf(s[i], s[i + 1]));
         b = fmaxf(b, fmaxf(s[i + 4], s[i + 5]));
     }
     return warp_max<4>(fmaxf(a, b));
+}
+
+/*
+ * What the weights 2^(c s - m) of two rows refer to: m = c r, r being a score of each row. m is rounded, and c s is not, which makes
+ * all weights of a row too large or too small together, and the quotient does not notice: so long as the rounding, 2^-24 m, is small.
+ * Where it is not, and where a row has seen nothing yet (r = -inf, and -inf - -inf would be NaN), near() is false and center() due:
+ * then s becomes s - r, and m 0. That is a subtraction more for each score, and rare.
+ */
+INLINE float2 scaled(float2 r, float c) { return make_float2(r.x * c, r.y * c); }
+INLINE bool near(float m) { return fabsf(m) < FAR; }
+INLINE bool near(float2 m) { return near(m.x) & near(m.y); }
+
+template <int N> INLINE float2 center(float (&s)[N], float2 r, float c)
+{
+    float2 m = scaled(r, c), shift = make_float2(0.0f, 0.0f); /* rows that are near keep their bits */
+    if (!near(m.x))
+        shift.x = r.x == -INFINITY ? 0.0f : r.x, m.x = 0.0f;
+    if (!near(m.y))
+        shift.y = r.y == -INFINITY ? 0.0f : r.y, m.y = 0.0f;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        s[i] -= i / 2 % 2 ? shift.y : shift.x;
+    return m;
+}
+
+/* scaled(), or center() where that is due in any of the warp's rows. */
+template <int N> INLINE float2 refer(float (&s)[N], float2 r, float c)
+{
+    float2 m = scaled(r, c);
+    return __any_sync(ALL_LANES, !near(m)) ? center(s, r, c) : m;
+}
+
+/*
+ * From step 14 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m is what
+ * a block takes; where a row is not near, it is NaN, and no block can overlook it. Returns what the exponents refer to, as refer() does,
+ * but in a pair of registers.
+ */
+template <int N> INLINE float2 keep_reference(float (&s)[N], float2 r, float c, uint32_t m_at, uint32_t r_at)
+{
+    float2 m = scaled(r, c);
+    __syncwarp(); /* the four lanes have read what was there */
+    store_pair_if(lane() % 4 == 0, r_at, r);
+    __syncwarp();
+    store_pair(m_at, make_float2(near(m.x) ? m.x : NAN, near(m.y) ? m.y : NAN));
+    m = load_pair(m_at);
+    return __any_sync(ALL_LANES, !near(m)) ? center(s, r, c) : m;
+}
+
+/* What l and O are to be multiplied by when they referred to `old` and are to refer to r, which is not below it. 1 where it has stayed. */
+INLINE float2 factors(float2 old, float2 r, float c)
+{
+    return make_float2(r.x > old.x ? ex2((old.x - r.x) * c) : 1.0f, r.y > old.y ? ex2((old.y - r.y) * c) : 1.0f);
 }
 
 /* s = 2^(c s - m) for eights of columns from FROM to TO, added to sum[h]. m: of both rows. */
@@ -207,7 +287,7 @@ template <int N, class T> INLINE void fill_box(uint32_t box, const float (&o)[N]
     __syncwarp();
 }
 
-/* What divides O, and the lse, of the sums l in a thread, and the references m, times scale log2(e). No key at all: 0 and -inf. */
+/* What divides O, and the lse, of the sums l in a thread, and the references m = c r. No weight at all: 0 and -inf. */
 INLINE float2 finish_rows(float *lse, int rows_left, float2 l, float2 m)
 {
     l = make_float2(warp_sum<4>(l.x), warp_sum<4>(l.y));

@@ -99,6 +99,13 @@ static inline __device__ void store_pair(uint32_t at, float2 v)
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(v.x), "f"(v.y));
 }
 
+/* The same for lanes that `may`, without a branch: behind one, the compiler would not rely on it any more that all lanes go together. */
+static inline __device__ void store_pair_if(bool may, uint32_t at, float2 v)
+{
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %3, 0; @p st.shared.v2.f32 [%0], {%1, %2}; }"
+                 :: "r"(at), "f"(v.x), "f"(v.y), "r"((int)may));
+}
+
 /* ---- sm_90a: Hopper's own. For other GPUs these compile to nothing, and kernels that use them must not be launched. */
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

@@ -2,8 +2,10 @@
  * Element types, and the function types through which steps.h declares every step: a signature that drifts does not compile.
  *
  * GPU functions take device pointers, a workspace of workspace_fn's size (NULL when that is 0), and a stream. They launch; they never
- * allocate, copy or synchronise. A workspace is zeroed before the first launch, and belongs to one function and one stream from then
- * on. x and y of a softmax must lie alike: their addresses equal modulo 16 (from cudaMalloc they are).
+ * allocate, copy, synchronise or end the process. A workspace is zeroed before the first launch, and belongs to one function and one
+ * stream from then on. What a function cannot take it does not launch: it leaves an error where a failed launch does, in CUDA's
+ * cudaGetLastError(). x and y of a softmax must lie alike: their addresses equal modulo 16 (from cudaMalloc they are); tensors of
+ * 16-bit attention on multiples of 16.
  */
 #ifndef TYPES_H
 #define TYPES_H
@@ -41,8 +43,11 @@ typedef void softmax_bf16_gpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t c
 struct attention {
     int64_t batch, heads, kv_heads, seq_q, seq_k, dim;
     bool causal;
-    float scale;  /* the scores are scale * Q K^T; usually 1 / sqrt(dim) */
+    float scale;  /* the scores are scale * Q K^T; usually 1 / sqrt(dim). Any finite number */
 };
+
+/* What the largest |V| times seq_k may be in fp32 and bf16: sums of weights times V are divided at the end, and weights reach 2^10. */
+#define ATTENTION_VALUES 0x1p117f
 
 #ifdef __CUDACC__
 #define ATTENTION_FN static inline __host__ __device__
@@ -59,7 +64,12 @@ ATTENTION_FN int64_t attention_visible(struct attention p, int64_t query)
 
 /*
  * O = softmax(scale Q K^T) V, the softmax along the keys. lse: (batch, heads, seq_q), the natural logarithm of the sum of
- * exp(score) in fp32, or NULL when it is not wanted. A query that sees no key gets zeros and an lse of -inf.
+ * exp(score) in fp32, or NULL when it is not wanted. Where numbers end, the same in every step and on every device:
+ *
+ *     no weight    a query that sees no key, or none with a score above -inf: zeros, and an lse of -inf
+ *     NaN          in Q or K: NaN in O and lse of the queries that see it, and of no other
+ *     scores       below 2^127, and so are all sums on the way to them: an infinity there may become NaN
+ *     V            finite, and at most ATTENTION_VALUES / seq_k (docs/numerics.md says what happens otherwise)
  */
 typedef void attention_cpu_fn(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p);
 typedef void attention_gpu_fn(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,

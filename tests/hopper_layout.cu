@@ -59,9 +59,12 @@ template <class T, int KEYS, int DIM> static void launch(struct layout l)
     const T *Q = (const T *)l.Q, *X = (const T *)l.X, *copy = (const T *)l.copy;
     int bytes = sizeof(tiles<T, KEYS, DIM>);
     cudaFuncSetAttribute(layout_kernel<T, KEYS, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    layout_kernel<T, KEYS, DIM><<<1, 128, bytes>>>(attention_map(Q, 1, LAYOUT_QUERIES, DIM, LAYOUT_QUERIES, DIM / PANEL),
-                                                   attention_map(X, LAYOUT_HEADS, l.rows, DIM, KEYS, DIM / PANEL),
-                                                   attention_map(copy, LAYOUT_HEADS, l.rows, DIM, KEYS, DIM / PANEL),
+    CUtensorMap q, x, c;
+    if (!attention_map(&q, Q, 1, LAYOUT_QUERIES, DIM, LAYOUT_QUERIES, DIM / PANEL) ||
+        !attention_map(&x, X, LAYOUT_HEADS, l.rows, DIM, KEYS, DIM / PANEL) ||
+        !attention_map(&c, copy, LAYOUT_HEADS, l.rows, DIM, KEYS, DIM / PANEL))
+        return;
+    layout_kernel<T, KEYS, DIM><<<1, 128, bytes>>>(q, x, c,
                                                    (T *)l.image, l.S, l.O);
 }
 

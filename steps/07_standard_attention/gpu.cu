@@ -101,7 +101,7 @@ static __global__ void softmax_kernel(float *S, float *lse, struct attention p)
 
     for (int64_t first = 0; first < visible; first += 32)
         if (first + lane < visible)
-            S[first + lane] = expf(S[first + lane] - s.m) / s.l;
+            S[first + lane] = s.l == 0.0f ? 0.0f : expf(S[first + lane] - s.m) / s.l; /* no weight: -inf - -inf would be NaN */
     if (lse && lane == 0)
         lse[row] = s.m + logf(s.l);
 }

@@ -127,7 +127,7 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(THREADS
         s = merge_pack(s, load_pack(S + j * PER<T>), visible - j * PER<T>);
     s = row_merge<THREADS>(s);
 
-    float scale = visible == 0 ? 0.0f : 1.0f / s.l;
+    float scale = s.l == 0.0f ? 0.0f : 1.0f / s.l; /* no weight: zeros */
     for (int i = 0; i < PACKS; i++)
         if (i * THREADS + t < packs)
             store_pack(S + (i * THREADS + t) * PER<T>, normalise(held[i], visible - (i * THREADS + t) * PER<T>, s.m, scale));

@@ -69,7 +69,7 @@ template <int PER_LANE> static __global__ void __launch_bounds__(THREADS)
 
     for (int i = 0; i < PER_LANE; i++)
         if (i * 32 + lane < p.dim)
-            O[row * p.dim + i * 32 + lane] = visible == 0 ? 0.0f : o[i] / s.l;
+            O[row * p.dim + i * 32 + lane] = s.l == 0.0f ? 0.0f : o[i] / s.l; /* no weight: zeros */
     if (lse && lane == 0)
         lse[row] = s.m + logf(s.l);
 }

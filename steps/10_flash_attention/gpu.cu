@@ -243,7 +243,7 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
     for (int i = 0; i < M; i++) {
         int64_t query = my_query + spread(i, ROWS);
         float l = warp_sum<COLUMNS>(state[i].l);
-        float scale = attention_visible(p, first_query + query) == 0 ? 0.0f : 1.0f / l;
+        float scale = l == 0.0f ? 0.0f : 1.0f / l; /* no weight: zeros */
 #pragma unroll
         for (int d = 0; d < D; d++)
             if (query < queries && 4 * column + spread(d, COLUMNS) < dim)

@@ -59,8 +59,9 @@ template <class T, int DIM> static __device__ void load_q(uint32_t (*q)[4], cons
         }
 }
 
-/* s: 16 x BC = the warp's Q times k_tile transposed. */
-template <class T, int DIM> static __device__ void scores(float (*s)[4], const uint32_t (*q)[4], const T *k_tile)
+/* s: 16 x BC = scale times the warp's Q times k_tile transposed. */
+template <class T, int DIM>
+static __device__ void scores(float (*s)[4], const uint32_t (*q)[4], const T *k_tile, float scale)
 {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int n = 0; n < BC / 8; n++) {
@@ -70,6 +71,8 @@ template <class T, int DIM> static __device__ void scores(float (*s)[4], const u
             const T *b = &k_tile[(8 * n + g) * DIM + 16 * k + 2 * t];
             mma(s[n], q[k], *(const uint32_t *)b, *(const uint32_t *)(b + 8), T());
         }
+        for (int i = 0; i < 4; i++)
+            s[n][i] *= scale;
     }
 }
 
@@ -83,15 +86,13 @@ static __device__ void mask(float (*s)[4], int visible, int step)
 }
 
 /* Merge the tile's scores s into the rows' states; s becomes exp(s - m). The merge is step 09's, 16 rows at a time. */
-template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float scale)
+template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4])
 {
     for (int h = 0; h < 2; h++) { /* row g, and row g + 8 */
         float m = r->m[h];
         for (int n = 0; n < BC / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] *= scale;
+            for (int i = 2 * h; i < 2 * h + 2; i++)
                 m = fmaxf(m, s[n][i]);
-            }
         m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 1)); /* the four lanes of a row are neighbours */
         m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 2));
 
@@ -182,10 +183,10 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
         __syncthreads();
 
         float s[BC / 8][4];
-        scores<T, DIM>(s, q, k_tile);
+        scores<T, DIM>(s, q, k_tile, p.scale);
         if (key + BC > visible)
             mask(s, visible - key, p.causal ? 8 : 0);
-        softmax(&r, s, p.scale);
+        softmax(&r, s);
         add_values<T, DIM>(r.o, s, v_tile);
         __syncthreads(); /* before the next tile replaces this one */
     }
@@ -203,9 +204,11 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
 {
+    if (!takes_16_bits(O, Q, K, V, p))
+        return;
     if (p.dim == 64)
         launch_for<T, 64>(O, lse, Q, K, V, p, stream);
-    if (p.dim == 128)
+    else
         launch_for<T, 128>(O, lse, Q, K, V, p, stream);
 }
 

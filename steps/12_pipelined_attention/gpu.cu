@@ -28,9 +28,9 @@
 #define BC 64                      /* keys of a tile */
 #define STAGES 2                   /* tiles of K and V with a place in shared memory: the loop alternates between two */
 #define LAG 8.0f                   /* log2 of how far exp(scores) may exceed exp(m): P <= 2^LAG fits fp16, too */
+#define FAR 0x1p20f                /* from here on the rounding of c m would be felt in 2^(c s - c m) */
 #define THREADS (32 * WARPS)
 #define MAX_GRID_Y INT64_C(65535)  /* blocks in a grid's second dimension: the hardware's limit */
-#define LOG2E 1.4426950408889634f
 
 /* What a lane holds of 16 x DIM of O: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
 template <int DIM> struct rows {
@@ -56,6 +56,21 @@ template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t 
     constexpr int STEP = THREADS / (DIM / 8);
     for (int row = 0; row < ROWS; row += STEP)
         cp_async(to + row * DIM * 2, from + row * DIM, row < there);
+}
+
+/* The same for queries under a scale that is not positive: through registers, times its sign. */
+template <class T, int DIM, int ROWS> static __device__ void copy_times(unsigned char *to, const T *from, int there, float sign)
+{
+    constexpr int STEP = THREADS / (DIM / 8);
+#pragma unroll 1 /* few registers, rather than fast */
+    for (int row = 0; row < ROWS; row += STEP) {
+        float v[8] = {};
+        if (row < there)
+            unpack(v, load_pack(from + row * DIM));
+        for (int i = 0; i < 8; i++)
+            v[i] *= sign;
+        *(pack<T> *)(to + row * DIM * 2) = make_pack<T>(v);
+    }
 }
 
 /* s: PARTS times 16 x BC = the warp's Q times K transposed. q_at, k_at: what the lane passes to the first ldmatrix of each. */
@@ -92,12 +107,10 @@ static __device__ void mask(float (*s)[4], int visible, int step)
 /* Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much. Other rows have no say in it. */
 template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
 {
-    bool exceeded[2] = { (m[0] - r->m[0]) * c > LAG, (m[1] - r->m[1]) * c > LAG };
-    if (!__any_sync(ALL_LANES, exceeded[0] || exceeded[1]))
-        return;
     for (int h = 0; h < 2; h++) {
-        float factor = exceeded[h] ? ex2((r->m[h] - m[h]) * c) : 1.0f;
-        r->m[h] = exceeded[h] ? m[h] : r->m[h];
+        bool exceeded = (m[h] - r->m[h]) * c > LAG;
+        float factor = exceeded ? ex2((r->m[h] - m[h]) * c) : 1.0f;
+        r->m[h] = exceeded ? m[h] : r->m[h];
         r->l[h] *= factor;
         for (int n = 0; n < DIM / 8; n++)
             for (int i = 2 * h; i < 2 * h + 2; i++)
@@ -105,27 +118,49 @@ template <int DIM> static __device__ void follow(struct rows<DIM> *r, const floa
     }
 }
 
+/*
+ * What the exponents c s - below refer to is below = c m, rounded once for all of a row, while no product c s is rounded. Where that
+ * would be felt, s becomes s - m, and below 0; and where a row has seen nothing: -inf - -inf would be NaN.
+ */
+static __device__ void center(float (*s)[4], float *below, const float *m)
+{
+    for (int h = 0; h < 2; h++) {
+        bool far = !(fabsf(below[h]) < FAR);
+        float shift = far && m[h] != -INFINITY ? m[h] : 0.0f;
+        for (int n = 0; n < BC / 8; n++)
+            for (int i = 2 * h; i < 2 * h + 2; i++)
+                s[n][i] -= shift;
+        below[h] = far ? 0.0f : below[h];
+    }
+}
+
 /* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
 {
-    float m[2] = { -INFINITY, -INFINITY };
+    float m[2] = { -INFINITY, -INFINITY }, below[2];
     for (int n = 0; n < BC / 8; n++)
         for (int i = 0; i < 4; i++)
             m[i / 2] = fmaxf(m[i / 2], s[n][i]);
+    bool rare = false;
     for (int h = 0; h < 2; h++) { /* the four lanes of a row are neighbours */
         m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 1));
         m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 2));
+        below[h] = r->m[h] * c;
+        rare |= (m[h] - r->m[h]) * c > LAG || !(fabsf(below[h]) < FAR);
     }
-    follow(r, m, c);
+    if (__any_sync(ALL_LANES, rare)) {
+        follow(r, m, c);
+        for (int h = 0; h < 2; h++)
+            below[h] = r->m[h] * c;
+        center(s, below, r->m);
+    }
 
-    for (int h = 0; h < 2; h++) {
-        float below = r->m[h] == -INFINITY ? 0.0f : r->m[h] * c;
+    for (int h = 0; h < 2; h++)
         for (int n = 0; n < BC / 8; n++)
             for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = ex2(s[n][i] * c - below);
+                s[n][i] = ex2(s[n][i] * c - below[h]);
                 r->l[h] += s[n][i];
             }
-    }
 }
 
 /* o += P V, where P: PARTS times 16 x BC is what softmax() left in s. v_at: as q_at and k_at in scores(). */
@@ -178,12 +213,13 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
 }
 
 /*
- * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, p.scale > 0, tensors aligned to 16 bytes, heads from first_head on.
- * c, causal: scale log2(e) and p.causal, again: instructions can take an argument from where it is, without a register.
+ * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, p.scale > 0, tensors aligned to 16 bytes, heads from first_head on. The
+ * queries count times `sign`: -1, 0 or 1. c, causal: scale log2(e) and p.causal, again: instructions can take an argument from where
+ * it is, without a register.
  */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
-                               float c, int causal, unsigned first_head)
+                               float c, float sign, int causal, unsigned first_head)
 {
     constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
     extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it STAGES tiles of K, and STAGES of V */
@@ -210,7 +246,10 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     /* The first copies. `from` is where in K and V this thread's next chunks are. */
     uint32_t q_at = shared_address(q_tile), k_at = q_at + BR * ROW, v_at = k_at + STAGES * TILE;
     uint32_t copy_at = swizzled<DIM>(copy_row, copy_chunk);
-    copy_tile<T, DIM, BR>(q_at + copy_at, Q, (int)p.seq_q - block_row - copy_row);
+    if (sign == 1.0f)
+        copy_tile<T, DIM, BR>(q_at + copy_at, Q, (int)p.seq_q - block_row - copy_row);
+    else
+        copy_times<T, DIM, BR>(q_tile + copy_at, Q, (int)p.seq_q - block_row - copy_row, sign);
     int left = keys - copy_row; /* of the keys, from where this thread copies */
     copy_tile<T, DIM, BC>(k_at + copy_at, K + from, left);
     copy_tile<T, DIM, BC>(v_at + copy_at, V + from, left);
@@ -258,19 +297,23 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
                                                    cudaStream_t stream)
 {
     int bytes = (BR + 2 * STAGES * BC) * DIM * (int)sizeof(T);
+    float c = exponent_scale(p.scale), sign = scale_sign(p.scale);
+    p.scale = scale_size(p.scale);
     cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
         dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
-        pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, p.scale * LOG2E, p.causal,
+        pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, c, sign, p.causal,
                                                                                (unsigned)head);
     }
 }
 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
 {
+    if (!takes_16_bits(O, Q, K, V, p))
+        return;
     if (p.dim == 64)
         launch_for<T, 64>(O, lse, Q, K, V, p, stream);
-    if (p.dim == 128)
+    else
         launch_for<T, 128>(O, lse, Q, K, V, p, stream);
 }
 

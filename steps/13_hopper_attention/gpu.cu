@@ -29,7 +29,7 @@ struct problem {
     int seq_q, seq_k, heads, kv_heads;
     int row_tiles;          /* of a head */
     int more;               /* query i sees the keys below i + more, and below seq_k */
-    float c;                /* scale log2(e) */
+    float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
 };
 
 template <class S> struct __align__(1024) memory {
@@ -69,36 +69,35 @@ template <class S> INLINE void load_block(const problem &p, uint32_t n, int kv_h
 
 /* ---- softmax */
 
-/* A thread's share of its warpgroup's rows. m: times scale log2(e), at most LAG below the maximum. */
+/* A thread's share of its warpgroup's rows. r: what o and l refer to, at most LAG / c below the maximum. */
 template <class S> struct rows {
     float o[S::DIM / 2], l[2];
-    float2 m;
+    float2 r;
 };
 
 /* Let the rows refer to their maximum where it exceeds what they refer to by too much. */
-template <class S> INLINE void follow(rows<S> &r, const float (&s)[S::BC / 2], float c)
+template <class S> INLINE void follow(rows<S> &me, const float (&s)[S::BC / 2], float c)
 {
-    float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c), factor = make_float2(1.0f, 1.0f);
-    if (!__any_sync(ALL_LANES, above.x > r.m.x + LAG || above.y > r.m.y + LAG))
+    float2 old = me.r, above = make_float2(row_maximum(s, 0), row_maximum(s, 1));
+    bool exceeded[2] = { (above.x - old.x) * c > LAG, (above.y - old.y) * c > LAG };
+    if (!__any_sync(ALL_LANES, exceeded[0] || exceeded[1]))
         return;
-    if (above.x > r.m.x + LAG)
-        factor.x = ex2(r.m.x - above.x), r.m.x = above.x;
-    if (above.y > r.m.y + LAG)
-        factor.y = ex2(r.m.y - above.y), r.m.y = above.y;
-    r.l[0] *= factor.x, r.l[1] *= factor.y;
-    rescale(r.o, factor);
+    me.r = make_float2(exceeded[0] ? above.x : old.x, exceeded[1] ? above.y : old.y);
+    float2 factor = factors(old, me.r, c);
+    me.l[0] *= factor.x, me.l[1] *= factor.y;
+    rescale(me.o, factor);
 }
 
 /* O leaves through the place of the warp's queries, 16 rows of each panel, which nobody needs any more. */
-template <class S> INLINE void store(rows<S> &r, const problem &p, int head, int row, int warpgroup)
+template <class S> INLINE void store(rows<S> &me, const problem &p, int head, int row, int warpgroup)
 {
     float *lse = p.lse ? p.lse + (int64_t)head * p.seq_q + row : NULL;
-    rescale(r.o, finish_rows(lse, p.seq_q - row, make_float2(r.l[0], r.l[1]), r.m));
+    rescale(me.o, finish_rows(lse, p.seq_q - row, make_float2(me.l[0], me.l[1]), scaled(me.r, p.c)));
     named_barrier(1 + warpgroup, 128); /* of the warpgroup: all its products with Q are done */
     uint32_t box = shared_address(shared<S>().q[warpgroup]) + threadIdx.x % 128 / 32 * 16 * 128;
 #pragma unroll
     for (int panel = 0; panel < S::DIM / PANEL; panel++, box += ROWS * 128) {
-        fill_box(box, r.o, panel, typename S::T());
+        fill_box(box, me.o, panel, typename S::T());
         if (lane() == 0)
             tma_store(&p.o, box, row, panel, head);
     }
@@ -121,11 +120,13 @@ template <class S> INLINE void attend(const problem &p)
         if (blocks > 0)
             load_block<S>(p, 0, kv_head, (blocks - 1) * S::BC);
     }
-    const uint64_t q = wgmma_descriptor(shared_address(m.q[warpgroup]), 0), k = wgmma_descriptor(shared_address(m.k), 0);
+    const uint64_t q = wgmma_descriptor(uniform(shared_address(m.q[warpgroup])), 0), k = wgmma_descriptor(shared_address(m.k), 0);
     const uint64_t v = wgmma_descriptor(shared_address(m.v), S::BC * 128);
-    rows<S> r = {};
-    r.m = make_float2(NO_KEY, NO_KEY);
+    rows<S> me = {};
+    me.r = make_float2(-INFINITY, -INFINITY);
     wait_full(m.queries, 0);
+    if (p.sign != 1.0f)
+        multiply_queries(m.q[warpgroup], p.sign, warpgroup);
     for (int n = 0; n < blocks; n++) {
         const int first_key = (blocks - 1 - n) * S::BC;
         float s[S::BC / 2];
@@ -138,14 +139,14 @@ template <class S> INLINE void attend(const problem &p)
         arrived(s);
         if (first_key + S::BC > visible)
             mask(s, min(p.seq_k, row + p.more) - first_key, min(p.seq_k, row + 8 + p.more) - first_key);
-        follow(r, s, p.c);
-        exponentials<0, S::BC / 8>(s, r.m, p.c, r.l);
+        follow(me, s, p.c);
+        exponentials<0, S::BC / 8>(s, refer(s, me.r, p.c), p.c, me.l);
         pack_weights(weights, s, typename S::T());
-        begin_values(r.o, weights, v + n % STAGES * (S::BYTES / 16), true, typename S::T());
-        end_values(r.o, weights);
+        begin_values(me.o, weights, v + n % STAGES * (S::BYTES / 16), true, typename S::T());
+        end_values(me.o, weights);
         release_together(m.blocks, n);
     }
-    store(r, p, head, row, warpgroup);
+    store(me, p, head, row, warpgroup);
 }
 
 template <class S> static __global__ void __launch_bounds__(128 * S::WGS, 1)
@@ -169,22 +170,26 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
 {
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
     struct problem p = {};
-    p.q = attention_map(Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL);
-    p.k = attention_map(K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.v = attention_map(V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.o = attention_map(O, heads, a.seq_q, S::DIM, 16, 1);
+    static_assert(sizeof(memory<S>) <= SHARED_BYTES, "more than a block's shared memory");
+    if (!attention_map(&p.q, Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL) ||
+        !attention_map(&p.k, K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
+        !attention_map(&p.v, V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
+        !attention_map(&p.o, O, heads, a.seq_q, S::DIM, 16, 1))
+        return;
     p.lse = lse;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
     p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads;
     p.row_tiles = (p.seq_q + S::BR - 1) / S::BR;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
-    p.c = a.scale * LOG2E;
+    p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
     cudaFuncSetAttribute(hopper_attention_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<S>));
     hopper_attention_kernel<S><<<(unsigned)(p.row_tiles * heads), 128 * S::WGS, sizeof(memory<S>), stream>>>(p);
 }
 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
 {
+    if (!takes_16_bits(O, Q, K, V, a))
+        return;
     if (a.dim == 128)
         launch_as<shape<T, 128, 3, 128>>(O, lse, Q, K, V, a, stream);
     else

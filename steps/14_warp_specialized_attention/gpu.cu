@@ -22,7 +22,8 @@ template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int
     typedef ELEMENT T;
     static constexpr int DIM = HEAD_DIM, WGS = WARPGROUPS, BR = ROWS * WGS, BC = KEYS;
     static constexpr int STAGES = PLACES;          /* places for blocks of K, and as many for blocks of V */
-    static constexpr int REGISTERS = KEEP;         /* of a consumer. A producer needs few */
+    static constexpr int REGISTERS = KEEP;         /* of a consumer; a producer has what is left, and needs few */
+    static constexpr int PRODUCER = registers_left(WGS, KEEP);
     static constexpr int BYTES = BC * DIM * 2;     /* of a block of keys */
     static constexpr int EARLY = FIRST;            /* eights of a block's keys that are exponentiated before the wait for P V */
 };
@@ -38,13 +39,13 @@ struct problem {
     int seq_q, seq_k, heads, kv_heads;
     int row_tiles;          /* of a head */
     int more;               /* query i sees the keys below i + more, and below seq_k */
-    float c;                /* scale log2(e) */
+    float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
 };
 
 template <class S> struct __align__(1024) memory {
     typename S::T q[S::WGS][ROWS * S::DIM];         /* a warpgroup's queries; at the end its results on their way out */
     typename S::T k[S::STAGES][S::BC * S::DIM], v[S::STAGES][S::BC * S::DIM];
-    float2 m[S::WGS * 128];                         /* of a thread's two rows, times c: registers are too scarce */
+    float2 m[S::WGS * 128], r[S::WGS * 32];         /* what rows refer to, times c and as it is: registers are too scarce */
     ring<1> queries[S::WGS];
     ring<S::STAGES> keys, values;
 };
@@ -132,6 +133,11 @@ template <class S> INLINE uint32_t m_of_thread(void)
     return shared_address(&shared<S>().m[threadIdx.x]);
 }
 
+template <class S> INLINE uint32_t r_of_row(void)
+{
+    return shared_address(&shared<S>().r[threadIdx.x / 4]);
+}
+
 /* ---- consumers: a tile */
 
 /* The first block, whose softmax has no product to run beside. */
@@ -140,6 +146,8 @@ template <class S> INLINE void first_block(consumer<S> &me, const problem &p)
     memory<S> &shm = shared<S>();
     float s[S::BC / 2];
     wait_full(shm.queries[me.warpgroup], 0);
+    if (p.sign != 1.0f)
+        multiply_queries(shm.q[me.warpgroup], p.sign, me.warpgroup);
     wait_full(shm.keys, me.keys);
     mark(WAITED_FOR_K, me.keys);
     begin_scores(s, me);
@@ -150,26 +158,29 @@ template <class S> INLINE void first_block(consumer<S> &me, const problem &p)
     release_together(shm.keys, me.keys++);
     if (me.block >= me.masked_from)
         mask_block(s, me, p);
-    store_pair(m_of_thread<S>(), make_float2(row_maximum(s, 0) * p.c, row_maximum(s, 1) * p.c));
-    exponentials<0, S::BC / 8>(s, load_pair(m_of_thread<S>()), p.c, me.l);
+    float2 r = make_float2(row_maximum(s, 0), row_maximum(s, 1));
+    exponentials<0, S::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<S>(), r_of_row<S>()), p.c, me.l);
     pack_weights(me.p, s, typename S::T());
     mark(DID_SOFTMAX, me.keys - 1);
 }
 
-/* What the rows refer to: m, and where their maximum is too far above that, their maximum. */
+/* What the rows refer to: m, and where their maximum is too far above that, or m is NaN, their maximum. */
 template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
 {
     float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c);
-    return make_float2(above.x > m.x + LAG ? above.x : m.x, above.y > m.y + LAG ? above.y : m.y);
+    return make_float2(above.x <= m.x + LAG ? m.x : above.x, above.y <= m.y + LAG ? m.y : above.y);
 }
 
-/* Let what is there already, l and O, refer to m instead of old. Where m has stayed the factor is 1, and changes no bit. */
-template <class S> INLINE void raise(consumer<S> &me, float2 old, float2 m)
+/* What follow() says, done: l and O are to be multiplied by `factor`. A row that is not near, whose old m is NaN, is looked at here. */
+template <class S> INLINE float2 raise(float2 &factor, float (&s)[S::BC / 2], float2 old, float2 m, float c)
 {
-    float2 factor = make_float2(ex2(old.x - m.x), ex2(old.y - m.y));
-    me.l[0] *= factor.x, me.l[1] *= factor.y;
-    rescale(me.o, factor);
-    store_pair(m_of_thread<S>(), m);
+    float2 before = load_pair(r_of_row<S>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
+    if (isnan(old.x) ? (above.x - r.x) * c > LAG : m.x > old.x)
+        r.x = above.x;
+    if (isnan(old.y) ? (above.y - r.y) * c > LAG : m.y > old.y)
+        r.y = above.y;
+    factor = factors(before, r, c);
+    return keep_reference(s, r, c, m_of_thread<S>(), r_of_row<S>());
 }
 
 /* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
@@ -179,7 +190,7 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     float s[S::BC / 2], sum[2] = { 0.0f, 0.0f };
     wait_full(shm.keys, me.keys);
     mark(WAITED_FOR_K, me.keys);
-    float2 old = load_pair(m_of_thread<S>()); /* early: it is here when the scores are */
+    float2 old = load_pair(m_of_thread<S>()), factor; /* early: it is here when the scores are */
     begin_scores(s, me);
     wait_full(shm.values, me.values);
     begin_values(me, me.add);
@@ -192,7 +203,9 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     if (MASKED)
         mask_block(s, me, p);
     float2 m = follow(s, old, p.c);
-    bool risen = __any_sync(ALL_LANES, m.x > old.x || m.y > old.y);
+    bool rare = __any_sync(ALL_LANES, m.x != old.x || m.y != old.y); /* what is NaN is unlike itself */
+    if (rare)
+        m = raise<S>(factor, s, old, m, p.c);
     exponentials<0, S::EARLY>(s, m, p.c, sum);
     if (__any_sync(ALL_LANES, me.l[0] + sum[0] + sum[1] < 0.0f)) { /* never: see the lesson on what the branch is for */
         end_values(me.o, me.p);
@@ -200,8 +213,10 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     } else {
         end_values(me.o, me.p);
     }
-    if (risen)
-        raise(me, old, m);
+    if (rare) {
+        me.l[0] *= factor.x, me.l[1] *= factor.y;
+        rescale(me.o, factor);
+    }
     mark(GOT_VALUES, me.keys - 1);
     release_together(shm.values, me.values++);
     exponentials<S::EARLY, S::BC / 8>(s, m, p.c, sum);
@@ -215,7 +230,7 @@ template <class S> INLINE void end_tile(consumer<S> &me, const problem &p)
 {
     int row = me.tile.first_row + ROWS * me.warpgroup + row_of_thread();
     float *lse = p.lse ? p.lse + (int64_t)me.tile.head * p.seq_q + row : NULL;
-    rescale(me.o, finish_rows(lse, p.seq_q - row, make_float2(me.l[0], me.l[1]), load_pair(m_of_thread<S>())));
+    rescale(me.o, finish_rows(lse, p.seq_q - row, make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<S>()), p.c)));
     named_barrier(1 + me.warpgroup, 128); /* of the warpgroup: all its products with Q are done */
     uint32_t box = shared_address(shared<S>().q[me.warpgroup]) + threadIdx.x % 128 / 32 * 16 * 128;
 #pragma unroll
@@ -262,7 +277,7 @@ template <class S> static __global__ void __launch_bounds__(128 * (S::WGS + 1), 
         __syncthreads();
         int warpgroup = uniform(threadIdx.x / 128);
         if (warpgroup == S::WGS) {
-            fewer_registers<S::WGS == 3 ? 32 : 24>();
+            fewer_registers<S::PRODUCER>();
             if (threadIdx.x % 128 == 0)
                 produce_keys<S>(p);
             if (threadIdx.x % 128 == 32)
@@ -281,16 +296,18 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
 {
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
     struct problem p = {};
-    p.q = attention_map(Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL);
-    p.k = attention_map(K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.v = attention_map(V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.o = attention_map(O, heads, a.seq_q, S::DIM, 16, 1);
+    static_assert(sizeof(memory<S>) <= SHARED_BYTES, "more than a block's shared memory");
+    if (!attention_map(&p.q, Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL) ||
+        !attention_map(&p.k, K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
+        !attention_map(&p.v, V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
+        !attention_map(&p.o, O, heads, a.seq_q, S::DIM, 16, 1))
+        return;
     p.lse = lse;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
     p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads;
     p.row_tiles = (p.seq_q + S::BR - 1) / S::BR;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
-    p.c = a.scale * LOG2E;
+    p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
     cudaFuncSetAttribute(warp_specialized_attention_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<S>));
     timeline_at_exit();
     warp_specialized_attention_kernel<S><<<(unsigned)(p.row_tiles * heads), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
@@ -299,6 +316,8 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
 /* Which shape for which problem: the lesson has the measurements behind it. */
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
 {
+    if (!takes_16_bits(O, Q, K, V, a))
+        return;
     if (a.dim == 128)
         launch_as<shape<T, 128, 2, 128, 2, 240, 6>>(O, lse, Q, K, V, a, stream);
     else if (a.seq_k <= (a.causal ? 4096 : 1024))

@@ -53,6 +53,11 @@ template <class S> INLINE uint32_t m_of_thread(void)
     return shared_address(&shared<S>().m[threadIdx.x]);
 }
 
+template <class S> INLINE uint32_t r_of_row(void)
+{
+    return shared_address(&shared<S>().r[threadIdx.x / 4]);
+}
+
 /* ---- consumers: a tile */
 
 /*
@@ -94,6 +99,8 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     int skipped = begin_tile(me, p);
     skip(shm.keys, me.keys, skipped, me.warpgroup);
     wait_full(shm.queries[me.warpgroup], me.tiles);
+    if (p.sign != 1.0f)
+        multiply_queries(shm.q[me.warpgroup][me.tiles % 2], p.sign, me.warpgroup);
     wait_full(shm.keys, me.keys);
     begin_scores(s, me);
     if (BEFORE) {
@@ -107,10 +114,10 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
         release_together(shm.queries[me.warpgroup], me.tiles - 1);
     if (me.block >= me.masked_from)
         mask_block(s, me, p);
-    float2 l = make_float2(me.l[0], me.l[1]), m = load_pair(m_of_thread<S>());
+    float2 l = make_float2(me.l[0], me.l[1]), before = load_pair(r_of_row<S>());
+    float2 r = make_float2(row_maximum(s, 0), row_maximum(s, 1));
     me.l[0] = me.l[1] = 0.0f;
-    store_pair(m_of_thread<S>(), make_float2(row_maximum(s, 0) * p.c, row_maximum(s, 1) * p.c));
-    exponentials<0, S::BC / 8>(s, load_pair(m_of_thread<S>()), p.c, me.l);
+    exponentials<0, S::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<S>(), r_of_row<S>()), p.c, me.l);
     if (BEFORE) {
         stay_above(l.x + me.l[0] + me.l[1]);
         end_values(me.o, me.p);
@@ -118,27 +125,30 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     }
     pack_weights(me.p, s, typename S::T());
     if (BEFORE) {
-        end_tile(me, p, announced<S>(me.tiles - 1), l, m);
+        end_tile(me, p, announced<S>(me.tiles - 1), l, scaled(before, p.c));
         release(shm.tiles, me.tiles - 1);
     }
     skip(shm.values, me.values, skipped, me.warpgroup);
     me.add = false;
 }
 
-/* What the rows refer to: m, and where their maximum is too far above that, their maximum. */
+/* What the rows refer to: m, and where their maximum is too far above that, or m is NaN, their maximum. */
 template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
 {
     float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c);
-    return make_float2(above.x > m.x + LAG ? above.x : m.x, above.y > m.y + LAG ? above.y : m.y);
+    return make_float2(above.x <= m.x + LAG ? m.x : above.x, above.y <= m.y + LAG ? m.y : above.y);
 }
 
-/* Let what is there already, l and O, refer to m instead of old. Where m has stayed the factor is 1, and changes no bit. */
-template <class S> INLINE void raise(consumer<S> &me, float2 old, float2 m)
+/* What follow() says, done: l and O are to be multiplied by `factor`. A row that is not near, whose old m is NaN, is looked at here. */
+template <class S> INLINE float2 raise(float2 &factor, float (&s)[S::BC / 2], float2 old, float2 m, float c)
 {
-    float2 factor = make_float2(ex2(old.x - m.x), ex2(old.y - m.y));
-    me.l[0] *= factor.x, me.l[1] *= factor.y;
-    rescale(me.o, factor);
-    store_pair(m_of_thread<S>(), m);
+    float2 before = load_pair(r_of_row<S>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
+    if (isnan(old.x) ? (above.x - r.x) * c > LAG : m.x > old.x)
+        r.x = above.x;
+    if (isnan(old.y) ? (above.y - r.y) * c > LAG : m.y > old.y)
+        r.y = above.y;
+    factor = factors(before, r, c);
+    return keep_reference(s, r, c, m_of_thread<S>(), r_of_row<S>());
 }
 
 /* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
@@ -147,7 +157,7 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     memory<S> &shm = shared<S>();
     float s[S::BC / 2], sum[2] = { 0.0f, 0.0f };
     wait_full(shm.keys, me.keys);
-    float2 old = load_pair(m_of_thread<S>()); /* early: it is here when the scores are */
+    float2 old = load_pair(m_of_thread<S>()), factor; /* early: it is here when the scores are */
     begin_scores(s, me);
     wait_full(shm.values, me.values);
     begin_values(me, me.add);
@@ -158,7 +168,9 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     if (MASKED)
         mask_block(s, me, p);
     float2 m = follow(s, old, p.c);
-    bool risen = __any_sync(ALL_LANES, m.x > old.x || m.y > old.y);
+    bool rare = __any_sync(ALL_LANES, m.x != old.x || m.y != old.y); /* as in step 14 */
+    if (rare)
+        m = raise<S>(factor, s, old, m, p.c);
     exponentials<0, S::EARLY>(s, m, p.c, sum);
     if (__any_sync(ALL_LANES, me.l[0] + sum[0] + sum[1] < 0.0f)) { /* never: as in step 14 */
         end_values(me.o, me.p);
@@ -166,8 +178,10 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     } else {
         end_values(me.o, me.p);
     }
-    if (risen)
-        raise(me, old, m);
+    if (rare) {
+        me.l[0] *= factor.x, me.l[1] *= factor.y;
+        rescale(me.o, factor);
+    }
     release_together(shm.values, me.values++);
     exponentials<S::EARLY, S::BC / 8>(s, m, p.c, sum);
     me.l[0] += sum[0], me.l[1] += sum[1];
@@ -195,7 +209,7 @@ template <class S> INLINE void consume(const problem &p, int warpgroup)
     wait_full(shared<S>().values, me.values);
     begin_values(me, me.add);
     end_values(me.o, me.p);
-    end_tile(me, p, announced<S>(me.tiles - 1), make_float2(me.l[0], me.l[1]), load_pair(m_of_thread<S>()));
+    end_tile(me, p, announced<S>(me.tiles - 1), make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<S>()), p.c));
     if (lane() == 0)
         tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
 }
@@ -220,7 +234,9 @@ template <class S> static __global__ void __launch_bounds__(128 * (S::WGS + 1), 
 template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
                                                   void *workspace, cudaStream_t stream)
 {
-    struct problem p = problem_of<S>(O, lse, Q, K, V, a, workspace);
+    struct problem p;
+    if (!problem_of<S>(&p, O, lse, Q, K, V, a, workspace))
+        return;
     cudaFuncSetAttribute(persistent_attention_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<S>));
     persistent_attention_kernel<S><<<min(multiprocessors(), p.tiles), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
 }
@@ -229,6 +245,8 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, void *workspace,
                                       cudaStream_t stream)
 {
+    if (!takes_16_bits(O, Q, K, V, a))
+        return;
     if (a.dim == 128)
         launch_as<shape<T, 128, 2, 128, 2, 240, 4>>(O, lse, Q, K, V, a, workspace, stream);
     else if (a.seq_k <= (a.causal ? 4096 : 1024))

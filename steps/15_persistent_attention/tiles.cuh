@@ -21,7 +21,8 @@ template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int
     typedef ELEMENT T;
     static constexpr int DIM = HEAD_DIM, WGS = WARPGROUPS, BR = ROWS * WGS, BC = KEYS;
     static constexpr int STAGES = PLACES;          /* places for blocks of K, and as many for blocks of V */
-    static constexpr int REGISTERS = KEEP;         /* of a consumer. A producer needs few */
+    static constexpr int REGISTERS = KEEP;         /* of a consumer; a producer has what is left, and needs few */
+    static constexpr int PRODUCER = registers_left(WGS, KEEP);
     static constexpr int BYTES = BC * DIM * 2;     /* of a block of keys */
     static constexpr int EARLY = FIRST;            /* eights of a block's keys that are exponentiated before the wait for P V */
 };
@@ -38,15 +39,16 @@ struct problem {
     int seq_q, seq_k, heads, kv_heads, all_heads;
     int row_tiles, tiles;   /* of a head; of all */
     int section;            /* heads whose tiles are handed out together */
+    bool in_turn;           /* whoever is free takes the next tile; otherwise each block takes every gridDim.x-th */
     int more;               /* query i sees the keys below i + more, and below seq_k */
-    float c;                /* scale log2(e) */
+    float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
 };
 
 template <class S> struct __align__(1024) memory {
     typename S::T q[S::WGS][2][ROWS * S::DIM];      /* a warpgroup's queries, of this tile and of the next */
     typename S::T k[S::STAGES][S::BC * S::DIM], v[S::STAGES][S::BC * S::DIM];
     typename S::T o[S::WGS * 4][16 * S::DIM];       /* a warp's results on their way out */
-    float2 m[S::WGS * 128];                         /* of a thread's two rows, times c: registers are too scarce */
+    float2 m[S::WGS * 128], r[S::WGS * 32];         /* what rows refer to, times c and as it is: registers are too scarce */
     struct tile tile[TILES];
     ring<2> queries[S::WGS];
     ring<S::STAGES> keys, values;
@@ -113,13 +115,13 @@ template <class S> INLINE void produce_keys(const problem &p)
 #pragma unroll 1
         for (int block = t.blocks - 1; block >= 0; block--) {
             if (block == 0) /* the answer comes while this thread waits for a place */
-                next = p.section > 1 ? gridDim.x + atomicAdd(&p.handed_out[0], 1) : next + gridDim.x;
+                next = p.in_turn ? gridDim.x + atomicAdd(&p.handed_out[0], 1) : next + gridDim.x;
             load(m.keys, keys++, m.k, S::BYTES, &p.k, block * S::BC, t.kv_head, KEEP_IN_L2);
         }
         t = tile_at<S>(p, next);
         announce<S>(t, tiles++);
     }
-    if (p.section > 1 && atomicAdd(&p.handed_out[1], 1) == gridDim.x - 1)
+    if (p.in_turn && atomicAdd(&p.handed_out[1], 1) == gridDim.x - 1)
         p.handed_out[0] = p.handed_out[1] = 0; /* the last of all: for the next launch */
 }
 
@@ -177,7 +179,7 @@ template <class S> INLINE void begin_rings(void)
 
 template <class S> INLINE void produce(const problem &p)
 {
-    fewer_registers<S::WGS == 3 ? 32 : 24>();
+    fewer_registers<S::PRODUCER>();
     if (threadIdx.x % 128 == 0)
         produce_keys<S>(p);
     if (threadIdx.x % 128 == 32)
@@ -188,23 +190,28 @@ template <class S> INLINE void produce(const problem &p)
 
 /* ---- launching */
 
-template <class S, class T> static struct problem problem_of(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
-                                                             void *workspace)
+/* False, and refused, if the copy engine cannot have it. */
+template <class S, class T> static bool problem_of(struct problem *of, T *O, float *lse, const T *Q, const T *K, const T *V,
+                                                   struct attention a, void *workspace)
 {
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
     struct problem p = {};
-    p.q = attention_map(Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL);
-    p.k = attention_map(K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.v = attention_map(V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL);
-    p.o = attention_map(O, heads, a.seq_q, S::DIM, 16, 1);
+    static_assert(sizeof(memory<S>) <= SHARED_BYTES, "more than a block's shared memory");
+    if (!attention_map(&p.q, Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL) ||
+        !attention_map(&p.k, K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
+        !attention_map(&p.v, V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
+        !attention_map(&p.o, O, heads, a.seq_q, S::DIM, 16, 1))
+        return false;
     p.lse = lse, p.handed_out = (int *)workspace;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
     p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads, p.all_heads = (int)heads;
     p.row_tiles = (p.seq_q + S::BR - 1) / S::BR, p.tiles = p.row_tiles * p.all_heads;
     p.section = a.causal ? min(p.all_heads, 2048 / S::DIM) : 1;
+    p.in_turn = a.causal;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
-    p.c = a.scale * LOG2E;
-    return p;
+    p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
+    *of = p;
+    return true;
 }
 
 #endif

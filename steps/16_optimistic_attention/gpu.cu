@@ -57,6 +57,11 @@ template <class S> INLINE uint32_t m_of_thread(void)
     return shared_address(&shared<S>().m[threadIdx.x]);
 }
 
+template <class S> INLINE uint32_t r_of_row(void)
+{
+    return shared_address(&shared<S>().r[threadIdx.x / 4]);
+}
+
 /* ---- consumers: a tile */
 
 /*
@@ -98,6 +103,8 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     int skipped = begin_tile(me, p);
     skip(shm.keys, me.keys, skipped, me.warpgroup);
     wait_full(shm.queries[me.warpgroup], me.tiles);
+    if (p.sign != 1.0f)
+        multiply_queries(shm.q[me.warpgroup][me.tiles % 2], p.sign, me.warpgroup);
     wait_full(shm.keys, me.keys);
     begin_scores(s, me);
     if (BEFORE) {
@@ -111,10 +118,10 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
         release_together(shm.queries[me.warpgroup], me.tiles - 1);
     if (me.block >= me.masked_from)
         mask_block(s, me, p);
-    float2 l = make_float2(me.l[0], me.l[1]), m = load_pair(m_of_thread<S>());
+    float2 l = make_float2(me.l[0], me.l[1]), before = load_pair(r_of_row<S>());
+    float2 r = make_float2(row_maximum(s, 0), row_maximum(s, 1));
     me.l[0] = me.l[1] = 0.0f;
-    store_pair(m_of_thread<S>(), make_float2(row_maximum(s, 0) * p.c, row_maximum(s, 1) * p.c));
-    exponentials<0, S::BC / 8>(s, load_pair(m_of_thread<S>()), p.c, me.l);
+    exponentials<0, S::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<S>(), r_of_row<S>()), p.c, me.l);
     if (BEFORE) {
         stay_above(l.x + me.l[0] + me.l[1]);
         end_values(me.o, me.p);
@@ -122,14 +129,14 @@ template <class S, bool BEFORE> INLINE void first_block(consumer<S> &me, const p
     }
     pack_weights(me.p, s, typename S::T());
     if (BEFORE) {
-        end_tile(me, p, announced<S>(me.tiles - 1), l, m);
+        end_tile(me, p, announced<S>(me.tiles - 1), l, scaled(before, p.c));
         release(shm.tiles, me.tiles - 1);
     }
     skip(shm.values, me.values, skipped, me.warpgroup);
     me.add = false;
 }
 
-/* A sum is out of bounds, or NaN. The rows where it is refer to their maximum from now on. */
+/* A sum is out of bounds, infinite or NaN: of a row that is not near, whose m is NaN, always. The rows where it is refer to their maximum from now on. */
 template <class S> INLINE void repair(float (&s)[S::BC / 2], consumer<S> &me, const problem &p, float (&sum)[2], bool masked)
 {
     count(REPAIRS);
@@ -138,20 +145,16 @@ template <class S> INLINE void repair(float (&s)[S::BC / 2], consumer<S> &me, co
     arrived(s);
     if (masked)
         mask_block(s, me, p);
-    float2 old = load_pair(m_of_thread<S>());
-    float m[2] = { old.x, old.y }, factor[2];
-    for (int h = 0; h < 2; h++) {
-        bool out = __ballot_sync(ALL_LANES, !(sum[h] < BOUND)) >> (lane() & ~3) & 15; /* in any of the row's lanes */
-        float above = fmaxf(m[h], row_maximum(s, h) * p.c);
-        above = out ? above : m[h];
-        factor[h] = ex2(m[h] - above);
-        m[h] = above;
-        me.l[h] *= factor[h];
-        sum[h] = 0.0f;
-    }
-    rescale(me.o, make_float2(factor[0], factor[1]));
-    store_pair(m_of_thread<S>(), make_float2(m[0], m[1]));
-    exponentials<0, S::BC / 8>(s, load_pair(m_of_thread<S>()), p.c, sum);
+    float2 old = load_pair(r_of_row<S>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = old;
+    if (__ballot_sync(ALL_LANES, !(sum[0] < BOUND)) >> (lane() & ~3) & 15) /* in any of the row's four lanes */
+        r.x = fmaxf(old.x, above.x);
+    if (__ballot_sync(ALL_LANES, !(sum[1] < BOUND)) >> (lane() & ~3) & 15)
+        r.y = fmaxf(old.y, above.y);
+    float2 factor = factors(old, r, p.c);
+    me.l[0] *= factor.x, me.l[1] *= factor.y;
+    rescale(me.o, factor);
+    sum[0] = sum[1] = 0.0f;
+    exponentials<0, S::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<S>(), r_of_row<S>()), p.c, sum);
     pack_weights(me.p, s, typename S::T());
 }
 
@@ -181,7 +184,7 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     exponentials<S::EARLY, S::BC / 8>(s, m, p.c, sum);
     pack_weights(me.p, s, typename S::T());
     count(CHECKS);
-    if (named_barrier_any(1 + me.warpgroup, 128, !(sum[0] + sum[1] < BOUND)))
+    if (named_barrier_any(1 + me.warpgroup, 128, !(sum[0] < BOUND && sum[1] < BOUND)))
         repair(s, me, p, sum, MASKED);
     me.l[0] += sum[0];
     me.l[1] += sum[1];
@@ -209,7 +212,7 @@ template <class S> INLINE void consume(const problem &p, int warpgroup)
     wait_full(shared<S>().values, me.values);
     begin_values(me, me.add);
     end_values(me.o, me.p);
-    end_tile(me, p, announced<S>(me.tiles - 1), make_float2(me.l[0], me.l[1]), load_pair(m_of_thread<S>()));
+    end_tile(me, p, announced<S>(me.tiles - 1), make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<S>()), p.c));
     if (lane() == 0)
         tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
 }
@@ -234,7 +237,9 @@ template <class S> static __global__ void __launch_bounds__(128 * (S::WGS + 1), 
 template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
                                                   void *workspace, cudaStream_t stream)
 {
-    struct problem p = problem_of<S>(O, lse, Q, K, V, a, workspace);
+    struct problem p;
+    if (!problem_of<S>(&p, O, lse, Q, K, V, a, workspace))
+        return;
     cudaFuncSetAttribute(optimistic_attention_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<S>));
     timeline_at_exit();
     optimistic_attention_kernel<S><<<min(multiprocessors(), p.tiles), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
@@ -244,6 +249,8 @@ template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, void *workspace,
                                       cudaStream_t stream)
 {
+    if (!takes_16_bits(O, Q, K, V, a))
+        return;
     if (a.dim == 128)
         launch_as<shape<T, 128, 2, 128, 2, 240, 8>>(O, lse, Q, K, V, a, workspace, stream);
     else
