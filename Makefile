@@ -212,6 +212,10 @@ mutants: $(if $(filter 1,$(CUDA)),$(MUTANTS:%=$B/mutants/%/main_gpu)) ## attenti
 delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, each warp late at random: no hang, and the same bits
 	@B=$B tests/delays.sh
 
+repairs: ## how often step 16 repairs, on which input, and that no repair is for nothing, on a Hopper GPU
+	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/16_optimistic_attention
+	@B=build/debug tests/repairs.sh
+
 sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
 	@tests/sanitize.sh
 
@@ -224,7 +228,7 @@ format: ## clang-format on all sources
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants delays sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants delays repairs sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

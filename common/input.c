@@ -47,14 +47,14 @@ static float rising(uint64_t bits, int64_t col, int64_t cols)
 
 /* One place for all families, so that the list and what it means cannot differ. */
 static const char *const families[] = {
-    "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "shifted", "far", "masked", "empty", "nan", "real", "large",
+    "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "shifted", "far", "masked", "empty", "nan", "real", "large", "plateau",
 };
-enum family { NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL, LARGE };
+enum family { NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL, LARGE, PLATEAU };
 
 const char *const input_families =
     "normal, uniform, rising, falling, adversarial, equal, peak, shifted, far, masked, empty, nan, real";
 
-const char *const attention_families = "normal, uniform, rising, falling, adversarial, equal, peak, large, real";
+const char *const attention_families = "normal, uniform, rising, falling, adversarial, equal, peak, large, plateau, real";
 
 static int family_of(const char *name)
 {
@@ -315,6 +315,8 @@ const struct shape attention_shapes[] = {
 
 #define HIGH 64.0f  /* a query's first coordinates; times a key's, 40, and 1/8: scores reach +-320 at dim 64, as SWING has it */
 #define WIDE 40.0f
+#define PLATEAU_KEYS 128  /* the last keys of "plateau": below the others by 2^9.5, or 2^8.5 at heads of 128 (of 2, and e^score is meant), */
+                          /* so that a lane's 16 or 32 weights in step 16 add up to 2^13.5: in its bounds, by less than a factor of 2 */
 
 /*
  * +-high: what steers a query, so that its scores reach +-320 whatever the scale is (with a scale of 0 they are all 0). Refused where
@@ -341,6 +343,7 @@ static float query_value(enum family family, int64_t query, int64_t i, float pla
     case FALLING: return i == 0 ? -high : i == 1 ? 0 : 0.1f * plain;
     case FAR:     return i == 0 ? 0 : i == 1 ? -high : 0.1f * plain; /* all scores lie around -320 */
     case NORMAL:  return i < 2 ? 0 : plain;
+    case PLATEAU: return i == 0 ? high : 0;
     default:      return plain;
     }
 }
@@ -351,7 +354,7 @@ static float query_value(enum family family, int64_t query, int64_t i, float pla
  */
 static void fill_qkv(struct qkv *t, enum dtype dtype, const struct attention *p, enum family family, uint64_t seed)
 {
-    bool steered = family == RISING || family == FALLING || family == ADVERSARIAL;
+    bool steered = family == RISING || family == FALLING || family == ADVERSARIAL || family == PLATEAU;
     float high = steered ? (float)high_of(p, dtype, family) : 0, q_scale = family == LARGE ? 5 : 1, kv_scale = family == LARGE ? 3 : 1;
 #pragma omp parallel for
     for (int64_t row = 0; row < p->batch * p->heads * p->seq_q; row++)
@@ -372,6 +375,8 @@ static void fill_qkv(struct qkv *t, enum dtype dtype, const struct attention *p,
                 k = WIDE * (p->seq_k > 1 ? 2 * (float)key / (float)(p->seq_k - 1) - 1 : 1);
             if (steered && i == 1)
                 k = WIDE;
+            if (family == PLATEAU && i == 0) /* times high and the scale, 8 in all */
+                k = key >= p->seq_k - PLATEAU_KEYS ? 0 : (p->dim > 64 ? 8.5f : 9.5f) * 0.693147f / 8;
             if (family == PEAK && key == p->seq_k / 3)
                 k *= 20; /* one key that dominates half of the queries */
             element_set(t->k.data, dtype, row * p->dim + i, kv_scale * k);

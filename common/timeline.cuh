@@ -13,7 +13,7 @@
 enum mark { WAITED_FOR_K, BEGAN_PRODUCTS, GOT_SCORES, GOT_VALUES, DID_SOFTMAX, /* consumers */
             BEGAN_K, BEGAN_V,                                                  /* producers */
             MARKS };
-enum count { CHECKS, REPAIRS, COUNTS };
+enum count { CHECKS, REPAIRS, IDLE_REPAIRS, COUNTS };
 
 #ifdef TIMELINE
 #include <stdio.h>
@@ -43,6 +43,13 @@ INLINE void count(enum count what)
 {
     if (threadIdx.x % 128 == 0)
         atomicAdd(&timeline.counts[what], 1ull);
+}
+
+/* A repair by a whole warpgroup, which changed what this thread's rows refer to, or not. */
+INLINE void count_idle(bool changed, int warpgroup)
+{
+    if (!named_barrier_any(1 + warpgroup, 128, changed))
+        count(IDLE_REPAIRS);
 }
 
 /* The clocks of the last launch, to the file that $TIMELINE names: warpgroup, block, and a column for each mark, - for none. */
@@ -82,8 +89,8 @@ static void print_timeline(void)
     if (t.clocks[0][0][WAITED_FOR_K])
         print_marks(&t);
     if (t.counts[CHECKS])
-        printf("    repairs     %llu of %llu blocks of a warpgroup, %.3g %%\n", t.counts[REPAIRS], t.counts[CHECKS],
-               100.0 * (double)t.counts[REPAIRS] / (double)t.counts[CHECKS]);
+        printf("    repairs     %llu of %llu blocks of a warpgroup, %.3g %%; %llu changed nothing\n", t.counts[REPAIRS], t.counts[CHECKS],
+               100.0 * (double)t.counts[REPAIRS] / (double)t.counts[CHECKS], t.counts[IDLE_REPAIRS]);
 }
 
 /* A launcher calls this. When the program ends, what was seen is printed. */
@@ -97,6 +104,7 @@ static inline void timeline_at_exit(void)
 #else
 INLINE void mark(enum mark, uint32_t) {}
 INLINE void count(enum count) {}
+INLINE void count_idle(bool, int) {}
 static inline void timeline_at_exit(void) {}
 #endif
 

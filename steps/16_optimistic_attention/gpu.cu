@@ -9,7 +9,7 @@
  *                                              true maximum, as in step 15; the other rows keep their m, and their bits
  *
  * K stays in its place until the sums have been looked at, because the repair needs it again. BOUND is what fp16 can hold, and
- * leaves the values all of fp32's range but 2^16 a block: four lanes share a row.
+ * leaves the values all of fp32's range but 2^16 a block: four lanes share a row. The lesson has the proof.
  *
  * Changed since step 15: next_block() checks instead of looking for a maximum first; repair(), and no follow() or raise(); one shape for
  * each head dimension.
@@ -151,6 +151,7 @@ template <class S> INLINE void repair(float (&s)[S::BC / 2], consumer<S> &me, co
     if (__ballot_sync(ALL_LANES, !(sum[1] < BOUND)) >> (lane() & ~3) & 15)
         r.y = fmaxf(old.y, above.y);
     float2 factor = factors(old, r, p.c);
+    count_idle(r.x != old.x || r.y != old.y || !near(scaled(r, p.c)), me.warpgroup);
     me.l[0] *= factor.x, me.l[1] *= factor.y;
     rescale(me.o, factor);
     sum[0] = sum[1] = 0.0f;
