@@ -36,12 +36,17 @@ void printable(char *out, size_t size, const char *text);
 
 /*
  * A buffer between two guard bands of GUARD_BYTES. Buffer and bands start as 0xFF bytes, which is NaN in every element
- * type: an element that is never written shows, and so does a write outside. `gpu` says which memory it lies in.
+ * type: an element that is never written shows, and so does a write outside. `gpu` says which memory it lies in. data is aligned to
+ * 4096 bytes; but with GUARD_PAGES=1 in the environment, a CPU's ends where a page begins that nobody may touch, instead of the second
+ * band: what so much as reads past the end then crashes, and the alignment is that of the size. For tests.
  */
 struct buffer {
     void *data;
     size_t bytes;
     bool gpu;
+    size_t behind;  /* bytes of the second band */
+    void *base;     /* of the allocation, and its page that nobody may touch, or NULL */
+    void *locked;
 };
 
 enum { GUARD_BYTES = 4096 };
@@ -51,7 +56,9 @@ void buffer_free(struct buffer *b);
 void buffer_poison(struct buffer *b);             /* all NaN again, bands included */
 bool buffer_guards_intact(const struct buffer *b);
 void *scratch(size_t bytes);                      /* for a step's intermediate results: the same memory call after call, grown as needed */
-size_t memory_available(bool gpu);                /* bytes that can still be had */
+size_t memory_available(bool gpu);                /* bytes that can still be had: within limits of control groups and of ulimit */
+size_t cpu_memory_available(const char *root);    /* the same of the CPU, with /proc and /sys below `root`, for tests */
+void memory_require(double bytes, bool gpu);      /* fatal when there is less: a run says at its start what it needs in all */
 
 /* ---- file.c: files that appear whole or not at all */
 
@@ -123,6 +130,7 @@ struct options {
     const char *q_path, *k_path, *v_path, *lse_path;
     int dims;                       /* of x_path's tensor, for out_path's; 0 without a file */
     int64_t shape[NPY_MAX_DIMS];
+    double file_bytes;              /* of the largest input file */
     bool cpu, gpu;                  /* devices asked for */
     uint64_t seed;
     int reps, threads;              /* 0: as many as fit the budget; 0: all */
@@ -242,6 +250,8 @@ struct work {
  */
 void time_cpu(struct work *works, int count, int reps, double budget);
 void time_gpu(struct work *works, int count, int reps, double budget);
+#define GPU_FLUSH_BYTES (512ll << 20)           /* ten times the largest L2 of today */
+int64_t flush_bytes(bool gpu);                  /* of that buffer */
 void time_in_turn(struct work *works, int count, int reps, double budget, double (*run_once)(const struct work *));
 struct timing timing_of(double *ms, int count); /* sorts ms */
 double now(void);                               /* seconds, on a clock that never goes back */
@@ -357,6 +367,7 @@ struct attention_step {
     attention_fp16_gpu_fn *gpu_fp16;
     attention_bf16_gpu_fn *gpu_bf16;
     attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, zeroed; NULL: none */
+    attention_workspace_fn *scratch;     /* bytes that the CPU version takes from scratch(); NULL: none */
     struct attention_rounding rounding;  /* of the 16-bit versions */
     int capability;                      /* the GPU it needs: 80 for sm_80; 0: any */
     bool hopper;                         /* no other will do: it is compiled for sm_90a, which has instructions of its own */

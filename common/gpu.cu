@@ -16,7 +16,6 @@
             fatal("%s:%d: %s: %s", __FILE__, __LINE__, #call, cudaGetErrorString(status_));                            \
     } while (0)
 
-#define FLUSH_BYTES (512ll << 20)  /* read between timed runs: ten times the largest L2 of today */
 #define FLUSH_THREADS 1024
 
 int gpu_count(void)
@@ -159,10 +158,10 @@ static void flush_l2(void)
 {
     static uint4 *buffer;
     if (!buffer) {
-        CHECK(cudaMalloc(&buffer, FLUSH_BYTES));
-        CHECK(cudaMemset(buffer, 1, FLUSH_BYTES));
+        CHECK(cudaMalloc(&buffer, GPU_FLUSH_BYTES));
+        CHECK(cudaMemset(buffer, 1, GPU_FLUSH_BYTES));
     }
-    flush_kernel<<<2 * gpu_sms(), FLUSH_THREADS>>>(buffer, FLUSH_BYTES / 16, (unsigned *)buffer);
+    flush_kernel<<<2 * gpu_sms(), FLUSH_THREADS>>>(buffer, GPU_FLUSH_BYTES / 16, (unsigned *)buffer);
 }
 
 /* The events stand on the stream right behind the flush, so the launch itself is hidden and only the work is between them. */

@@ -172,12 +172,16 @@ struct npy input_matrix(const char *path, int64_t *rows, int64_t *cols)
     return file;
 }
 
-static struct npy header_of(const char *path)
+static struct npy header_of(const char *path, double *largest)
 {
     struct npy file;
     char why[512];
     if (npy_read_header(path, &file, why, sizeof why))
         fatal("%s", why);
+    double bytes = (double)dtype_bytes(file.dtype);
+    for (int d = 0; d < file.dims; d++)
+        bytes *= (double)file.shape[d];
+    *largest = fmax(*largest, bytes);
     return file;
 }
 
@@ -229,7 +233,8 @@ static struct buffer tensor_from(const char *option, const char *path, enum dtyp
 
 static void attention_sizes(struct options *o)
 {
-    const struct npy q = header_of(o->q_path), k = header_of(o->k_path), v = header_of(o->v_path);
+    const struct npy q = header_of(o->q_path, &o->file_bytes), k = header_of(o->k_path, &o->file_bytes),
+                     v = header_of(o->v_path, &o->file_bytes);
     const struct npy *all[] = { &q, &k, &v };
     const char *paths[] = { o->q_path, o->k_path, o->v_path };
     for (int i = 0; i < 3; i++)
@@ -255,7 +260,7 @@ void input_sizes(struct options *o)
     if (o->q_path)
         attention_sizes(o);
     if (o->x_path) {
-        struct npy x = header_of(o->x_path);
+        struct npy x = header_of(o->x_path, &o->file_bytes);
         matrix_sizes(&x, &o->rows, &o->cols);
         o->dims = x.dims;
         memcpy(o->shape, x.shape, sizeof o->shape);
@@ -282,7 +287,8 @@ void output_write(const struct options *o, const void *y)
 int64_t input_real_cols(void)
 {
     int64_t rows, cols;
-    struct npy scores = header_of(REAL_SCORES);
+    double bytes = 0;
+    struct npy scores = header_of(REAL_SCORES, &bytes);
     matrix_sizes(&scores, &rows, &cols);
     return cols;
 }

@@ -1,14 +1,22 @@
-/* Buffers between guard bands, on the CPU and on the GPU. */
+/* How much memory there is, and buffers between guard bands, on the CPU and on the GPU. */
+#include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common.h"
 
 #define POISON 0xFF               /* every byte; as fp16, bf16, fp32 and fp64 this is a NaN */
 #define HUGE_PAGE (2u << 20)      /* bytes; large pages make copies 10-20 % faster */
+#ifndef PATH_MAX
+#define PATH_MAX 4096
+#endif
 #define POISON_CHUNK (8u << 20)   /* bytes a thread fills at a time: all threads touch the pages first */
+
+/* ---- how much there is */
 
 /* The number after "name:" in a file such as /proc/meminfo, or the only one in the file where name is ""; -1: not there. */
 static long long number_in(const char *path, const char *name)
@@ -25,53 +33,144 @@ static long long number_in(const char *path, const char *name)
     return value;
 }
 
-static size_t cpu_memory_available(void)
+/* What a control group may still take, besides what it holds of files and could drop; without a limit a great deal. */
+static long long left_in_group(const char *folder, bool v2)
 {
-    long long kib = number_in("/proc/meminfo", "MemAvailable:");
+    char path[3][PATH_MAX];
+    const char *const names[2][3] = { { "memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat" },
+                                      { "memory.max", "memory.current", "memory.stat" } };
+    for (int i = 0; i < 3; i++)
+        if (snprintf(path[i], sizeof path[i], "%s/%s", folder, names[v2][i]) >= (int)sizeof path[i])
+            return LLONG_MAX;
+    long long limit = number_in(path[0], ""), used = number_in(path[1], "");
+    long long files = number_in(path[2], v2 ? "inactive_file " : "total_inactive_file ");
+    if (limit < 0 || used < 0)
+        return LLONG_MAX;
+    used -= files > 0 ? files : 0;
+    return limit > used ? limit - used : 0;
+}
+
+/* The same for the group of this process and all above it: each may have a limit. They lie under the path in /proc/self/cgroup. */
+static long long left_in_groups(const char *root)
+{
+    char name[PATH_MAX], line[PATH_MAX], folder[2 * PATH_MAX];
+    snprintf(name, sizeof name, "%s/proc/self/cgroup", root);
+    FILE *file = fopen(name, "r");
+    long long least = LLONG_MAX;
+    while (file && fgets(line, sizeof line, file)) { /* "0::/path" in version 2, "4:memory:/path" in version 1 */
+        char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path++ = '\0';
+        path[strcspn(path, "\n")] = '\0';
+        bool v2 = controllers[1] == '\0';
+        if (!v2 && !strstr(controllers, "memory"))
+            continue;
+        for (char *end = path + strlen(path); end; end = strrchr(path, '/')) { /* up to the root, whose path is "" */
+            *end = '\0';
+            snprintf(folder, sizeof folder, "%s/sys/fs/cgroup%s%s", root, v2 ? "" : "/memory", path);
+            long long left = left_in_group(folder, v2);
+            least = left < least ? left : least;
+        }
+    }
+    if (file)
+        fclose(file);
+    return least;
+}
+
+/* What `ulimit -v` and `ulimit -d` leave. */
+static long long left_by_limits(void)
+{
+    const struct { int resource; const char *used; } all[] = { { RLIMIT_AS, "VmSize:" }, { RLIMIT_DATA, "VmData:" } };
+    long long least = LLONG_MAX;
+    for (int i = 0; i < 2; i++) {
+        struct rlimit limit;
+        long long kib = number_in("/proc/self/status", all[i].used);
+        if (kib < 0 || getrlimit(all[i].resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+            continue;
+        long long left = (long long)limit.rlim_cur - kib * 1024;
+        least = left < least ? left > 0 ? left : 0 : least;
+    }
+    return least;
+}
+
+size_t cpu_memory_available(const char *root)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    long long kib = number_in(path, "MemAvailable:");
     long long bytes = kib >= 0 ? kib * 1024 : (long long)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-    long long limit = number_in("/sys/fs/cgroup/memory.max", ""), used = number_in("/sys/fs/cgroup/memory.current", "");
-    if (limit >= 0 && used >= 0 && limit - used < bytes) /* in a container */
-        bytes = limit > used ? limit - used : 0;
+    const long long other[] = { left_in_groups(root), left_by_limits() };
+    for (int i = 0; i < 2; i++)
+        bytes = other[i] < bytes ? other[i] : bytes;
     return (size_t)bytes;
 }
 
 size_t memory_available(bool gpu)
 {
-    return gpu ? gpu_memory_available() : cpu_memory_available();
+    return gpu ? gpu_memory_available() : cpu_memory_available("");
+}
+
+static _Noreturn void too_little(double bytes, const char *what, bool gpu)
+{
+    fatal("not enough %s memory: %.2f GiB needed%s, %.2f GiB available; try a smaller problem", gpu ? "GPU" : "CPU", bytes / (1 << 30), what,
+          (double)memory_available(gpu) / (1 << 30));
+}
+
+void memory_require(double bytes, bool gpu)
+{
+    if (bytes > (double)memory_available(gpu))
+        too_little(bytes, "", gpu);
+}
+
+/* ---- buffers */
+
+/* With GUARD_PAGES in the environment, a CPU's buffers end where a page begins that nobody may read. */
+static bool has_guard_page(bool gpu)
+{
+    const char *wanted = getenv("GUARD_PAGES");
+    return !gpu && wanted && *wanted;
 }
 
 struct buffer buffer_new(size_t bytes, bool gpu)
 {
-    size_t whole = (bytes + 2 * GUARD_BYTES + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    size_t available = memory_available(gpu);
-    void *base = NULL;
-    if (whole <= available)
-        base = gpu ? gpu_allocate(whole) : aligned_alloc(HUGE_PAGE, whole);
-    if (!base)
-        fatal("not enough %s memory: %.2f GiB needed for one tensor, %.2f GiB available; try a smaller problem",
-              gpu ? "GPU" : "CPU", (double)whole / (1 << 30), (double)available / (1 << 30));
+    struct buffer b = { .bytes = bytes, .gpu = gpu, .behind = has_guard_page(gpu) ? 0 : GUARD_BYTES };
+    size_t page = b.behind ? 0 : (size_t)sysconf(_SC_PAGESIZE);
+    size_t whole = (bytes + GUARD_BYTES + b.behind + page + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    if (bytes < whole && whole <= memory_available(gpu)) /* the first is so unless the sum overflows */
+        b.base = gpu ? gpu_allocate(whole) : aligned_alloc(HUGE_PAGE, whole);
+    if (!b.base)
+        too_little((double)bytes, " for one tensor", gpu);
 #ifdef MADV_HUGEPAGE
     if (!gpu)
-        madvise(base, whole, MADV_HUGEPAGE);
+        madvise(b.base, whole, MADV_HUGEPAGE);
 #endif
-    struct buffer b = { (char *)base + GUARD_BYTES, bytes, gpu };
+    b.data = (char *)b.base + GUARD_BYTES;
+    if (page) {
+        b.locked = (char *)b.base + whole - page;
+        b.data = (char *)b.locked - bytes;
+        if (mprotect(b.locked, page, PROT_NONE) != 0)
+            fatal("GUARD_PAGES: %s", strerror(errno));
+    }
     buffer_poison(&b);
     return b;
 }
 
 void buffer_free(struct buffer *b)
 {
-    if (b->data && b->gpu)
-        gpu_release((char *)b->data - GUARD_BYTES);
-    else if (b->data)
-        free((char *)b->data - GUARD_BYTES);
-    b->data = NULL;
+    if (b->locked)
+        mprotect(b->locked, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE);
+    if (b->base && b->gpu)
+        gpu_release(b->base);
+    else
+        free(b->base);
+    *b = (struct buffer){ 0 };
 }
 
 void buffer_poison(struct buffer *b)
 {
     char *begin = (char *)b->data - GUARD_BYTES;
-    size_t whole = b->bytes + 2 * GUARD_BYTES;
+    size_t whole = GUARD_BYTES + b->bytes + b->behind;
     if (b->gpu) {
         gpu_fill(begin, POISON, whole);
         return;
@@ -93,17 +192,17 @@ void *scratch(size_t bytes)
 
 bool buffer_guards_intact(const struct buffer *b)
 {
-    unsigned char band[2][GUARD_BYTES];
-    const char *before = (const char *)b->data - GUARD_BYTES, *after = (const char *)b->data + b->bytes;
+    unsigned char band[2 * GUARD_BYTES];
+    const char *before = (const char *)b->data - GUARD_BYTES, *behind = (const char *)b->data + b->bytes;
     if (b->gpu) {
-        gpu_download(band[0], before, GUARD_BYTES);
-        gpu_download(band[1], after, GUARD_BYTES);
+        gpu_download(band, before, GUARD_BYTES);
+        gpu_download(band + GUARD_BYTES, behind, b->behind);
     } else {
-        memcpy(band[0], before, GUARD_BYTES);
-        memcpy(band[1], after, GUARD_BYTES);
+        memcpy(band, before, GUARD_BYTES);
+        memcpy(band + GUARD_BYTES, behind, b->behind);
     }
-    for (size_t i = 0; i < sizeof band; i++)
-        if (((unsigned char *)band)[i] != POISON)
+    for (size_t i = 0; i < GUARD_BYTES + b->behind; i++)
+        if (band[i] != POISON)
             return false;
     return true;
 }

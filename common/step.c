@@ -279,6 +279,18 @@ static bool available(const struct softmax_step *step, const struct options *o, 
     return has(step, o->dtype, gpu);
 }
 
+/* All that a run takes, before any of it is allocated: x and y; a row in fp64 for each thread that verifies; what flushes the caches. */
+static void require_memory(const struct softmax_step *step, const struct options *o)
+{
+    double tensor = (double)o->rows * (double)o->cols * (double)dtype_bytes(o->dtype);
+    double rows = fmin((double)o->rows, cpu_threads()) * (double)o->cols * sizeof(double);
+    memory_require(tensor + fmax(o->file_bytes, tensor + rows + (double)flush_bytes(false)), false);
+    if (o->gpu && gpu_count() > 0 && has(step, o->dtype, true)) {
+        size_t workspace = step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
+        memory_require(2 * tensor + (double)workspace + (double)flush_bytes(true), true);
+    }
+}
+
 int softmax_main(const struct softmax_step *step, int argc, char **argv)
 {
     struct options o = options_parse(argc, argv, step->idea, false);
@@ -287,6 +299,7 @@ int softmax_main(const struct softmax_step *step, int argc, char **argv)
     if (o.threads)
         cpu_set_threads(o.threads);
 
+    require_memory(step, &o);
     struct buffer x = input_tensor(&o);
     if (!o.json)
         print_header(step, &o);

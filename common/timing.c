@@ -44,14 +44,19 @@ void time_in_turn(struct work *works, int count, int reps, double budget, double
     free(ms);
 }
 
+int64_t flush_bytes(bool gpu)
+{
+    int64_t cache = cpu_cache_bytes(3) > 0 ? cpu_cache_bytes(3) : 32 << 20;
+    return gpu ? GPU_FLUSH_BYTES : 2 * cache < FLUSH_LIMIT ? 2 * cache : FLUSH_LIMIT;
+}
+
 /* Reads twice the last level of cache, in case the work's own tensors are small enough to stay there. */
 static void flush_caches(int64_t own_bytes)
 {
     static uint64_t *buffer;
     static int64_t bytes;
     if (!buffer) {
-        int64_t cache = cpu_cache_bytes(3) > 0 ? cpu_cache_bytes(3) : 32 << 20;
-        bytes = 2 * cache < FLUSH_LIMIT ? 2 * cache : FLUSH_LIMIT;
+        bytes = flush_bytes(false);
         buffer = malloc((size_t)bytes);
         if (!buffer)
             fatal("not enough CPU memory: %.2f GiB needed to flush the caches", (double)bytes / (1 << 30));

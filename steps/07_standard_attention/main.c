@@ -10,6 +10,12 @@ static struct attention_cost standard_attention_cost(struct attention p, enum dt
     };
 }
 
+/* S, of one head at a time. */
+static size_t standard_attention_scratch(struct attention p, enum dtype dtype)
+{
+    return (size_t)p.seq_q * (size_t)p.seq_k * dtype_bytes(dtype);
+}
+
 int main(int argc, char **argv)
 {
     static const struct attention_step step = {
@@ -17,6 +23,7 @@ int main(int argc, char **argv)
         .idea = "the definition: three kernels, and L^2 numbers in memory",
         .predict = standard_attention_cost,
         .cpu = standard_attention_cpu,
+        .scratch = standard_attention_scratch,
         .gpu = GPU(standard_attention_gpu),
         .workspace = GPU(standard_attention_workspace),
     };

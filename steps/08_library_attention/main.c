@@ -11,6 +11,12 @@ static struct attention_cost library_attention_cost(struct attention p, enum dty
     };
 }
 
+/* S, of one head at a time. */
+static size_t library_attention_scratch(struct attention p, enum dtype dtype)
+{
+    return (size_t)p.seq_q * (size_t)p.seq_k * dtype_bytes(dtype);
+}
+
 int main(int argc, char **argv)
 {
     static const struct attention_step step = {
@@ -18,6 +24,7 @@ int main(int argc, char **argv)
         .idea = "the same on the best matrix product there is",
         .predict = library_attention_cost,
         .cpu = library_attention_cpu,
+        .scratch = library_attention_scratch,
         .ready = blas_available,
         .gpu = GPU(library_attention_gpu),
         .gpu_fp16 = GPU(library_attention_fp16_gpu),
