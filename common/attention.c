@@ -361,7 +361,7 @@ static void require_memory(const struct attention_step *step, const struct optio
 
 int attention_main(const struct attention_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, true);
+    struct options o = options_parse(argc, argv, step->idea, ATTENTION_STEP);
     check_dtype(step, &o);
     check_dim(step, o.attention.dim);
     if (o.threads)

@@ -142,8 +142,10 @@ struct options {
 /* What a problem is where nothing is said: the help names these numbers, too. */
 enum { DEFAULT_ROWS = 16384, DEFAULT_COLS = 8192, DEFAULT_HEADS = 16, DEFAULT_SEQ = 2048, DEFAULT_DIM = 64 };
 
+enum step_kind { SOFTMAX_STEP, ATTENTION_STEP, CEILINGS_STEP }; /* what a program takes; step 00 measures the machine alone */
+
 /* The whole command line, finished: sizes and scale are known, from options, a named shape, files or defaults. Or usage_error. */
-struct options options_parse(int argc, char **argv, const char *idea, bool is_attention);
+struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind);
 void options_check(const struct options *o, int gpus);                /* usage_error for what makes no sense together, on so many GPUs */
 void options_finish(struct options *o);                               /* the sizes and the scale that were not given (0, scale_given) */
 float default_scale(int64_t dim);                                     /* 1 / sqrt(dim) */
@@ -337,6 +339,7 @@ struct ceiling {
     char unit[16];    /* GB/s (read + written), TFLOP/s, Gexp/s */
 };
 
+const char *ceilings_path(void);
 double ceiling_get(const char *device, int threads, const char *name, enum dtype dtype); /* 0 when not measured */
 void ceiling_put(const struct ceiling *c);
 
@@ -366,6 +369,7 @@ struct before {
     double ms, bytes, exps; /* median; predicted bytes; exponentials */
 };
 
+const char *results_path(void);
 void report_tsv(const struct result *r);  /* appends to build/results.tsv (RESULTS overrides it); its first line names the columns */
 void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */

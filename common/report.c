@@ -6,7 +6,7 @@
 
 #include "common.h"
 
-static const char *results_path(void)
+const char *results_path(void)
 {
     const char *chosen = getenv("RESULTS");
     return chosen && *chosen ? chosen : "build/results.tsv";

@@ -293,7 +293,7 @@ static void require_memory(const struct softmax_step *step, const struct options
 
 int softmax_main(const struct softmax_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, false);
+    struct options o = options_parse(argc, argv, step->idea, SOFTMAX_STEP);
     if (!has(step, o.dtype, false) && !has(step, o.dtype, true))
         usage_error("--dtype %s: %s takes fp32 only; steps 05 and 06 take fp16 and bf16 too", dtype_name(o.dtype), step->name);
     if (o.threads)
