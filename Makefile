@@ -11,6 +11,8 @@ STEPS := 00_ceilings 01_naive_softmax 02_safe_softmax 03_online_softmax 04_paral
          13_hopper_attention 14_warp_specialized_attention 15_persistent_attention 16_optimistic_attention
 
 .DEFAULT_GOAL := help
+# Numbers have decimal points and lists are sorted by bytes, whatever the reader's language is.
+export LC_ALL := C
 
 # `make setup tour` installs first, and only then looks at what is here: hence a make of its own for what follows setup.
 REST := $(if $(filter setup,$(MAKECMDGOALS)),$(filter-out setup,$(MAKECMDGOALS)))
@@ -41,20 +43,21 @@ step-16: ## optimistic attention: keep the first maximum, check the sums, repair
 # ---- what is here: nvcc, OpenMP, a CBLAS, Check
 
 CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
-ifeq ($(shell command -v $(CC)),)
+ifeq ($(shell command -v $(CC) 2>/dev/null),)
 CC := cc
 endif
-CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc 2>/dev/null | head -n 1))
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc 2>/dev/null | head -n 1))
 NVCC := $(CUDA_HOME)/bin/nvcc
 CUDA ?= $(if $(wildcard $(NVCC)),1,0)
 accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null >/dev/null 2>&1 && echo $(1))
-has = $(shell printf '%s\nint main(void){return 0;}\n' '$(1)' | $(CC) -x c - $(2) -o /dev/null >/dev/null 2>&1 && echo $(2))
+has_cblas = $(shell printf '\043include <cblas.h>\nint main(void){return 0;}\n' | $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
 
 B := build/$(if $(filter 1,$(CUDA)),cuda,cpu)
 CFLAGS ?= -O3 $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
 CFLAGS := $(CFLAGS)
 OPENMP := $(or $(call accepts,-fopenmp),$(call accepts,-fopenmp-simd))
-CBLAS := $(or $(call has,#include <cblas.h>,-lopenblas),$(call has,#include <cblas.h>,-lcblas))
+OPENBLAS := $(shell pkg-config --cflags --libs openblas 2>/dev/null)
+CBLAS := $(or $(call has_cblas,-lopenblas),$(if $(OPENBLAS),$(call has_cblas,$(OPENBLAS))),$(call has_cblas,-lcblas))
 CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
 
 # Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
@@ -62,18 +65,23 @@ C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) -Wa
      -Icommon -Isteps $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
 
 ifeq ($(CUDA),1)
-# Without ARCH: the GPU in this machine (9.0 means sm_90a: Hopper's own instructions); without one, sm_75, to compile and no more.
-FOUND := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | tr -d . | sed 's/^90$$/90a/; s/^/sm_/')
+# Without ARCH: the GPU in this machine; without one, sm_75, to compile and no more. The newest of ARCH is kept as PTX, too, which the
+# driver of a newer GPU compiles. (ARCH=compute_75 keeps nothing else. sm_90a's own instructions run on sm_90a alone: as PTX, sm_90.)
+FOUND := $(if $(ARCH),,$(shell common/gpu_arch.sh $(NVCC)))
 ARCH ?= $(or $(FOUND),sm_75)
-NVCCFLAGS := -O3 -std=c++17 -lineinfo $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
+NUMBERS := $(sort $(patsubst %a,%,$(patsubst sm_%,%,$(patsubst compute_%,%,$(ARCH)))))
+NEWEST := $(lastword $(filter-out 1%,$(NUMBERS)) $(filter 1%,$(NUMBERS)))
+NVCCFLAGS := -O3 -std=c++17 -lineinfo $(foreach a,$(filter sm_%,$(ARCH)),-gencode arch=$(a:sm_%=compute_%),code=$(a)) \
+             -gencode arch=compute_$(NEWEST),code=compute_$(NEWEST) \
              -Xcompiler -Wall,-Wextra $(if $(WERROR),-Werror all-warnings) -Icommon -Isteps -DUSE_CUDA -MMD -MP $(NVCC_EXTRA)
 LINK := $(NVCC) -Xcompiler "$(OPENMP)" -Wno-deprecated-gpu-targets
 else
 LINK := $(CC) $(CFLAGS) $(OPENMP)
 endif
 
-$(info found: $(CC); $(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
-$(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); $(if $(CHECK),Check,no Check: no tests). `make setup` adds what is missing)
+# On stderr, so that `make -s step-5 ARGS=--json` prints JSON and nothing else.
+$(shell printf '%s\n' 'found: $(CC); $(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
+$(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); $(if $(CHECK),Check,no Check: no tests). `make setup` adds what is missing' >&2)
 
 # ---- how programs are built: build/cpu and build/cuda are two trees, never mixed
 
@@ -216,6 +224,9 @@ repairs: ## how often step 16 repairs, on which input, and that no repair is for
 	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/16_optimistic_attention
 	@B=build/debug tests/repairs.sh
 
+older-gpus: ## the GPU tests as a T4 and an RTX 30xx would run them, on the GPU that is here
+	@tests/older_gpus.sh
+
 sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
 	@tests/sanitize.sh
 
@@ -228,7 +239,7 @@ format: ## clang-format on all sources
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants delays repairs sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants delays older-gpus repairs sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif
