@@ -112,10 +112,10 @@ static void print_result(const struct result *r, double workspace, const struct 
     printf("  %s: %s", cpu ? "cpu" : "gpu", r->device);
     if (cpu)
         printf(", %d thread%s", r->threads, r->threads > 1 ? "s" : "");
-    printf("\n    verdict     %s: worst error %.2g of the row's largest, allowed there %.2g; %s\n", verdict_word(v), v->error,
-           v->tolerance, verdict_coverage(v));
+    printf("\n    verdict     %s: worst error %.2g of the row's largest, allowed there %.2g; %lld query row%s recomputed\n",
+           v->pass ? "pass" : "FAIL", v->error, v->tolerance, (long long)v->checked, v->checked == 1 ? "" : "s");
     if (!v->pass)
-        printf("                %lld elements are wrong, %lld rows in doubt; %s\n", (long long)v->wrong, (long long)v->doubtful, v->what);
+        printf("                %lld elements are wrong; %s\n", (long long)v->wrong, v->what);
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g\n", r->time.median, r->time.reps, r->time.p10, r->time.p90);
     printf("    products    %.4g GFLOP, at %.4g TFLOP/s\n", r->flops * 1e-9, r->flops / r->time.median * 1e-9);
     printf("    predicted   ");
@@ -230,7 +230,7 @@ static struct verdict judge(struct job *j, const struct options *o, struct tenso
     }
     struct attention_rounding how = o->dtype == FP32 ? (struct attention_rounding){ 0 } : j->step->rounding;
     struct verdict v = verify_attention(t->host_O.data, t->host_lse.data, t->host.q.data, t->host.k.data, t->host.v.data, o->dtype, j->p,
-                                        how, o->seed_given ? o->seed : fresh_seed(), t->gpu);
+                                        how, o->seed);
     const struct buffer *all[] = { &t->device.q, &t->device.k, &t->device.v, &t->O, &t->lse };
     for (int i = 0; i < 5; i++)
         if (!buffer_guards_intact(all[i])) {
@@ -286,16 +286,24 @@ static bool run_problem(const struct attention_step *step, const struct options 
     return r.verdict.pass;
 }
 
-/* Says why a device is left out, if it is. */
-const char *attention_gpu_missing(const struct attention_step *step)
+const char *attention_gpu_missing(const struct attention_step *step, enum dtype dtype, int64_t dim)
 {
-    static char why[128];
-    if (step->hopper && gpu_capability() != step->capability)
+    static char why[160];
+    int needs = dtype == BF16 && step->bf16_capability ? step->bf16_capability : step->capability;
+    size_t shared = step->shared ? step->shared(dim) : 0;
+    if (step->hopper && gpu_capability() != needs)
         snprintf(why, sizeof why, "it needs a Hopper GPU (H100, H200: sm_90a), and this one is sm_%d", gpu_capability());
-    else if (step->hopper && !gpu_built_for_hopper())
+    else if (step->hopper && !gpu_built_for().hopper)
         snprintf(why, sizeof why, "this build is not for sm_90a; build it with ARCH=sm_90a");
-    else if (gpu_capability() < step->capability)
-        snprintf(why, sizeof why, "it needs a GPU of sm_%d or newer, and this one is sm_%d", step->capability, gpu_capability());
+    else if (gpu_capability() < needs)
+        snprintf(why, sizeof why, "%s needs a GPU of sm_%d or newer, and this one is sm_%d", needs == step->capability ? "it" : "bf16",
+                 needs, gpu_capability());
+    else if (gpu_built_for().capability < needs)
+        snprintf(why, sizeof why, "%s needs code for sm_%d or newer, and this build is for sm_%d; build it with ARCH=sm_%d",
+                 needs == step->capability ? "it" : "bf16", needs, gpu_built_for().capability, gpu_capability());
+    else if (shared > gpu_shared_bytes())
+        snprintf(why, sizeof why, "--dim %lld needs %zu bytes of shared memory a block, and this GPU has %zu", (long long)dim, shared,
+                 gpu_shared_bytes());
     else
         return NULL;
     return why;
@@ -315,7 +323,7 @@ static bool available(const struct attention_step *step, const struct options *o
         snprintf(line, sizeof line, "this step has no %s version for it", dtype_name(o->dtype));
         why = line;
     } else if (gpu)
-        why = attention_gpu_missing(step);
+        why = attention_gpu_missing(step, o->dtype, o->attention.dim);
     else if (!gpu && step->ready && !step->ready())
         why = "built without a CBLAS; `make setup` installs one";
     if (why && !o->json)
@@ -355,13 +363,13 @@ static void require_memory(const struct attention_step *step, const struct optio
     double lse = (double)p.batch * (double)p.heads * (double)p.seq_q * sizeof(float), outside = attention_bytes(p, o->dtype) + lse;
     double rows = 2 * (double)cpu_threads() * (double)(p.seq_k + p.dim) * sizeof(double) + (double)flush_bytes(false);
     memory_require(outside + fmax(o->file_bytes, rows + (cpu && step->scratch ? (double)step->scratch(p, o->dtype) : 0)), false);
-    if (gpu && !attention_gpu_missing(step))
+    if (gpu && !attention_gpu_missing(step, o->dtype, o->attention.dim))
         memory_require(outside + (step->workspace ? (double)step->workspace(p, o->dtype) : 0) + (double)flush_bytes(true), true);
 }
 
 int attention_main(const struct attention_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, ATTENTION_STEP);
+    struct options o = options_parse(argc, argv, step->idea, true);
     check_dtype(step, &o);
     check_dim(step, o.attention.dim);
     if (o.threads)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common.h"
+#include "gpu.cuh"
 #include "ptx.cuh"
 
 #define CHECK(call)                                                                                                    \
@@ -62,22 +63,31 @@ int gpu_capability(void)
     return 10 * properties()->major + properties()->minor;
 }
 
-static __global__ void hopper_kernel(int *built_for_hopper)
+/* What it was compiled for, as opposed to what it runs on. */
+static __global__ void built_for_kernel(struct gpu_build *answer)
 {
-    *built_for_hopper = HOPPER;
+#ifdef __CUDA_ARCH__
+    *answer = { __CUDA_ARCH__ / 10, HOPPER };
+#endif
 }
 
-bool gpu_built_for_hopper(void)
+struct gpu_build gpu_built_for(void)
 {
-    static int answer = -1;
-    if (answer < 0) {
-        int *device;
+    static struct gpu_build answer;
+    if (!answer.capability) {
+        struct gpu_build *device;
         CHECK(cudaMalloc(&device, sizeof *device));
-        hopper_kernel<<<1, 1>>>(device);
+        built_for_kernel<<<1, 1>>>(device);
+        CHECK(cudaGetLastError());
         CHECK(cudaMemcpy(&answer, device, sizeof answer, cudaMemcpyDeviceToHost));
         CHECK(cudaFree(device));
     }
     return answer;
+}
+
+size_t gpu_shared_bytes(void)
+{
+    return most_shared();
 }
 
 int gpu_sms(void)

@@ -16,6 +16,38 @@
 
 #define ALL_LANES 0xffffffffu  /* in a shuffle: every lane of the warp takes part */
 
+/* ---- limits: launchers choose by what the device has. `make older-gpus` makes less of it, as an older one would have */
+
+#ifndef SHARED_LIMIT
+#define SHARED_LIMIT INT_MAX
+#endif
+
+/* An attribute of the current device. */
+static inline int device_attribute(enum cudaDeviceAttr attribute)
+{
+    int device = 0, value = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&value, attribute, device);
+    return value;
+}
+
+/* Bytes of shared memory that a block may have, once it has asked for them, and that there are on an SM. */
+static inline int most_shared(void)
+{
+    return min(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), SHARED_LIMIT);
+}
+
+static inline int shared_of_sm(void)
+{
+    return min(device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), SHARED_LIMIT);
+}
+
+/* Leaves CUDA's "invalid argument" where a launch that failed would leave its error. */
+static inline void refuse(void)
+{
+    cudaGetDevice(NULL);
+}
+
 /* ---- reductions: each lane brings a value, and each gets the result */
 
 /* The maximum over a warp, or over groups of LANES neighbours in it: a power of two. NaN is dropped, as fmaxf does. */
@@ -48,12 +80,6 @@ static inline __device__ float fast_exp(float x)
 }
 
 /* ---- attention in 16 bits: what its launchers ask and prepare */
-
-/* Leaves CUDA's "invalid argument" where a launch that failed would leave its error. */
-static inline void refuse(void)
-{
-    cudaGetDevice(NULL);
-}
 
 /* Heads of 64 or 128, sizes from 1 on that an int holds, tensors that begin on 16 bytes. Otherwise it is refused. */
 static inline bool takes_16_bits(const void *O, const void *Q, const void *K, const void *V, struct attention p)

@@ -15,7 +15,8 @@ const char *gpu_missing(void)
 
 const char *gpu_name(void) { none(); }
 int gpu_capability(void) { none(); }
-bool gpu_built_for_hopper(void) { none(); }
+struct gpu_build gpu_built_for(void) { none(); }
+size_t gpu_shared_bytes(void) { none(); }
 int gpu_sms(void) { none(); }
 int64_t gpu_l2_bytes(void) { none(); }
 size_t gpu_memory_available(void) { none(); }
@@ -26,14 +27,6 @@ void gpu_upload(void *device, const void *host, size_t bytes) { (void)device, (v
 void gpu_download(void *host, const void *device, size_t bytes) { (void)host, (void)device, (void)bytes; none(); }
 const char *gpu_error(void) { none(); }
 void gpu_finish(const char *what) { (void)what; none(); }
-
-void reference_attention_gpu(struct answers *a, const void *Q, const void *K, const void *V, struct attention_rounding how)
-{
-    (void)a, (void)Q, (void)K, (void)V, (void)how;
-    none();
-}
-
-double reference_gpu_work(void) { none(); }
 
 void time_gpu(struct work *works, int count, int reps, double budget)
 {

@@ -6,15 +6,25 @@
 #ifndef PTX_CUH
 #define PTX_CUH
 
+#include <assert.h>
 #include <stdint.h>
 
 #include "types.h"
 
-/* The instructions came with sm_80. For older GPUs the kernels compile to nothing useful, and must not be launched. */
+/* In a kernel: it cannot do its work here, and says so in one line and an error, where it would leave its output as it was. */
+#define FAIL(why)                                                                                                      \
+    do {                                                                                                               \
+        if (threadIdx.x == 0 && blockIdx.x == 0 && blockIdx.y == 0)                                                    \
+            assert(!why);                                                                                              \
+    } while (0)
+
+/* The instructions came with sm_80. For older GPUs they compile to nothing, and kernels begin with needs_sm_80(). */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define ASM(...)
+#define needs_sm_80() FAIL("this kernel needs sm_80 or newer, and was built for an older GPU: make ARCH=sm_80")
 #else
 #define ASM(...) asm volatile(__VA_ARGS__)
+#define needs_sm_80()
 #endif
 
 /* An address as instructions on shared memory take it: 32 bits, relative to where shared memory begins. */
@@ -106,14 +116,16 @@ static inline __device__ void store_pair_if(bool may, uint32_t at, float2 v)
                  :: "r"(at), "f"(v.x), "f"(v.y), "r"((int)may));
 }
 
-/* ---- sm_90a: Hopper's own. For other GPUs these compile to nothing, and kernels that use them must not be launched. */
+/* ---- sm_90a: Hopper's own. For other GPUs these compile to nothing, and kernels begin with needs_hopper(). */
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define HOPPER 1
 #define HOPPER_ASM(...) asm volatile(__VA_ARGS__)
+#define needs_hopper()
 #else
 #define HOPPER 0
 #define HOPPER_ASM(...)
+#define needs_hopper() FAIL("this kernel needs a Hopper GPU and code for it: make ARCH=sm_90a")
 #endif
 
 /* wgmma must not be separated from its wait by a call: everything about it is inlined. */

@@ -138,9 +138,10 @@ static void measure_device(const struct ceilings_step *step, const struct option
     double exps = measure((struct probe){ step, EXP, FP32, &x, &y, 0 }, o, gpu);
     double matmul = measure((struct probe){ step, MATMUL, FP32, &x, &y, 0 }, o, gpu);
     if (gpu) {
-        input_fill(host.data, BF16, COPY_BYTES / 2 / 8192, 8192, "uniform", o->seed);
+        enum dtype half = gpu_capability() < 80 ? FP16 : BF16; /* products of bf16 came with sm_80 */
+        input_fill(host.data, half, COPY_BYTES / 2 / 8192, 8192, "uniform", o->seed);
         gpu_upload(x.data, host.data, COPY_BYTES);
-        matmul = measure((struct probe){ step, MATMUL, BF16, &x, &y, 0 }, o, gpu);
+        matmul = measure((struct probe){ step, MATMUL, half, &x, &y, 0 }, o, gpu);
         gpu_finish(step->name);
     }
     if (!o->json) {
@@ -157,7 +158,7 @@ static void measure_device(const struct ceilings_step *step, const struct option
 
 int ceilings_main(const struct ceilings_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, CEILINGS_STEP);
+    struct options o = options_parse(argc, argv, step->idea, false);
     if (o.threads)
         cpu_set_threads(o.threads);
     if (!o.json)

@@ -55,12 +55,6 @@ struct attention {
 #define ATTENTION_FN static inline
 #endif
 
-/* Of all heads of K and V, batch after batch, the one that a head of Q attends to, counted likewise. */
-ATTENTION_FN int64_t attention_kv_head(struct attention p, int64_t head)
-{
-    return head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
-}
-
 /* The number of keys that a query sees: the first so many. */
 ATTENTION_FN int64_t attention_visible(struct attention p, int64_t query)
 {
@@ -85,6 +79,8 @@ typedef void attention_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp1
 typedef void attention_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream);
 typedef size_t attention_workspace_fn(struct attention p, enum dtype dtype);
+/* Bytes of shared memory without which there can be no block for heads of this dimension. */
+typedef size_t attention_shared_fn(int64_t dim);
 
 typedef size_t workspace_fn(int64_t rows, int64_t cols, enum dtype dtype);
 

@@ -51,6 +51,7 @@ attention_workspace_fn library_attention_workspace;
 attention_cpu_fn fused_attention_cpu;           attention_gpu_fn fused_attention_gpu;
 /* 10_flash_attention */
 attention_cpu_fn flash_attention_cpu;           attention_gpu_fn flash_attention_gpu;
+attention_shared_fn flash_attention_shared;
 /* 11_tensor_core_attention */
 attention_fp16_gpu_fn tensor_core_attention_fp16_gpu; attention_bf16_gpu_fn tensor_core_attention_bf16_gpu;
 /* 12_pipelined_attention */

@@ -146,16 +146,6 @@ int subject_count(bool gpu)
     return count;
 }
 
-int subjects_of(struct subject *subjects, enum dtype dtype, bool gpu)
-{
-    struct subject s;
-    int count = 0;
-    for (int i = 0; count < MAX_SUBJECTS && subject_at(&s, i, gpu); i++)
-        if (s.dtype == dtype)
-            subjects[count++] = s;
-    return count;
-}
-
 const char *subject_name(const struct subject *s)
 {
     static char name[96];
@@ -254,29 +244,24 @@ struct attention_rounding attention_subject_rounding(const struct attention_subj
     return s->dtype == FP32 ? (struct attention_rounding){ 0 } : s->step->rounding;
 }
 
-int attention_subjects_of(struct attention_subject *subjects, enum dtype dtype, bool gpu)
-{
-    struct attention_subject s;
-    int count = 0;
-    for (int i = 0; count < MAX_SUBJECTS && attention_subject_at(&s, i, gpu); i++)
-        if (s.dtype == dtype)
-            subjects[count++] = s;
-    return count;
-}
-
 bool attention_subject_takes(const struct attention_subject *s, int64_t dim)
 {
     for (const int *d = s->step->dims; *d; d++)
         if (*d == dim)
             return true;
-    return s->step->dims[0] == 0 && dim <= 256;
+    if (s->step->dims[0] || dim > 256)
+        return false;
+    const char *why = s->gpu ? attention_gpu_missing(s->step, s->dtype, dim) : NULL;
+    if (why)
+        printf("skipped: %s: %s\n", attention_subject_name(s), why);
+    return !why;
 }
 
 const char *attention_subject_missing(const struct attention_subject *s)
 {
     if (!s->gpu)
         return s->step->ready && !s->step->ready() ? "this build has no CBLAS" : NULL;
-    return attention_gpu_missing(s->step);
+    return attention_gpu_missing(s->step, s->dtype, 1);
 }
 
 void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,

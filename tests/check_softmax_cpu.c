@@ -19,18 +19,14 @@ static struct subject subject_of(int index)
 
 START_TEST(test_check)
 {
-    struct subject s[MAX_SUBJECTS];
-    struct outcome o[MAX_SUBJECTS];
+    struct subject s;
     const struct check *c;
-    enum dtype dtype;
-    ck_assert(group_at(_i, false, &c, &dtype));
-    int count = subjects_of(s, dtype, false);
-    check_all(c, s, count, o);
-    for (int i = 0; i < count; i++)
-        if (c->beyond_exp && is_naive(&s[i]))
-            ck_assert_msg(!o[i].pass, "check '%s': %s passes it. Is it still naive?", c->name, subject_name(&s[i]));
-        else
-            ck_assert_msg(o[i].pass, "check '%s': %s", c->name, o[i].what);
+    ck_assert(pair_at(_i, false, &c, &s));
+    struct outcome o = check_run(c, &s);
+    if (c->beyond_exp && is_naive(&s))
+        ck_assert_msg(!o.pass, "check '%s': %s passes it. Is it still naive?", c->name, subject_name(&s));
+    else
+        ck_assert_msg(o.pass, "check '%s': %s", c->name, o.what);
 }
 END_TEST
 
@@ -38,14 +34,16 @@ END_TEST
 START_TEST(test_real_input)
 {
     struct subject s = subject_of(_i);
-    struct softmax_case c = case_new((struct problem){ 1024, input_real_cols(), 0, 0 }, s.dtype, "real");
-    void *y = malloc((size_t)(c.p.rows * c.p.cols) * dtype_bytes(s.dtype));
-    struct outcome o = case_judge(&c, &s, y);
+    struct problem p = { 1024, input_real_cols(), 0, 0 };
+    size_t bytes = (size_t)(p.rows * p.cols) * dtype_bytes(s.dtype);
+    void *x = malloc(bytes), *y = malloc(bytes);
+    input_fill(x, s.dtype, p.rows, p.cols, "real", 1);
+    struct outcome o = subject_judge(&s, &p, x, y);
     if (is_naive(&s) && s.dtype == FP16)
         ck_assert_msg(!o.pass, "%s is right about real scores. Is it still naive?", subject_name(&s));
     else
         ck_assert_msg(o.pass, "%s", o.what);
-    case_free(&c);
+    free(x);
     free(y);
 }
 END_TEST
@@ -266,7 +264,7 @@ Suite *softmax_cpu_suite(void)
 
     TCase *checks = tcase_create("checks");
     tcase_set_timeout(checks, 120);
-    tcase_add_loop_test(checks, test_check, 0, group_count(false));
+    tcase_add_loop_test(checks, test_check, 0, pair_count(false));
     suite_add_tcase(suite, checks);
 
     TCase *real = tcase_create("real");

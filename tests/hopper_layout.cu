@@ -13,6 +13,7 @@ template <class T, int KEYS, int DIM> static __global__ void layout_kernel(const
                                                                            const __grid_constant__ CUtensorMap copy, T *image,
                                                                            float *S, float *O)
 {
+    needs_hopper();
     if constexpr (HOPPER) {
         extern __shared__ __align__(1024) unsigned char bytes[];
         tiles<T, KEYS, DIM> &t = *(tiles<T, KEYS, DIM> *)bytes;

@@ -275,14 +275,6 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-static int device_attribute(enum cudaDeviceAttr attribute)
-{
-    int device = 0, value = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&value, attribute, device);
-    return value;
-}
-
 /*
  * Fill in what follows from size and threads. packs: of a row; lead: packs of a line before a row's first; room: for
  * slots.
@@ -316,7 +308,7 @@ static struct split split_for_grid(int64_t rows, int64_t cols, int64_t packs)
     int blocks_per_sm = SM_THREADS / how.threads;
     int64_t blocks = (int64_t)device_attribute(cudaDevAttrMultiProcessorCount) * blocks_per_sm;
     /* Of shared memory the runtime takes 1 KiB a block; and there is the merge's. */
-    int64_t room = (device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / blocks_per_sm - 2048) / (how.threads * 16);
+    int64_t room = (shared_of_sm() / blocks_per_sm - 2048) / (how.threads * 16);
     int64_t least = min(max(ceil_div(packs, REGISTER_PACKS + room * how.threads), (int64_t)1), blocks);
     how.teams = (int)min(rows, blocks / least);
     how.size = (int)(blocks / how.teams);
@@ -350,15 +342,19 @@ static cudaLaunchConfig_t configure(const void *kernel, const struct split *how,
 }
 
 /*
- * Whether clusters can be had: the kernel was compiled for sm_90 or later, which says that the device is one, and
- * they fit it.
+ * A launch of clusters, if they can be had: the kernel was compiled for sm_90 or later, which says that the device is one, and
+ * they fit it. Only then may it be asked for shared memory, which older devices have less of.
  */
-static bool has_clusters(const void *kernel, const cudaLaunchConfig_t *config)
+static bool configure_clusters(cudaLaunchConfig_t *config, const void *kernel, const struct split *how,
+                               cudaLaunchAttribute *attribute, cudaStream_t stream)
 {
     struct cudaFuncAttributes attributes;
     int clusters = 0;
-    bool has = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90 &&
-               cudaOccupancyMaxActiveClusters(&clusters, kernel, config) == cudaSuccess && clusters > 0;
+    bool has = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
+    if (has) {
+        *config = configure(kernel, how, true, attribute, stream);
+        has = cudaOccupancyMaxActiveClusters(&clusters, kernel, config) == cudaSuccess && clusters > 0;
+    }
     cudaGetLastError(); /* a "no" is not an error */
     return has;
 }
@@ -372,9 +368,10 @@ template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t co
     struct split how = split_for_clusters(rows, cols, packs, lead);
     const void *kernel = how.threads == 256 ? (const void *)split_softmax_kernel<T, 256, true>
                                             : (const void *)split_softmax_kernel<T, 512, true>;
-    cudaLaunchConfig_t config = configure(kernel, &how, true, &attribute, stream);
+    cudaLaunchConfig_t config;
     if (packs > MAX_CLUSTER * CLUSTER_PACKS * 512 || rows * how.size > INT32_MAX ||
-        rows * how.size < device_attribute(cudaDevAttrMultiProcessorCount) || !has_clusters(kernel, &config)) {
+        rows * how.size < device_attribute(cudaDevAttrMultiProcessorCount) ||
+        !configure_clusters(&config, kernel, &how, &attribute, stream)) {
         how = split_for_grid(rows, cols, packs);
         kernel = (const void *)split_softmax_kernel<T, 512, false>;
         config = configure(kernel, &how, false, &attribute, stream);

@@ -29,6 +29,7 @@ int main(int argc, char **argv)
         .gpu = GPU(library_attention_gpu),
         .gpu_fp16 = GPU(library_attention_fp16_gpu),
         .gpu_bf16 = GPU(library_attention_bf16_gpu),
+        .bf16_capability = 80, /* cuBLAS multiplies bf16 from there on */
         .workspace = GPU(library_attention_workspace),
         .rounding = { .scores = true, .weights = true },
     };

@@ -87,5 +87,5 @@ void fused_attention_gpu(float *O, float *lse, const float *Q, const float *K, c
     else if (p.dim <= 256)
         fused_attention_kernel<8><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
     else
-        fatal("fused attention takes head dimensions up to 256; this one is %lld", (long long)p.dim);
+        refuse();
 }

@@ -263,15 +263,10 @@ template <int DIM> static size_t shared_bytes(int warps)
 template <int DIM> static void launch(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
                                       cudaStream_t stream)
 {
-    int device = 0, most = 0, warps = MAX_WARPS<DIM>;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    while (warps > 1 && shared_bytes<DIM>(warps) > (size_t)most)
+    int warps = MAX_WARPS<DIM>;
+    while (warps > 1 && shared_bytes<DIM>(warps) > (size_t)most_shared())
         warps--;
-    size_t bytes = shared_bytes<DIM>(warps);
-    if (bytes > (size_t)most)
-        fatal("flash attention at head dimension %d needs %zu bytes of shared memory a block; this GPU has %d", (int)p.dim, bytes,
-              most);
+    size_t bytes = shared_bytes<DIM>(warps); /* if even that is too much (flash_attention_shared() says so before), CUDA refuses it */
     int64_t br = warps * WARP_QUERIES<DIM>, blocks = p.batch * p.heads * ((p.seq_q + br - 1) / br);
     bool aligned = p.dim % 4 == 0 && (uintptr_t)V % 16 == 0;
 
@@ -291,5 +286,10 @@ void flash_attention_gpu(float *O, float *lse, const float *Q, const float *K, c
     else if (p.dim <= 256)
         launch<256>(O, lse, Q, K, V, p, stream);
     else
-        fatal("flash attention takes head dimensions up to 256; this one is %lld", (long long)p.dim);
+        refuse();
+}
+
+size_t flash_attention_shared(int64_t dim)
+{
+    return dim <= 32 ? shared_bytes<32>(1) : dim <= 64 ? shared_bytes<64>(1) : dim <= 128 ? shared_bytes<128>(1) : shared_bytes<256>(1);
 }

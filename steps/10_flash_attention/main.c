@@ -18,6 +18,7 @@ int main(int argc, char **argv)
         .predict = flash_attention_cost,
         .cpu = flash_attention_cpu,
         .gpu = GPU(flash_attention_gpu),
+        .shared = GPU(flash_attention_shared),
     };
     return attention_main(&step, argc, argv);
 }

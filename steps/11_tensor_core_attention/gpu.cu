@@ -154,6 +154,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
     tensor_core_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                  unsigned first_head)
 {
+    needs_sm_80();
     __shared__ __align__(16) T k_tile[BC * DIM], v_tile[BC * DIM];
 
     const int lane = threadIdx.x % 32, g = lane / 4, warp = threadIdx.x / 32;

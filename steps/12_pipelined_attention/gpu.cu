@@ -221,6 +221,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                float c, float sign, int causal, unsigned first_head)
 {
+    needs_sm_80();
     constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
     extern __shared__ __align__(256) unsigned char q_tile[]; /* BR rows; behind it STAGES tiles of K, and STAGES of V */
     const int thread = threadIdx.x, lane = thread % 32, g = lane / 4, warp = thread / 32;

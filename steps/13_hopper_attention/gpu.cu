@@ -152,6 +152,7 @@ template <class S> INLINE void attend(const problem &p)
 template <class S> static __global__ void __launch_bounds__(128 * S::WGS, 1)
     hopper_attention_kernel(const __grid_constant__ struct problem p)
 {
+    needs_hopper();
     if constexpr (HOPPER) {
         if (threadIdx.x == 0) {
             ring_init(shared<S>().queries, 1);

@@ -221,6 +221,7 @@ template <class S> INLINE void consume(const problem &p, int warpgroup)
 template <class S> static __global__ void __launch_bounds__(128 * (S::WGS + 1), 1)
     optimistic_attention_kernel(const __grid_constant__ struct problem p)
 {
+    needs_hopper();
     if constexpr (HOPPER) {
         begin_rings<S>();
         int warpgroup = uniform(threadIdx.x / 128);
