@@ -112,10 +112,10 @@ static void print_result(const struct result *r, double workspace, const struct 
     printf("  %s: %s", cpu ? "cpu" : "gpu", r->device);
     if (cpu)
         printf(", %d thread%s", r->threads, r->threads > 1 ? "s" : "");
-    printf("\n    verdict     %s: worst error %.2g of the row's largest, allowed there %.2g; %lld query row%s recomputed\n",
-           v->pass ? "pass" : "FAIL", v->error, v->tolerance, (long long)v->checked, v->checked == 1 ? "" : "s");
+    printf("\n    verdict     %s: worst error %.2g of the row's largest, allowed there %.2g; %s\n", verdict_word(v), v->error,
+           v->tolerance, verdict_coverage(v));
     if (!v->pass)
-        printf("                %lld elements are wrong; %s\n", (long long)v->wrong, v->what);
+        printf("                %lld elements are wrong, %lld rows in doubt; %s\n", (long long)v->wrong, (long long)v->doubtful, v->what);
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g\n", r->time.median, r->time.reps, r->time.p10, r->time.p90);
     printf("    products    %.4g GFLOP, at %.4g TFLOP/s\n", r->flops * 1e-9, r->flops / r->time.median * 1e-9);
     printf("    predicted   ");
@@ -230,7 +230,7 @@ static struct verdict judge(struct job *j, const struct options *o, struct tenso
     }
     struct attention_rounding how = o->dtype == FP32 ? (struct attention_rounding){ 0 } : j->step->rounding;
     struct verdict v = verify_attention(t->host_O.data, t->host_lse.data, t->host.q.data, t->host.k.data, t->host.v.data, o->dtype, j->p,
-                                        how, o->seed);
+                                        how, o->seed_given ? o->seed : fresh_seed(), t->gpu);
     const struct buffer *all[] = { &t->device.q, &t->device.k, &t->device.v, &t->O, &t->lse };
     for (int i = 0; i < 5; i++)
         if (!buffer_guards_intact(all[i])) {
@@ -369,7 +369,7 @@ static void require_memory(const struct attention_step *step, const struct optio
 
 int attention_main(const struct attention_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, true);
+    struct options o = options_parse(argc, argv, step->idea, ATTENTION_STEP);
     check_dtype(step, &o);
     check_dim(step, o.attention.dim);
     if (o.threads)

@@ -7,7 +7,7 @@
 
 #define MAX_CEILINGS 256
 
-static const char *path(void)
+const char *ceilings_path(void)
 {
     const char *chosen = getenv("CEILINGS");
     return chosen && *chosen ? chosen : "build/ceilings.tsv";
@@ -16,7 +16,7 @@ static const char *path(void)
 /* Reads the table; returns the number of rows. */
 static int read_all(struct ceiling *rows)
 {
-    FILE *file = fopen(path(), "r");
+    FILE *file = fopen(ceilings_path(), "r");
     char line[512], dtype[8];
     int count = 0;
     while (file && count < MAX_CEILINGS && fgets(line, sizeof line, file)) {
@@ -54,16 +54,16 @@ void ceiling_put(const struct ceiling *c)
     while (at < count && !same(&rows[at], c))
         at++;
     if (at == MAX_CEILINGS)
-        fatal("%s: it holds %d ceilings already; delete it and run step 00 again", path(), MAX_CEILINGS);
+        fatal("%s: it holds %d ceilings already; delete it and run step 00 again", ceilings_path(), MAX_CEILINGS);
     rows[at] = *c;
-    make_folder(path());
-    FILE *file = open_whole(path());
+    make_folder(ceilings_path());
+    FILE *file = open_whole(ceilings_path());
     if (!file)
-        fatal("%s: it cannot be written: %s", path(), strerror(errno));
+        fatal("%s: it cannot be written: %s", ceilings_path(), strerror(errno));
     fprintf(file, "device\tthreads\tname\tdtype\tvalue\tunit\n");
     for (int i = 0; i < (at == count ? count + 1 : count); i++)
         fprintf(file, "%s\t%d\t%s\t%s\t%.6g\t%s\n", rows[i].device, rows[i].threads, rows[i].name, dtype_name(rows[i].dtype),
                 rows[i].value, rows[i].unit);
     if (close_whole(file))
-        fatal("%s: it cannot be written: %s", path(), strerror(errno));
+        fatal("%s: it cannot be written: %s", ceilings_path(), strerror(errno));
 }

@@ -142,8 +142,10 @@ struct options {
 /* What a problem is where nothing is said: the help names these numbers, too. */
 enum { DEFAULT_ROWS = 16384, DEFAULT_COLS = 8192, DEFAULT_HEADS = 16, DEFAULT_SEQ = 2048, DEFAULT_DIM = 64 };
 
+enum step_kind { SOFTMAX_STEP, ATTENTION_STEP, CEILINGS_STEP }; /* what a program takes; step 00 measures the machine alone */
+
 /* The whole command line, finished: sizes and scale are known, from options, a named shape, files or defaults. Or usage_error. */
-struct options options_parse(int argc, char **argv, const char *idea, bool is_attention);
+struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind);
 void options_check(const struct options *o, int gpus);                /* usage_error for what makes no sense together, on so many GPUs */
 void options_finish(struct options *o);                               /* the sizes and the scale that were not given (0, scale_given) */
 float default_scale(int64_t dim);                                     /* 1 / sqrt(dim) */
@@ -161,6 +163,7 @@ struct qkv input_qkv(const struct options *o); /* from files or a family */
 /* ---- reference.c: fp64, independent of every step */
 
 double element(const void *x, enum dtype dtype, int64_t at);
+void elements(double *out, const void *x, enum dtype dtype, int64_t at, int64_t count); /* out: (count) */
 
 struct row_facts {
     double max;     /* maximum of the row */
@@ -170,28 +173,58 @@ struct row_facts {
 /* want: (cols) = softmax(x), x: (cols) of type dtype. Any NaN or +inf, or nothing but -inf: all NaN. */
 struct row_facts reference_softmax_row(double *want, const void *x, enum dtype dtype, int64_t cols);
 
-/*
- * One query row of attention: q: (dim), K and V: (keys, dim), of type dtype; the first `visible` keys are seen. want: (dim) is set to
- * the exact output, bound: (dim) to how far a step may be from it (docs/numerics.md). scratch: (2 visible). Returns lse, likewise.
- */
-struct attention_row {
-    const void *q, *K, *V;
-    enum dtype dtype;
-    int64_t visible, dim;
-    double scale;
+/* The softmax of all rows. */
+struct softmax_answers {
+    double *want;           /* (rows, cols) */
+    struct row_facts *facts; /* (rows) */
 };
 
-/* How a step rounds on the way, besides its fp32 arithmetic. */
+struct softmax_answers reference_softmax(const void *x, enum dtype dtype, int64_t rows, int64_t cols);
+void softmax_answers_free(struct softmax_answers *a);
+
+/* How an attention step rounds on the way, besides its fp32 arithmetic. */
 struct attention_rounding {
     bool scores;   /* the scores are rounded to the 16-bit type */
     bool weights;  /* so are the weights, exp(score - max), before they multiply V */
+};
+
+/* Whether a row can be judged at all. */
+enum doubt {
+    NO_DOUBT,
+    BLIND,         /* the scores are so large that fp32 cannot tell the weights: zeros, or a plain mean of V, would pass */
+    OVERFLOW_OF_S, /* a score, or a sum on the way to it, may leave fp32 */
 };
 
 struct lse {
     double want, bound;
 };
 
-struct lse reference_attention_row(double *want, double *bound, double *scratch, struct attention_row row, struct attention_rounding how);
+/*
+ * What rows of O and lse must be, in fp64 from the definition, and how far a step may be from it (docs/numerics.md). An element that
+ * is not finite: with a bound of 0 nothing else will do; with an infinite bound, any other that is not finite.
+ */
+struct answers {
+    struct attention p;
+    enum dtype dtype;
+    int64_t count;
+    int64_t *rows;         /* (count): which rows of (batch, heads, seq_q), in ascending order */
+    double *want, *bound;  /* (count, dim) */
+    struct lse *lse;       /* (count) */
+    enum doubt *doubt;     /* (count) */
+    double *largest;       /* (batch, kv_heads, dim): of the |V| that are finite */
+};
+
+/*
+ * Q, K and V: host memory, of type dtype. Every key that a query sees takes part, also with a weight of 0, and 0 * inf is NaN. But a
+ * row with no key to attend to, or none but of score -inf: zeros, and an lse of -inf. On a GPU: the same by other code, reference_gpu.cu.
+ * rows: (count), in ascending order; NULL: the first `count`.
+ */
+struct answers reference_attention(const void *Q, const void *K, const void *V, enum dtype dtype, struct attention p,
+                                   struct attention_rounding how, const int64_t *rows, int64_t count, bool gpu);
+void answers_free(struct answers *a);
+void reference_attention_gpu(struct answers *a, const void *Q, const void *K, const void *V, struct attention_rounding how);
+double reference_gpu_work(void);  /* on a GPU: products of a query with a key, times dim, that a second or so is good for */
+enum { REFERENCE_GPU_DIM = 256 }; /* the largest dim that it takes */
 
 /* ---- verify.c: verdicts */
 
@@ -204,27 +237,41 @@ struct rounding {
 };
 
 struct verdict {
-    bool pass;
+    bool pass;            /* nothing is wrong, and nothing is in doubt */
     double error;         /* worst relative error: |got - want| / want; NaN where one of the two is NaN and the other is not */
     double tolerance;     /* the bound at that element, relative too */
-    int64_t checked;      /* rows compared element by element */
+    int64_t rows;         /* that there are */
+    int64_t checked;      /* of those, compared element by element */
     int64_t wrong;        /* elements outside their bound */
+    int64_t doubtful;     /* rows that cannot be judged: their bound would let zeros or a plain mean pass, or something overflows */
     int64_t first_wrong;  /* row, -1 for none */
-    char what[160];       /* its first wrong element, in words */
+    uint64_t seed;        /* of the sample, where rows are one */
+    char what[160];       /* the first wrong element, in words; without one, the first doubt */
 };
 
+const char *verdict_word(const struct verdict *v); /* "pass", "FAIL" or "in doubt" */
+/* What was compared: "all 2048 rows", or "512 of 2048 rows, sample seed 7". Good until the next call. */
+const char *verdict_coverage(const struct verdict *v);
+uint64_t fresh_seed(void); /* another one in each run */
+
 /*
- * Compare y with the fp64 softmax of x, both (rows, cols) of type dtype in host memory. Rows are compared element by
- * element: all of them up to a few million elements, otherwise the first, the last and a random sample, and besides
- * every row whose sum is not 1. Pass only if |got - want| <= bound holds for every element: NaN fails, unless want is NaN.
+ * Compare y with the fp64 softmax of x, both (rows, cols) of type dtype in host memory: every element. Pass only if
+ * |got - want| <= bound holds for each: NaN fails, unless want is NaN; and if zeros would not pass.
  */
-struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
-                              uint64_t seed);
+struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how);
+struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
+                                      const struct softmax_answers *a); /* with answers that are there already */
 /*
- * Compare O and lse with fp64 attention, in host memory. Query rows at random, and each row whose O is not finite. lse may be NULL.
+ * Compare O and lse, in host memory, with fp64 attention. All rows where that takes a second or so; of larger problems rows drawn at
+ * random by `seed`, and some of those whose O is not finite. lse may be NULL. gpu: the reference is computed on the GPU, and
+ * compared with the CPU's on a few rows that `seed` draws.
  */
 struct verdict verify_attention(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
-                                struct attention p, struct attention_rounding how, uint64_t seed);
+                                struct attention p, struct attention_rounding how, uint64_t seed, bool gpu);
+/* The same with about `wanted` rows. */
+struct verdict verify_attention_rows(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
+                                     struct attention p, struct attention_rounding how, double wanted, uint64_t seed, bool gpu);
+struct verdict verify_answers(const void *O, const float *lse, const struct answers *a); /* with answers that are there already */
 /* The bound on |got - want|. want: the exact value; below: the row's maximum minus x; spread: as in struct row_facts. */
 double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how);
 
@@ -297,6 +344,7 @@ struct ceiling {
     char unit[16];    /* GB/s (read + written), TFLOP/s, Gexp/s */
 };
 
+const char *ceilings_path(void);
 double ceiling_get(const char *device, int threads, const char *name, enum dtype dtype); /* 0 when not measured */
 void ceiling_put(const struct ceiling *c);
 
@@ -326,6 +374,7 @@ struct before {
     double ms, bytes, exps; /* median; predicted bytes; exponentials */
 };
 
+const char *results_path(void);
 void report_tsv(const struct result *r);  /* appends to build/results.tsv (RESULTS overrides it); its first line names the columns */
 void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */

@@ -21,8 +21,10 @@ static bool cpuinfo(const char *key, char *value, size_t size)
         char *colon = strchr(line, ':');
         if (strncmp(line, key, strlen(key)) || !colon)
             continue;
-        snprintf(value, size, "%s", colon + 1 + strspn(colon + 1, " "));
+        snprintf(value, size, "%s", colon + 1 + strspn(colon + 1, " \t"));
         value[strcspn(value, "\n")] = '\0';
+        for (char *c = value; *c; c++) /* a tab would end a column of the tables */
+            *c = (unsigned char)*c < ' ' ? ' ' : *c;
         found = true;
     }
     if (file)

@@ -11,6 +11,7 @@
 #define MAX_THREADS 4096
 #define MAX_SHOWN 60  /* bytes of a value that a message quotes */
 
+#define NOISE_HELP "  --noise             time the step against itself: smaller differences mean nothing\n"
 static const char softmax_help[] =
     "  --rows N --cols N   shape of x; Ki, Mi and Gi may follow a number    (default %d x %d)\n"
     "  --shape NAME        a named shape, for what is not given:%s\n"
@@ -19,7 +20,8 @@ static const char softmax_help[] =
     "                                                                       (default normal)\n"
     "  --x FILE.npy        or a tensor of yours: fp16, fp32 or fp64, the last axis is softmaxed\n"
     "  --out FILE.npy      write y there\n"
-    "  --sweep             every row length from 128 to 16 Mi, with rows x cols as it is, a line each\n";
+    "  --sweep             every row length from 128 to 16 Mi, with rows x cols as it is, a line each\n"
+    NOISE_HELP;
 static const char attention_help[] =
     "  --batch N --heads N --kv-heads N --dim N                             (default 1, %d, heads, %d)\n"
     "  --seq-q N --seq-k N queries and keys a head; --seq N sets both       (default %d)\n"
@@ -33,14 +35,14 @@ static const char attention_help[] =
     "  --out FILE.npy      write O there\n"
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
     "  --sweep             every length from 512 to 16 Ki, with tokens in all as they are, a line each\n"
-    "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n";
+    "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n"
+    NOISE_HELP;
 static const char common_help[] =
     "  --device WHICH      cpu, gpu or all                                  (default all)\n"
     "  --threads N         CPU threads                                      (default: all)\n"
     "  --seed N            of the random numbers                            (default 1)\n"
     "  --reps N            timed runs                                       (default: what fits --budget)\n"
     "  --budget SECONDS    time to spend on timing, per device              (default 2)\n"
-    "  --noise             time the step against itself: smaller differences mean nothing\n"
     "  --json              one JSON object per device instead of text\n"
     "  --help              this\n";
 
@@ -52,16 +54,22 @@ enum {
 
 #define VALUE(name, code) { name, required_argument, NULL, code }
 #define FLAG(name, code) { name, no_argument, NULL, code }
+#define COMMON                                                                                                         \
+    VALUE("device", DEVICE), VALUE("threads", THREADS), VALUE("seed", SEED), VALUE("reps", REPS),                      \
+    VALUE("budget", BUDGET), FLAG("json", JSON), FLAG("help", HELP), { NULL, 0, NULL, 0 }
 #define SHARED                                                                                                         \
     VALUE("shape", SHAPE), VALUE("dtype", DTYPE), VALUE("input", INPUT), VALUE("out", OUT), FLAG("sweep", SWEEP),      \
-    VALUE("device", DEVICE), VALUE("threads", THREADS), VALUE("seed", SEED), VALUE("reps", REPS),                      \
-    VALUE("budget", BUDGET), FLAG("noise", NOISE), FLAG("json", JSON), FLAG("help", HELP), { NULL, 0, NULL, 0 }
+    FLAG("noise", NOISE), COMMON
 
 static const struct option softmax_options[] = { VALUE("rows", ROWS), VALUE("cols", COLS), VALUE("x", X), SHARED };
 static const struct option attention_options[] = {
     VALUE("batch", BATCH), VALUE("heads", HEADS), VALUE("kv-heads", KV_HEADS), VALUE("seq", SEQ), VALUE("seq-q", SEQ_Q),
     VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("scale", SCALE),
     FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE), SHARED,
+};
+static const struct option common_options[] = { COMMON };
+static const struct option *const options_of[] = {
+    [SOFTMAX_STEP] = softmax_options, [ATTENTION_STEP] = attention_options, [CEILINGS_STEP] = common_options,
 };
 
 /* A value as messages quote it: its beginning, if it is long. Good until the next call. */
@@ -165,12 +173,12 @@ static void set_input(struct options *o, const char *name)
     o->input_given = true;
 }
 
-static void print_help(const struct options *o, const char *program, const char *idea)
+static void print_help(const struct options *o, const char *program, const char *idea, enum step_kind kind)
 {
     printf("%s: %s\n\n", program, idea);
-    if (o->is_attention)
+    if (kind == ATTENTION_STEP)
         printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families);
-    else
+    else if (kind == SOFTMAX_STEP)
         printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families);
     fputs(common_help, stdout);
 }
@@ -216,12 +224,13 @@ static void parse_one(struct options *o, int option, const char *arg)
 static void check_outputs(const struct options *o)
 {
     const struct { const char *option, *path; } out[] = { { "out", o->out_path }, { "lse", o->lse_path } }, in[] = {
-        { "x", o->x_path }, { "q", o->q_path }, { "k", o->k_path }, { "v", o->v_path },
+        { "--x", o->x_path }, { "--q", o->q_path }, { "--k", o->k_path }, { "--v", o->v_path },
+        { "the table of results,", results_path() }, { "the table of ceilings,", ceilings_path() },
     };
     for (int i = 0; i < 2; i++) {
-        for (int j = 0; out[i].path && j < 4; j++)
+        for (int j = 0; out[i].path && j < 6; j++)
             if (in[j].path && same_file(out[i].path, in[j].path))
-                usage_error("--%s '%s': it is the file of --%s '%s', and would overwrite it", out[i].option, out[i].path, in[j].option,
+                usage_error("--%s '%s': it is the file of %s '%s', and would overwrite it", out[i].option, out[i].path, in[j].option,
                             in[j].path);
         if (out[i].path && !writable_whole(out[i].path))
             fatal("--%s '%s': it cannot be written: %s", out[i].option, out[i].path, strerror(errno));
@@ -309,13 +318,13 @@ void options_finish(struct options *o)
         o->attention.scale = default_scale(o->attention.dim);
 }
 
-struct options options_parse(int argc, char **argv, const char *idea, bool is_attention)
+struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind)
 {
-    struct options o = { .is_attention = is_attention, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2 };
+    struct options o = { .is_attention = kind == ATTENTION_STEP, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2 };
     opterr = 0;
-    for (int option; (option = getopt_long(argc, argv, ":", is_attention ? attention_options : softmax_options, NULL)) != -1;) {
+    for (int option; (option = getopt_long(argc, argv, ":", options_of[kind], NULL)) != -1;) {
         if (option == HELP) {
-            print_help(&o, argv[0], idea);
+            print_help(&o, argv[0], idea, kind);
             exit(0);
         }
         if (option == '?' && isgraph(optopt)) /* a letter; of what begins with -- getopt keeps no letter */
@@ -329,7 +338,8 @@ struct options options_parse(int argc, char **argv, const char *idea, bool is_at
     if (optind < argc)
         usage_error("'%s': only options are allowed; --help lists them", shown(argv[optind]));
     options_check(&o, gpu_count());
-    options_finish(&o);
+    if (kind != CEILINGS_STEP)
+        options_finish(&o);
     check_outputs(&o);
     return o;
 }

@@ -6,7 +6,7 @@
 
 #include "common.h"
 
-static const char *results_path(void)
+const char *results_path(void)
 {
     const char *chosen = getenv("RESULTS");
     return chosen && *chosen ? chosen : "build/results.tsv";
@@ -69,7 +69,7 @@ static int fields_of(const struct result *r, struct field *f)
         { "ceiling", r->ceiling, 0 },
         { "error", NULL, r->verdict.error },
         { "tolerance", NULL, r->verdict.tolerance },
-        { "verdict", r->verdict.pass ? "pass" : "FAIL", 0 },
+        { "verdict", verdict_word(&r->verdict), 0 },
     };
     memcpy(f, all, sizeof all);
     return sizeof all / sizeof all[0];

@@ -158,7 +158,7 @@ static void measure_device(const struct ceilings_step *step, const struct option
 
 int ceilings_main(const struct ceilings_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, false);
+    struct options o = options_parse(argc, argv, step->idea, CEILINGS_STEP);
     if (o.threads)
         cpu_set_threads(o.threads);
     if (!o.json)

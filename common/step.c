@@ -107,10 +107,10 @@ static void print_result(const struct softmax_step *step, const struct result *r
     printf("  %s: %s", r->backend[2] == 'u' ? "cpu" : "gpu", r->device);
     if (r->threads)
         printf(", %d thread%s", r->threads, r->threads > 1 ? "s" : "");
-    printf("\n    verdict     %s: worst relative error %.2g, allowed there %.2g; %lld row%s compared one by one\n",
-           v->pass ? "pass" : "FAIL", v->error, v->tolerance, (long long)v->checked, v->checked == 1 ? "" : "s");
+    printf("\n    verdict     %s: worst relative error %.2g, allowed there %.2g; %s\n", verdict_word(v), v->error, v->tolerance,
+           verdict_coverage(v));
     if (!v->pass)
-        printf("                %lld elements are wrong; %s\n", (long long)v->wrong, v->what);
+        printf("                %lld elements are wrong, %lld rows in doubt; %s\n", (long long)v->wrong, (long long)v->doubtful, v->what);
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g; a copy %.4g ms\n", r->time.median, r->time.reps,
            r->time.p10, r->time.p90, copy->median);
     double reads = reads_of(step, r->threads == 0);
@@ -199,7 +199,7 @@ static struct verdict judge(struct job *j, const struct options *o, struct tenso
         gpu_finish(j->step->name);
         gpu_download(t->host_y.data, t->y.data, t->y.bytes);
     }
-    struct verdict v = verify_softmax(t->host_y.data, t->host_x.data, o->dtype, o->rows, o->cols, how, o->seed);
+    struct verdict v = verify_softmax(t->host_y.data, t->host_x.data, o->dtype, o->rows, o->cols, how);
     if (!buffer_guards_intact(&t->x) || !buffer_guards_intact(&t->y)) {
         v.pass = false;
         snprintf(v.what, sizeof v.what, "memory outside the tensors was written");
@@ -293,7 +293,7 @@ static void require_memory(const struct softmax_step *step, const struct options
 
 int softmax_main(const struct softmax_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, false);
+    struct options o = options_parse(argc, argv, step->idea, SOFTMAX_STEP);
     if (!has(step, o.dtype, false) && !has(step, o.dtype, true))
         usage_error("--dtype %s: %s takes fp32 only; steps 05 and 06 take fp16 and bf16 too", dtype_name(o.dtype), step->name);
     if (o.threads)

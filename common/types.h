@@ -55,6 +55,12 @@ struct attention {
 #define ATTENTION_FN static inline
 #endif
 
+/* Of all heads of K and V, batch after batch, the one that a head of Q attends to, counted likewise. */
+ATTENTION_FN int64_t attention_kv_head(struct attention p, int64_t head)
+{
+    return head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
+}
+
 /* The number of keys that a query sees: the first so many. */
 ATTENTION_FN int64_t attention_visible(struct attention p, int64_t query)
 {

@@ -1,13 +1,20 @@
-/* Verdicts. docs/numerics.md derives the bound. */
+/* Verdicts. docs/numerics.md derives the bounds. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "bound.h"
 #include "common.h"
 
-#define FULL_ELEMENTS (4 << 20)  /* up to this many elements are compared one by one; beyond, whole rows at random */
-#define SUM_SCREEN 1e-3          /* a row whose sum is further from 1 than this is compared one by one as well */
 #define WORST_ALLOWED 0.5        /* however long the chain: a result that is wrong by half is wrong */
+#define BLOCK 1024               /* numbers that are converted to double at a time */
+#define ATTENTION_WORK 0x1p33    /* products of a query with a key, times dim, that a CPU is given: a few seconds at most */
+#define BROKEN_ROWS 64           /* rows that are not finite, and are compared although they were not drawn */
+#define CHUNK (4 << 20)          /* elements of O whose answers are in memory at a time */
+#define CROSS_CHECKED 32         /* rows of which both references are computed */
 
 /* Unit roundoff, smallest normal number, and half the distance of neighbours below it. */
 static const struct { double unit, tiny, half_step; } format[] = {
@@ -16,74 +23,127 @@ static const struct { double unit, tiny, half_step; } format[] = {
     [BF16] = { 0x1p-8, 0x1p-126, 0x1p-134 },
 };
 
-double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how)
+const char *verdict_word(const struct verdict *v)
 {
-    double unit = how.unit > 0 ? how.unit : format[FP32].unit;
-    double lanes = how.lanes > 0 ? how.lanes : 1;
-    double addends = how.block > 0 && how.block < cols ? (double)how.block : (double)cols;
-    double chain = ceil(addends / lanes) + log2(lanes) + how.extra;
-
-    double numerator = (3 * below + 4) * unit;          /* x - m, exp, the division */
-    double sum = (3 * spread + 4 + 4 * chain) * unit;   /* the same, averaged over the row; a rescale and an addition a link */
-    double output = dtype == FP32 ? 0 : format[dtype].unit;
-    double relative = fmin(numerator + sum + output, WORST_ALLOWED);
-    return (want > 0 ? want * relative : 0) + format[dtype].half_step + format[FP32].tiny; /* below may be infinite where want is 0 */
+    return v->pass ? "pass" : v->doubtful && !v->wrong ? "in doubt" : "FAIL";
 }
 
-static double row_sum(const void *y, enum dtype dtype, int64_t at, int64_t cols)
+const char *verdict_coverage(const struct verdict *v)
 {
-    double sum = 0;
-    for (int64_t col = 0; col < cols; col++)
-        sum += element(y, dtype, at + col);
-    return sum;
+    static char text[96];
+    if (v->checked == v->rows)
+        snprintf(text, sizeof text, "all %lld row%s compared", (long long)v->rows, v->rows == 1 ? "" : "s");
+    else
+        snprintf(text, sizeof text, "%lld of %lld rows compared, sample seed %llu", (long long)v->checked, (long long)v->rows,
+                 (unsigned long long)v->seed);
+    return text;
+}
+
+uint64_t fresh_seed(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return random_bits((uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec, (uint64_t)getpid()) % 1000000;
 }
 
 /* Add what was found in one row to what is known of all. */
 static void fold(struct verdict *v, const struct verdict *mine)
 {
+    bool first = mine->first_wrong >= 0 && (v->first_wrong < 0 || mine->first_wrong < v->first_wrong); /* whoever found it first */
     v->checked += mine->checked;
     v->wrong += mine->wrong;
+    v->doubtful += mine->doubtful;
     if (!(mine->error <= v->error) && !isnan(v->error)) {
         v->error = mine->error;
         v->tolerance = mine->tolerance;
     }
-    if (mine->wrong && (v->first_wrong < 0 || mine->first_wrong < v->first_wrong)) { /* the lowest row, whoever found it first */
+    if (first)
         v->first_wrong = mine->first_wrong;
+    if (first || (v->first_wrong < 0 && !v->what[0]))
         memcpy(v->what, mine->what, sizeof v->what);
+}
+
+static void conclude(struct verdict *v)
+{
+    v->pass = v->checked > 0 && v->wrong == 0 && v->doubtful == 0;
+}
+
+/* Fold a wrong or a right element into what is known of a row. `place`: where it is, in words. */
+static void judge_element(struct verdict *mine, double got, double want, double bound, double scale, int64_t row, const char *place, int64_t at)
+{
+    double error = fabs(got - want);
+    if (got == want || (isnan(want) && (isnan(got) || (isinf(bound) && isinf(got))))) /* infinities, too */
+        return;
+    if (!(error / scale <= mine->error)) { /* a NaN stays: nothing compares with it */
+        mine->error = isnan(mine->error) ? NAN : error / scale;
+        mine->tolerance = bound / scale;
+    }
+    if (!(error <= bound) && mine->wrong++ == 0) {
+        mine->first_wrong = row;
+        snprintf(mine->what, sizeof mine->what, "row %lld, %s %lld: got %.9g, want %.9g, within %.2g", (long long)row, place, (long long)at,
+                 isnan(got) ? NAN : got, isnan(want) ? NAN : want, bound); /* a NaN's sign means nothing */
     }
 }
 
-/* Compare one row; fold what is found into *v. `want` is scratch of cols doubles. */
-static void compare_row(struct verdict *v, double *want, const void *y, const void *x, enum dtype dtype, int64_t row, int64_t cols,
-                        struct rounding how)
+/* ---- softmax */
+
+/* The bound of an element of a row: floor + want * min(base + slope * below, WORST_ALLOWED). */
+struct softmax_limit {
+    double base, slope, floor;
+};
+
+static struct softmax_limit softmax_limit(double spread, enum dtype dtype, int64_t cols, struct rounding how)
 {
-    size_t size = dtype_bytes(dtype);
-    struct row_facts facts = reference_softmax_row(want, (const char *)x + (size_t)(row * cols) * size, dtype, cols);
-    struct verdict mine = { .checked = 1 };
-    for (int64_t col = 0; col < cols; col++) {
-        double got = element(y, dtype, row * cols + col), below = facts.max - element(x, dtype, row * cols + col);
-        if (isnan(want[col]) && isnan(got))
-            continue;
-        double bound = softmax_bound(want[col], below, facts.spread, dtype, cols, how);
-        double scale = want[col] + format[dtype].tiny, error = fabs(got - want[col]);
-        if (!(error / scale <= mine.error)) { /* a NaN stays: nothing compares with it */
-            mine.error = isnan(mine.error) ? NAN : error / scale;
-            mine.tolerance = bound / scale;
+    double unit = how.unit > 0 ? how.unit : format[FP32].unit;
+    double lanes = how.lanes > 0 ? how.lanes : 1;
+    double addends = how.block > 0 && how.block < cols ? (double)how.block : (double)cols;
+    double chain = ceil(addends / lanes) + log2(lanes) + how.extra;
+    double sum = (3 * spread + 4 + 4 * chain) * unit; /* x - m and exp, averaged over the row; a rescale and an addition a link */
+    double output = dtype == FP32 ? 0 : format[dtype].unit;
+    return (struct softmax_limit){ 4 * unit + sum + output, 3 * unit, format[dtype].half_step + format[FP32].tiny };
+}
+
+static double limit_at(struct softmax_limit l, double want, double below)
+{
+    double relative = fmin(l.base + l.slope * below, WORST_ALLOWED); /* 3 below + 4: x - m, exp, the division */
+    return (want > 0 ? want * relative : 0) + l.floor;               /* below may be infinite where want is 0 */
+}
+
+double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how)
+{
+    return limit_at(softmax_limit(spread, dtype, cols, how), want, below);
+}
+
+/* Compare one row with `want`, (cols); fold what is found into *v. */
+static void compare_row(struct verdict *v, const double *want, struct row_facts facts, const void *y, const void *x, enum dtype dtype,
+                        int64_t row, int64_t cols, struct rounding how)
+{
+    struct softmax_limit limit = softmax_limit(facts.spread, dtype, cols, how);
+    struct verdict mine = { .checked = 1, .first_wrong = -1 };
+    double got[BLOCK], in[BLOCK];
+    bool zeros_would_pass = true;
+    for (int64_t first = 0; first < cols; first += BLOCK) {
+        int64_t count = cols - first < BLOCK ? cols - first : BLOCK;
+        elements(got, y, dtype, row * cols + first, count);
+        elements(in, x, dtype, row * cols + first, count);
+        for (int64_t i = 0; i < count; i++) {
+            double exact = want[first + i], bound = limit_at(limit, exact, facts.max - in[i]);
+            judge_element(&mine, got[i], exact, bound, exact + format[dtype].tiny, row, "column", first + i);
+            zeros_would_pass &= exact <= bound;
         }
-        if (!(error <= bound) && mine.wrong++ == 0)
-            snprintf(mine.what, sizeof mine.what, "row %lld, column %lld: got %.9g, want %.9g, within %.2g", (long long)row,
-                     (long long)col, isnan(got) ? NAN : got, want[col], bound); /* a NaN's sign means nothing */
     }
-    mine.first_wrong = row;
+    if (zeros_would_pass) {
+        mine.doubtful = 1;
+        if (!mine.wrong)
+            snprintf(mine.what, sizeof mine.what, "row %lld: its numbers are so small that zeros would pass", (long long)row);
+    }
 #pragma omp critical
     fold(v, &mine);
 }
 
-struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
-                              uint64_t seed)
+struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how)
 {
-    struct verdict v = { .first_wrong = -1 };
-    int64_t sample = FULL_ELEMENTS / cols + 3;
+    struct verdict v = { .first_wrong = -1, .rows = rows };
 #pragma omp parallel
     {
         double *want = malloc((size_t)cols * sizeof *want);
@@ -91,57 +151,68 @@ struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, in
             fatal("not enough CPU memory: %.2f GiB needed to verify a row", (double)cols * sizeof *want / (1 << 30));
 #pragma omp for schedule(dynamic, 16)
         for (int64_t row = 0; row < rows; row++) {
-            bool drawn = rows <= sample || row == 0 || row == rows - 1 ||
-                         (int64_t)(random_bits(seed, (uint64_t)row) % (uint64_t)rows) < sample;
-            if (drawn || !(fabs(row_sum(y, dtype, row * cols, cols) - 1) <= SUM_SCREEN))
-                compare_row(&v, want, y, x, dtype, row, cols, how);
+            struct row_facts facts = reference_softmax_row(want, (const char *)x + (size_t)(row * cols) * dtype_bytes(dtype), dtype, cols);
+            compare_row(&v, want, facts, y, x, dtype, row, cols, how);
         }
         free(want);
     }
-    v.pass = v.wrong == 0;
+    conclude(&v);
     return v;
 }
 
-#define ATTENTION_WORK (1 << 26)  /* products of a query with a key, times dim, that are recomputed in double */
-
-/* Fold a wrong or a right element into what is known of a row. */
-static void judge_element(struct verdict *mine, double got, double want, double bound, double scale, int64_t row, const char *what, int64_t at)
+struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
+                                      const struct softmax_answers *a)
 {
-    if (isnan(want) && isnan(got))
-        return;
-    if (got == want) /* infinities, too */
-        return;
-    double error = fabs(got - want);
-    if (!(error / scale <= mine->error)) {
-        mine->error = isnan(mine->error) ? NAN : error / scale;
-        mine->tolerance = bound / scale;
-    }
-    if (!(error <= bound) && mine->wrong++ == 0)
-        snprintf(mine->what, sizeof mine->what, "query row %lld, %s %lld: got %.9g, want %.9g, within %.2g", (long long)row, what,
-                 (long long)at, isnan(got) ? NAN : got, isnan(want) ? NAN : want, bound);
+    struct verdict v = { .first_wrong = -1, .rows = rows };
+#pragma omp parallel for schedule(dynamic, 16)
+    for (int64_t row = 0; row < rows; row++)
+        compare_row(&v, a->want + row * cols, a->facts[row], y, x, dtype, row, cols, how);
+    conclude(&v);
+    return v;
 }
 
-static void compare_query(struct verdict *v, double *scratch, const void *O, const float *lse, const void *Q, const void *K,
-                          const void *V, enum dtype dtype, struct attention p, struct attention_rounding how, int64_t row)
+/* ---- attention */
+
+static const char *const doubts[] = {
+    [BLIND] = "the scores are so large that fp32 cannot tell the weights: zeros, or a mean of V, would pass",
+    [OVERFLOW_OF_S] = "a score, or a sum on the way to it, is beyond fp32",
+};
+
+/* Compare the at-th row that there are answers for. */
+static void compare_query(struct verdict *v, const void *O, const float *lse, const struct answers *a, int64_t at)
 {
-    size_t size = dtype_bytes(dtype);
-    int64_t head = row / p.seq_q, kv = head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
-    struct attention_row one = {
-        (const char *)Q + (size_t)(row * p.dim) * size, (const char *)K + (size_t)(kv * p.seq_k * p.dim) * size,
-        (const char *)V + (size_t)(kv * p.seq_k * p.dim) * size, dtype, attention_visible(p, row % p.seq_q), p.dim, p.scale,
-    };
-    double *want = scratch, *bound = scratch + p.dim;
-    struct lse exact = reference_attention_row(want, bound, scratch + 2 * p.dim, one, how);
-    struct verdict mine = { .checked = 1, .first_wrong = row };
-    double scale = 0; /* O's elements cancel: errors are relative to the largest of the row */
-    for (int64_t i = 0; i < p.dim; i++)
+    struct attention p = a->p;
+    int64_t row = a->rows[at], kv = attention_kv_head(p, row / p.seq_q);
+    const double *want = a->want + at * p.dim, *bound = a->bound + at * p.dim, *largest = a->largest + kv * p.dim;
+    double visible = (double)attention_visible(p, row % p.seq_q), got[p.dim], scale = format[a->dtype].tiny;
+    double most = a->dtype == FP32 ? FLT_MAX : ATTENTION_VALUES; /* in 16 bits weights may be larger than 1 */
+    struct verdict mine = { .checked = 1, .first_wrong = -1 };
+    const char *doubt = a->doubt[at] ? doubts[a->doubt[at]] : NULL;
+    elements(got, O, a->dtype, row * p.dim, p.dim);
+    for (int64_t i = 0; i < p.dim; i++) /* O's elements cancel: errors are relative to the largest of the row */
         scale = fmax(scale, fabs(want[i]));
-    for (int64_t i = 0; i < p.dim; i++)
-        judge_element(&mine, element(O, dtype, row * p.dim + i), want[i], bound[i], scale + format[dtype].tiny, row, "element", i);
-    if (lse)
-        judge_element(&mine, lse[row], exact.want, exact.bound, fabs(exact.want) + 1, row, "lse", 0);
+    for (int64_t i = 0; i < p.dim && a->doubt[at] != OVERFLOW_OF_S; i++)
+        if (!isfinite(got[i]) && isfinite(want[i]) && visible * largest[i] > most)
+            doubt = "V is so large that the sum of weights times V, not yet divided, is beyond fp32";
+        else
+            judge_element(&mine, got[i], want[i], bound[i], scale, row, "element", i);
+    if (lse && a->doubt[at] != OVERFLOW_OF_S)
+        judge_element(&mine, lse[row], a->lse[at].want, a->lse[at].bound, fabs(a->lse[at].want) + 1, row, "lse", 0);
+    mine.doubtful = doubt != NULL;
+    if (doubt && !mine.wrong)
+        snprintf(mine.what, sizeof mine.what, "row %lld: %s", (long long)row, doubt);
 #pragma omp critical
     fold(v, &mine);
+}
+
+struct verdict verify_answers(const void *O, const float *lse, const struct answers *a)
+{
+    struct verdict v = { .first_wrong = -1, .rows = a->p.batch * a->p.heads * a->p.seq_q };
+#pragma omp parallel for schedule(dynamic, 64)
+    for (int64_t at = 0; at < a->count; at++)
+        compare_query(&v, O, lse, a, at);
+    conclude(&v);
+    return v;
 }
 
 static bool finite_row(const void *O, enum dtype dtype, int64_t row, int64_t dim)
@@ -152,25 +223,74 @@ static bool finite_row(const void *O, enum dtype dtype, int64_t row, int64_t dim
     return true;
 }
 
-struct verdict verify_attention(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
-                                struct attention p, struct attention_rounding how, uint64_t seed)
+/* The rows to compare, in order: all; or the first, the last, about `wanted` at random, and some that are not finite. free() them. */
+static int64_t *drawn_rows(int64_t *count, const void *O, enum dtype dtype, struct attention p, double wanted, uint64_t seed)
 {
-    struct verdict v = { .first_wrong = -1 };
-    int64_t rows = p.batch * p.heads * p.seq_q, sample = ATTENTION_WORK / (p.seq_k * p.dim) + 16;
-#pragma omp parallel
-    {
-        double *scratch = malloc((size_t)(2 * p.dim + 2 * p.seq_k) * sizeof *scratch);
-        if (!scratch)
-            fatal("not enough CPU memory to verify rows of %lld keys", (long long)p.seq_k);
-#pragma omp for schedule(dynamic, 4)
-        for (int64_t row = 0; row < rows; row++) {
-            bool drawn = rows <= sample || row == 0 || row == rows - 1 ||
-                         (int64_t)(random_bits(seed, (uint64_t)row) % (uint64_t)rows) < sample;
-            if (drawn || !finite_row(O, dtype, row, p.dim))
-                compare_query(&v, scratch, O, lse, Q, K, V, dtype, p, how, row);
-        }
-        free(scratch);
+    int64_t all = p.batch * p.heads * p.seq_q, broken = 0, *rows = malloc((size_t)(all + 1) * sizeof *rows);
+    if (!rows)
+        fatal("not enough CPU memory to verify %lld rows", (long long)all);
+    *count = 0;
+    for (int64_t row = 0; row < all; row++) {
+        bool drawn = wanted >= (double)all || row == 0 || row == all - 1 ||
+                     (double)(random_bits(seed, (uint64_t)row) >> 11) * 0x1p-53 * (double)all < wanted;
+        if (drawn || (broken < BROKEN_ROWS && !finite_row(O, dtype, row, p.dim) && ++broken))
+            rows[(*count)++] = row;
     }
-    v.pass = v.wrong == 0;
+    return rows;
+}
+
+static bool alike(double a, double b, double within)
+{
+    return (isnan(a) && isnan(b)) || a == b || fabs(a - b) <= within;
+}
+
+/* Whether the two references agree on a few rows, to a thousandth of the bound. */
+static bool references_agree(const void *Q, const void *K, const void *V, enum dtype dtype, struct attention p,
+                             struct attention_rounding how, uint64_t seed)
+{
+    int64_t rows[CROSS_CHECKED] = { 0 }, all = p.batch * p.heads * p.seq_q, count = all < CROSS_CHECKED ? all : CROSS_CHECKED;
+    for (int64_t i = 0; i < count; i++) /* one from each of `count` equal parts */
+        rows[i] = all * i / count + (int64_t)(random_bits(~seed, (uint64_t)i) % (uint64_t)(all * (i + 1) / count - all * i / count));
+    struct answers cpu = reference_attention(Q, K, V, dtype, p, how, rows, count, false);
+    struct answers gpu = reference_attention(Q, K, V, dtype, p, how, rows, count, true);
+    bool agree = true;
+    for (int64_t at = 0; at < count && agree; at++) {
+        agree &= alike(cpu.lse[at].want, gpu.lse[at].want, 1e-3 * cpu.lse[at].bound) &&
+                 alike(cpu.lse[at].bound, gpu.lse[at].bound, 1e-3 * cpu.lse[at].bound);
+        for (int64_t i = at * p.dim; i < (at + 1) * p.dim; i++)
+            agree &= alike(cpu.want[i], gpu.want[i], 1e-3 * cpu.bound[i]) && alike(cpu.bound[i], gpu.bound[i], 1e-3 * cpu.bound[i]);
+    }
+    answers_free(&cpu);
+    answers_free(&gpu);
+    return agree;
+}
+
+struct verdict verify_attention_rows(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
+                                     struct attention p, struct attention_rounding how, double wanted, uint64_t seed, bool gpu)
+{
+    struct verdict v = { .first_wrong = -1, .rows = p.batch * p.heads * p.seq_q, .seed = seed };
+    int64_t count, rows_at_a_time = CHUNK / p.dim;
+    int64_t *rows = drawn_rows(&count, O, dtype, p, wanted, seed);
+    for (int64_t first = 0; first < count; first += rows_at_a_time) {
+        int64_t some = count - first < rows_at_a_time ? count - first : rows_at_a_time;
+        struct answers a = reference_attention(Q, K, V, dtype, p, how, rows + first, some, gpu);
+        struct verdict mine = verify_answers(O, lse, &a);
+        fold(&v, &mine);
+        answers_free(&a);
+    }
+    free(rows);
+    conclude(&v);
+    if (gpu && !references_agree(Q, K, V, dtype, p, how, seed)) {
+        v.pass = false;
+        snprintf(v.what, sizeof v.what, "the reference computed on the GPU is not that of the CPU: neither can be trusted");
+    }
     return v;
+}
+
+struct verdict verify_attention(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
+                                struct attention p, struct attention_rounding how, uint64_t seed, bool gpu)
+{
+    double work = attention_pairs(p) * (double)p.dim, affordable = gpu ? reference_gpu_work() : ATTENTION_WORK;
+    double rows = (double)(p.batch * p.heads * p.seq_q);
+    return verify_attention_rows(O, lse, Q, K, V, dtype, p, how, work <= affordable ? rows : rows * affordable / work, seed, gpu);
 }

@@ -146,6 +146,16 @@ int subject_count(bool gpu)
     return count;
 }
 
+int subjects_of(struct subject *subjects, enum dtype dtype, bool gpu)
+{
+    struct subject s;
+    int count = 0;
+    for (int i = 0; count < MAX_SUBJECTS && subject_at(&s, i, gpu); i++)
+        if (s.dtype == dtype)
+            subjects[count++] = s;
+    return count;
+}
+
 const char *subject_name(const struct subject *s)
 {
     static char name[96];
@@ -242,6 +252,16 @@ const char *attention_subject_name(const struct attention_subject *s)
 struct attention_rounding attention_subject_rounding(const struct attention_subject *s)
 {
     return s->dtype == FP32 ? (struct attention_rounding){ 0 } : s->step->rounding;
+}
+
+int attention_subjects_of(struct attention_subject *subjects, enum dtype dtype, bool gpu)
+{
+    struct attention_subject s;
+    int count = 0;
+    for (int i = 0; count < MAX_SUBJECTS && attention_subject_at(&s, i, gpu); i++)
+        if (s.dtype == dtype)
+            subjects[count++] = s;
+    return count;
 }
 
 bool attention_subject_takes(const struct attention_subject *s, int64_t dim)

@@ -9,6 +9,8 @@ const struct softmax_step *step_at(int number);
 const struct softmax_step *step_named(const char *name);
 
 /* One implementation to be tested: a step for one type of element on one kind of device. */
+enum { MAX_SUBJECTS = 32 };
+
 struct subject {
     const struct softmax_step *step;
     enum dtype dtype;
@@ -18,6 +20,8 @@ struct subject {
 /* The index-th implementation there is for this kind of device; false when there are fewer. */
 bool subject_at(struct subject *s, int index, bool gpu);
 int subject_count(bool gpu);
+/* Those for one type of element, up to MAX_SUBJECTS. Returns how many. */
+int subjects_of(struct subject *subjects, enum dtype dtype, bool gpu);
 bool subject_exists(const struct subject *s);
 /* "02_safe_softmax fp32 on the CPU" */
 const char *subject_name(const struct subject *s);
@@ -39,6 +43,8 @@ struct attention_subject {
 /* As for softmax. TESTS_STEPS in the environment, such as "12 16", leaves only these steps. */
 bool attention_subject_at(struct attention_subject *s, int index, bool gpu);
 int attention_subject_count(bool gpu);
+/* Those for one type of element, up to MAX_SUBJECTS. Returns how many. */
+int attention_subjects_of(struct attention_subject *subjects, enum dtype dtype, bool gpu);
 bool attention_subject_exists(const struct attention_subject *s);
 const char *attention_subject_name(const struct attention_subject *s);
 struct attention_rounding attention_subject_rounding(const struct attention_subject *s);

@@ -7,19 +7,23 @@
 
 START_TEST(test_check)
 {
-    struct attention_subject s;
+    struct attention_subject all[MAX_SUBJECTS], s[MAX_SUBJECTS];
+    struct outcome o[MAX_SUBJECTS];
     const struct attention_check *c;
-    ck_assert(attention_pair_at(_i, false, &c, &s));
-    if (attention_subject_missing(&s)) {
-        if (c == attention_checks) /* once is enough */
-            printf("skipped: %s: %s\n", attention_subject_name(&s), attention_subject_missing(&s));
-        return;
-    }
-    struct outcome o = attention_check_run(c, &s);
-    if (attention_must_fail(c, &s))
-        ck_assert_msg(!o.pass, "check '%s': %s passes it, and says that it does not", c->name, attention_subject_name(&s));
-    else
-        ck_assert_msg(o.pass, "check '%s': %s", c->name, o.what);
+    enum dtype dtype;
+    int count = 0;
+    ck_assert(attention_group_at(_i, false, &c, &dtype));
+    for (int i = 0, n = attention_subjects_of(all, dtype, false); i < n; i++)
+        if (!attention_subject_missing(&all[i]))
+            s[count++] = all[i];
+        else if (c == attention_checks) /* once is enough */
+            printf("skipped: %s: %s\n", attention_subject_name(&all[i]), attention_subject_missing(&all[i]));
+    attention_check_all(c, s, count, o);
+    for (int i = 0; i < count; i++)
+        if (attention_must_fail(c, &s[i]))
+            ck_assert_msg(!o[i].pass, "check '%s': %s passes it, and says that it does not", c->name, attention_subject_name(&s[i]));
+        else
+            ck_assert_msg(o[i].pass, "check '%s': %s", c->name, o[i].what);
 }
 END_TEST
 
@@ -48,7 +52,7 @@ Suite *attention_cpu_suite(void)
     Suite *suite = suite_create("attention_cpu");
     TCase *checks = tcase_create("checks"), *rule = tcase_create("rule");
     tcase_set_timeout(checks, 120);
-    tcase_add_loop_test(checks, test_check, 0, attention_pair_count(false));
+    tcase_add_loop_test(checks, test_check, 0, attention_group_count(false));
     suite_add_tcase(suite, checks);
     tcase_add_loop_test(rule, test_flash_attention_rule, 0, 2);
     suite_add_tcase(suite, rule);

@@ -3,6 +3,7 @@
  * thousand times, and on several streams at once. All in one process: see main_gpu.c.
  */
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,11 +15,13 @@
 #define RUNS 1000
 #define STREAM_RUNS 200 /* of each stream */
 #define SMALL_RUNS 20   /* with TESTS_SMALL */
+#define DTYPES 3        /* FP32, FP16, BF16 */
 
 /* Names, beside those of attention_checks.c, that TESTS_CHECK may choose. */
 #define A_THOUSAND_RUNS "a thousand runs"
 #define STREAMS "streams"
-#define BEYOND_32_BITS "beyond 2^31 elements"
+#define REFERENCE "the reference"
+#define BEYOND_32_BITS "beyond 2^32 elements"
 
 /* False if this GPU is too old for an implementation, which is said once. */
 static bool runs_here(const struct attention_subject *s)
@@ -32,28 +35,90 @@ static bool runs_here(const struct attention_subject *s)
     return !missing;
 }
 
-static bool subject_here(struct attention_subject *s, int index)
+/* Those for one type of element that run here. */
+static int subjects_here(struct attention_subject *s, enum dtype dtype)
 {
-    ck_assert(attention_subject_at(s, index, true));
-    return runs_here(s);
+    int count = 0, all = attention_subjects_of(s, dtype, true);
+    for (int i = 0; i < all; i++)
+        if (runs_here(&s[i]))
+            s[count++] = s[i];
+    return count;
 }
 
 START_TEST(test_check)
 {
-    struct attention_subject s;
+    struct attention_subject s[MAX_SUBJECTS];
+    struct outcome o[MAX_SUBJECTS];
     const struct attention_check *c;
-    ck_assert(attention_pair_at(_i, true, &c, &s));
-    if (!runs_here(&s))
-        return;
-    progress(attention_subject_name(&s), c->name);
-    struct outcome o = attention_check_run(c, &s);
-    ck_assert_msg(o.pass, "check '%s': %s", c->name, o.what);
+    enum dtype dtype;
+    ck_assert(attention_group_at(_i, true, &c, &dtype));
+    int count = subjects_here(s, dtype);
+    progress(c->name, dtype_name(dtype));
+    attention_check_all(c, s, count, o);
+    for (int i = 0; i < count; i++)
+        ck_assert_msg(o[i].pass, "check '%s': %s", c->name, o[i].what);
 }
 END_TEST
 
-/* A case with its tensors on the GPU, and O and lse as a first run made them. */
+/* ---- the reference itself: the GPU's is the CPU's, another program for the same definition, to a thousandth of the bound */
+
+static const struct attention both_compute[] = {
+    { 1, 2, 1, 5, 300, 64, true, 0 }, { 2, 4, 2, 9, 7, 128, true, 0 }, { 1, 1, 1, 3, 600, 21, false, 0 }, { 1, 2, 2, 7, 40, 256, false, 0 },
+    { 1, 1, 1, 5, 5, 1, true, 0 },    { 40, 6, 2, 70, 90, 64, true, 0 },
+};
+
+/* Besides a family's numbers: values and keys that are not finite, and scores that overflow. */
+static void break_some(struct attention_case *c)
+{
+    int64_t dim = c->p.dim, keys = c->p.seq_k;
+    for (int64_t head = 0; head < c->p.batch * c->p.kv_heads; head++) {
+        element_set(c->v.data, c->dtype, (head * keys + keys / 2) * dim + 3 % dim, INFINITY);
+        element_set(c->v.data, c->dtype, (head * keys + keys / 3) * dim + 4 % dim, NAN);
+        element_set(c->k.data, c->dtype, (head * keys + keys / 4) * dim, -INFINITY);
+    }
+    for (int64_t i = 0; i < dim; i++)
+        element_set(c->q.data, c->dtype, i, c->dtype == FP16 ? 65504 : 1e38f);
+}
+
+static bool alike(double a, double b, double within)
+{
+    return (isnan(a) && isnan(b)) || a == b || fabs(a - b) <= within;
+}
+
+START_TEST(test_references_agree)
+{
+    static const char *const families[] = { "normal", "adversarial", "large" };
+    const enum dtype dtype = (enum dtype)(_i % 3);
+    progress("the reference", dtype_name(dtype));
+    for (size_t i = 0; i < 2 * 3 * sizeof both_compute / sizeof both_compute[0]; i++) {
+        struct attention_case c = attention_case_of(both_compute[i / 6], dtype, families[i / 2 % 3]);
+        c.p.scale *= i % 2 ? -3 : 1;
+        if (i % 2)
+            break_some(&c);
+        struct attention_rounding how = { .scores = i % 4 == 0, .weights = dtype != FP32 };
+        int64_t rows = c.p.batch * c.p.heads * c.p.seq_q;
+        struct answers cpu = reference_attention(c.q.data, c.k.data, c.v.data, dtype, c.p, how, NULL, rows, false);
+        struct answers gpu = reference_attention(c.q.data, c.k.data, c.v.data, dtype, c.p, how, NULL, rows, true);
+        for (int64_t at = 0; at < rows * c.p.dim; at++)
+            REQUIRE(alike(gpu.want[at], cpu.want[at], 1e-3 * cpu.bound[at]) && alike(gpu.bound[at], cpu.bound[at], 1e-3 * cpu.bound[at]),
+                    "case %zu, row %lld: %.17g within %g, on the CPU %.17g within %g", i, (long long)(at / c.p.dim), gpu.want[at],
+                    gpu.bound[at], cpu.want[at], cpu.bound[at]);
+        for (int64_t row = 0; row < rows; row++)
+            REQUIRE(alike(gpu.lse[row].want, cpu.lse[row].want, 1e-3 * cpu.lse[row].bound) && gpu.doubt[row] == cpu.doubt[row] &&
+                        alike(gpu.lse[row].bound, cpu.lse[row].bound, 1e-3 * cpu.lse[row].bound),
+                    "case %zu, row %lld: lse %.17g, on the CPU %.17g", i, (long long)row, gpu.lse[row].want, cpu.lse[row].want);
+        answers_free(&cpu);
+        answers_free(&gpu);
+        attention_case_free(&c);
+    }
+}
+END_TEST
+
+/* ---- the same bits again and again */
+
+/* A subject's tensors on the GPU, and O and lse as its first run made them; `host` is shared with other subjects. */
 struct on_gpu {
-    struct attention_case host;
+    struct attention_case *host;
     struct buffer q, k, v, O, lse, workspace, first_O, first_lse;
     struct buffer differs; /* an unsigned: the first run whose O or lse is not as in the first; NEVER */
 };
@@ -69,14 +134,15 @@ static struct buffer copy_on_gpu(const struct buffer *host)
 
 static void start(const struct attention_subject *s, const struct on_gpu *g, cudaStream_t stream)
 {
-    attention_subject_run(s, g->O.data, g->lse.data, g->q.data, g->k.data, g->v.data, g->host.p, g->workspace.data, stream);
+    attention_subject_run(s, g->O.data, g->lse.data, g->q.data, g->k.data, g->v.data, g->host->p, g->workspace.data, stream);
 }
 
 /* Runs once; what comes out must be right. */
-static struct on_gpu on_gpu_new(const struct attention_subject *s, struct attention p, const char *family)
+static struct on_gpu on_gpu_new(const struct attention_subject *s, struct attention_case *c)
 {
-    struct on_gpu g = { .host = attention_case_of(p, s->dtype, family) };
-    struct attention_case *c = &g.host;
+    struct on_gpu g = { .host = c };
+    buffer_poison(&c->O); /* the subject before has left its own */
+    buffer_poison(&c->lse);
     g.q = copy_on_gpu(&c->q), g.k = copy_on_gpu(&c->k), g.v = copy_on_gpu(&c->v);
     g.O = copy_on_gpu(&c->O), g.lse = copy_on_gpu(&c->lse);
     g.workspace = buffer_new((s->step->workspace ? s->step->workspace(c->p, s->dtype) : 0) + 1, true);
@@ -114,7 +180,6 @@ static void on_gpu_free(struct on_gpu *g)
     struct buffer *all[] = { &g->q, &g->k, &g->v, &g->O, &g->lse, &g->workspace, &g->first_O, &g->first_lse, &g->differs };
     for (int i = 0; i < (int)(sizeof all / sizeof all[0]); i++)
         buffer_free(all[i]);
-    attention_case_free(&g->host);
 }
 
 /* Ragged, causal and not, more tiles than multiprocessors; normal scores, and such that rise far above those of the first tile. */
@@ -140,66 +205,96 @@ static void print_bits(const struct attention_subject *s, int problem, const str
         printf("bits of %s, problem %d: %016llx\n", attention_subject_name(s), problem, (unsigned long long)sum);
 }
 
-/* A race shows in one run of many. */
-START_TEST(test_a_thousand_runs)
+static void cases_new(struct attention_case *cases, enum dtype dtype)
 {
-    struct attention_subject s;
-    if (!subject_here(&s, _i / REPEATED))
-        return;
-    int problem = _i % REPEATED;
-    progress(attention_subject_name(&s), A_THOUSAND_RUNS);
-    struct on_gpu g = on_gpu_new(&s, repeated[problem].p, repeated[problem].family);
-    print_bits(&s, problem, &g.host);
+    for (int i = 0; i < REPEATED; i++)
+        cases[i] = attention_case_of(repeated[i].p, dtype, repeated[i].family);
+}
+
+static void cases_free(struct attention_case *cases)
+{
+    for (int i = 0; i < REPEATED; i++)
+        attention_case_free(&cases[i]);
+}
+
+/* A race shows in one run of many. */
+static void run_a_thousand_times(const struct attention_subject *s, int problem, struct attention_case *c)
+{
+    struct on_gpu g = on_gpu_new(s, c);
+    print_bits(s, problem, c);
     for (int run = 1; run < (getenv("TESTS_SMALL") ? SMALL_RUNS : RUNS); run++)
-        start_again(&s, &g, run, NULL);
-    gpu_finish(attention_subject_name(&s));
+        start_again(s, &g, run, NULL);
+    gpu_finish(attention_subject_name(s));
     unsigned differs = first_that_differs(&g);
     on_gpu_free(&g);
-    ck_assert_msg(differs == NEVER, "%s, problem %d: not the same bits in run %u", attention_subject_name(&s), problem, differs);
+    ck_assert_msg(differs == NEVER, "%s, problem %d: not the same bits in run %u", attention_subject_name(s), problem, differs);
+}
+
+START_TEST(test_a_thousand_runs)
+{
+    struct attention_subject s[MAX_SUBJECTS];
+    struct attention_case cases[REPEATED];
+    enum dtype dtype = (enum dtype)_i;
+    cases_new(cases, dtype);
+    for (int i = 0, count = subjects_here(s, dtype); i < count; i++) {
+        progress(attention_subject_name(&s[i]), A_THOUSAND_RUNS);
+        for (int problem = 0; problem < REPEATED; problem++)
+            run_a_thousand_times(&s[i], problem, &cases[problem]);
+    }
+    cases_free(cases);
 }
 END_TEST
 
 /* All problems at once, again and again, each on a stream and with a workspace of its own. */
-START_TEST(test_streams)
+static void run_on_streams(const struct attention_subject *s, struct attention_case *cases)
 {
-    struct attention_subject s;
-    if (!subject_here(&s, _i))
-        return;
-    progress(attention_subject_name(&s), STREAMS);
     struct on_gpu all[REPEATED];
     cudaStream_t stream[REPEATED];
     for (int i = 0; i < REPEATED; i++) {
-        all[i] = on_gpu_new(&s, repeated[i].p, repeated[i].family);
+        all[i] = on_gpu_new(s, &cases[i]);
         stream[i] = stream_new();
     }
-    gpu_finish(attention_subject_name(&s));
+    gpu_finish(attention_subject_name(s));
     for (int run = 1; run < (getenv("TESTS_SMALL") ? SMALL_RUNS : STREAM_RUNS); run++)
         for (int i = 0; i < REPEATED; i++)
-            start_again(&s, &all[i], run, stream[i]);
-    gpu_finish(attention_subject_name(&s));
+            start_again(s, &all[i], run, stream[i]);
+    gpu_finish(attention_subject_name(s));
     for (int i = 0; i < REPEATED; i++) {
         unsigned differs = first_that_differs(&all[i]);
         stream_free(stream[i]);
         on_gpu_free(&all[i]);
-        ck_assert_msg(differs == NEVER, "%s, problem %d: other bits beside other streams, in run %u", attention_subject_name(&s), i,
-                      differs);
+        ck_assert_msg(differs == NEVER, "%s, problem %d: other bits beside other streams, in run %u", attention_subject_name(s), i, differs);
     }
+}
+
+START_TEST(test_streams)
+{
+    struct attention_subject s[MAX_SUBJECTS];
+    struct attention_case cases[REPEATED];
+    enum dtype dtype = (enum dtype)_i;
+    cases_new(cases, dtype);
+    for (int i = 0, count = subjects_here(s, dtype); i < count; i++) {
+        progress(attention_subject_name(&s[i]), STREAMS);
+        run_on_streams(&s[i], cases);
+    }
+    cases_free(cases);
 }
 END_TEST
 
 /*
- * More than 2^31 elements of Q and O, and of K and V; more heads than a grid's y and z have blocks. All is zeros but the last head,
- * so that only that one travels: (1, 1, rows, keys) at the end of each tensor.
+ * More than 2^32 elements of Q and O, and of K and V; more heads than a grid's y and z have blocks. All is zeros but the last head,
+ * so that only that one travels: (1, 1, rows, keys) at the end of each tensor. An index that wraps around finds zeros.
  */
 static const struct attention beyond_32_bits[] = {
-    { 1, 8, 1, (1 << 22) + 70, 64, 64, false, 0 },
-    { (1 << 16) + 3, 1, 1, 3, 512, 64, false, 0 },
+    { 1, 16, 1, (1 << 22) + 70, 64, 64, false, 0 },
+    { (1 << 17) + 3, 1, 1, 3, 512, 64, false, 0 },
 };
 
 START_TEST(test_more_elements_than_32_bits_count)
 {
     struct attention_subject s;
-    if (!subject_here(&s, _i / 2))
+    ck_assert(attention_subject_at(&s, _i / 2, true));
+    if (!runs_here(&s))
         return;
     struct attention p = beyond_32_bits[_i % 2], last = p;
     int64_t heads = p.batch * p.heads;
@@ -209,7 +304,7 @@ START_TEST(test_more_elements_than_32_bits_count)
     size_t workspace_bytes = s.step->workspace ? s.step->workspace(p, s.dtype) : 0;
     if (getenv("TESTS_SMALL") ||
         2 * q_bytes + 2 * k_bytes + lse_bytes + workspace_bytes + ((size_t)1 << 29) > memory_available(true)) {
-        printf("skipped: %s beyond 2^31 elements: %s\n", attention_subject_name(&s),
+        printf("skipped: %s beyond 2^32 elements: %s\n", attention_subject_name(&s),
                getenv("TESTS_SMALL") ? "TESTS_SMALL" : "the GPU has too little memory");
         return;
     }
@@ -257,11 +352,12 @@ Suite *attention_gpu_suite(void)
     Suite *suite = suite_create("attention_gpu");
     TCase *checks = tcase_create("checks"), *invariants = tcase_create("invariants");
     int subjects = attention_subject_count(true);
-    tcase_add_loop_test(checks, test_check, 0, attention_pair_count(true));
+    tcase_add_loop_test(checks, test_check, 0, attention_group_count(true));
     tcase_add_loop_test(checks, test_more_elements_than_32_bits_count, 0, count_of(BEYOND_32_BITS, 2 * subjects));
+    tcase_add_loop_test(checks, test_references_agree, 0, count_of(REFERENCE, DTYPES));
     suite_add_tcase(suite, checks);
-    tcase_add_loop_test(invariants, test_a_thousand_runs, 0, count_of(A_THOUSAND_RUNS, REPEATED * subjects));
-    tcase_add_loop_test(invariants, test_streams, 0, count_of(STREAMS, subjects));
+    tcase_add_loop_test(invariants, test_a_thousand_runs, 0, count_of(A_THOUSAND_RUNS, DTYPES));
+    tcase_add_loop_test(invariants, test_streams, 0, count_of(STREAMS, DTYPES));
     suite_add_tcase(suite, invariants);
     return suite;
 }

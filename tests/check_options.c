@@ -28,7 +28,7 @@ static struct options parse(bool is_attention, const char *words)
     for (char *word = strtok(buffer, " "); word && argc <= MAX_ARGS; word = strtok(NULL, " "))
         argv[argc++] = strcmp(word, "''") == 0 ? "" : word;
     optind = 0;
-    return options_parse(argc, argv, "idea", is_attention);
+    return options_parse(argc, argv, "idea", is_attention ? ATTENTION_STEP : SOFTMAX_STEP);
 }
 
 /* Parse, and fetch the input as a program would, in a process of its own: it ends with this status and one line, which is returned. */
@@ -213,6 +213,8 @@ START_TEST(test_outputs_that_overwrite)
 {
     float x[64] = { 0 };
     int64_t shape[] = { 1, 2, 4, 8 };
+    setenv("RESULTS", scratch_path("results.tsv"), 1);
+    setenv("CEILINGS", scratch_path("ceilings.tsv"), 1);
     char words[2048], one[512];
     write_numbers("x.npy", FP32, x, 4, shape);
     write_numbers("k.npy", FP32, x, 4, shape);
@@ -230,6 +232,8 @@ START_TEST(test_outputs_that_overwrite)
         }
     }
     assert_refused(true, words_of("--out %s --lse %s", scratch_path("y.npy"), scratch_path("new.npy")), "--lse", "--out");
+    assert_refused(false, words_of("--rows 1 --cols 1 --out %s", scratch_path("results.tsv"), ""), "--out", "the table of results");
+    assert_refused(true, words_of("--seq 1 --lse %s", scratch_path("./ceilings.tsv"), ""), "--lse", "the table of ceilings");
     assert_refused(true, words_of("--input real --out %s", "tests/data/../data/q.npy", ""), "--out", "tests/data/q.npy");
     ck_assert(access(scratch_path("y.npy"), F_OK) != 0);
     parse(true, words_of("--out %s --lse %s", "/dev/null", "/dev/null"));
@@ -325,6 +329,28 @@ START_TEST(test_families_and_scale)
 }
 END_TEST
 
+/* Step 00 has no tensors: what it would not heed it does not take. */
+START_TEST(test_options_of_step_00)
+{
+    static const char *const tensors[] = { "--rows=3", "--seq=3", "--out=y.npy", "--input=normal", "--sweep", "--noise", "--dtype=fp16" };
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        int status;
+        pid_t child = fork();
+        if (child == 0) {
+            ck_assert(freopen("/dev/null", "w", stderr) != NULL);
+            optind = 0;
+            options_parse(2, (char *[]){ "program", (char *)tensors[i], NULL }, "", CEILINGS_STEP);
+            _exit(0);
+        }
+        ck_assert(waitpid(child, &status, 0) == child && WIFEXITED(status));
+        ck_assert_msg(WEXITSTATUS(status) == EXIT_USAGE, "%s is taken", tensors[i]);
+    }
+    optind = 0;
+    struct options o = options_parse(3, (char *[]){ "program", "--json", "--threads=1", NULL }, "", CEILINGS_STEP);
+    ck_assert(o.json && o.threads == 1 && o.cpu && o.gpu);
+}
+END_TEST
+
 Suite *options_suite(void)
 {
     Suite *suite = suite_create("options");
@@ -341,6 +367,7 @@ Suite *options_suite(void)
     tcase_add_test(values, test_scale);
     tcase_add_test(values, test_values_in_messages);
     tcase_add_test(values, test_both_devices_write_nothing);
+    tcase_add_test(values, test_options_of_step_00);
     tcase_add_test(files, test_outputs_that_overwrite);
     tcase_add_test(files, test_outputs_that_cannot_be);
     tcase_add_test(files, test_files);

@@ -431,7 +431,7 @@ START_TEST(test_attention_from_file_to_file)
     ck_assert(t[3].dims == 4 && memcmp(t[3].shape, t[0].shape, 4 * sizeof(int64_t)) == 0);
     ck_assert(t[4].dims == 3 && memcmp(t[4].shape, t[0].shape, 3 * sizeof(int64_t)) == 0);
     struct verdict verdict =
-        verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p, (struct attention_rounding){ 0 }, 1);
+        verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p, (struct attention_rounding){ 0 }, 1, false);
     ck_assert_msg(verdict.pass && verdict.checked == 2 * 4 * 7, "%s", verdict.what);
     for (int i = 0; i < 5; i++)
         free(t[i].data);

@@ -2,6 +2,7 @@
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common.h"
 #include "half.h"
@@ -123,30 +124,55 @@ END_TEST
 
 enum { DIM = 6, KEYS = 11 };
 
-static struct lse attend(double *want, double *bound, const float *q, const float *K, const float *V, int64_t visible)
+/* What a query that sees the first `visible` keys must get. */
+struct row {
+    double want[DIM], bound[DIM];
+    struct lse lse;
+    enum doubt doubt;
+};
+
+/* Causal, with one query more than keys: query i sees i keys. Only that row is computed. */
+static struct row attend_scaled(const float *q, const float *K, const float *V, int64_t visible, float scale, enum dtype dtype)
 {
-    double scratch[2 * KEYS];
-    struct attention_row row = { q, K, V, FP32, visible, DIM, 0.5 };
-    return reference_attention_row(want, bound, scratch, row, (struct attention_rounding){ 0 });
+    struct attention p = { 1, 1, 1, KEYS + 1, KEYS, DIM, true, scale };
+    float Q[(KEYS + 1) * DIM], narrow[3][(KEYS + 1) * DIM];
+    const float *all[] = { Q, K, V };
+    for (int i = 0; i < (KEYS + 1) * DIM; i++)
+        Q[i] = i / DIM == visible ? q[i % DIM] : NAN; /* no other query is looked at */
+    for (int t = 0; t < 3; t++)
+        for (int i = 0; i < (t ? KEYS : KEYS + 1) * DIM; i++)
+            element_set(narrow[t], dtype, i, all[t][i]);
+    struct attention_rounding how = { .weights = dtype != FP32 };
+    struct answers a = reference_attention(narrow[0], narrow[1], narrow[2], dtype, p, how, &visible, 1, false);
+    struct row r = { .lse = a.lse[0], .doubt = a.doubt[0] };
+    memcpy(r.want, a.want, sizeof r.want);
+    memcpy(r.bound, a.bound, sizeof r.bound);
+    answers_free(&a);
+    return r;
+}
+
+static struct row attend(const float *q, const float *K, const float *V, int64_t visible)
+{
+    return attend_scaled(q, K, V, visible, 0.5f, FP32);
 }
 
 /* Equal keys: the mean of V, and lse = score + log(keys). One key: its value. */
 START_TEST(test_attention_to_equal_keys)
 {
     float q[DIM], K[KEYS * DIM], V[KEYS * DIM];
-    double want[DIM], bound[DIM];
     for (int i = 0; i < KEYS * DIM; i++) {
         q[i % DIM] = K[i] = (float)(i % DIM);
         V[i] = (float)(i * i % 17);
     }
     for (int visible = 1; visible <= KEYS; visible++) {
-        struct lse lse = attend(want, bound, q, K, V, visible);
-        ck_assert(fabs(lse.want - (0.5 * (1 + 4 + 9 + 16 + 25) + log(visible))) < 1e-12 && lse.bound > 0 && lse.bound < 1e-4);
+        struct row r = attend(q, K, V, visible);
+        ck_assert(fabs(r.lse.want - (0.5 * (1 + 4 + 9 + 16 + 25) + log(visible))) < 1e-12 && r.lse.bound > 0 && r.lse.bound < 1e-4);
+        ck_assert(r.doubt == NO_DOUBT);
         for (int i = 0; i < DIM; i++) {
             double mean = 0;
             for (int key = 0; key < visible; key++)
                 mean += (double)V[key * DIM + i] / visible;
-            ck_assert(fabs(want[i] - mean) < 1e-12 && bound[i] > 0 && bound[i] < 1e-2);
+            ck_assert(fabs(r.want[i] - mean) < 1e-12 && r.bound[i] > 0 && r.bound[i] < 1e-2);
         }
     }
 }
@@ -156,39 +182,101 @@ END_TEST
 START_TEST(test_attention_with_rational_weights)
 {
     float q[DIM] = { 2 }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM] = { 0 };
-    double want[DIM], bound[DIM];
     for (int key = 0; key < KEYS; key++) {
         K[key * DIM] = (float)log(key + 1);
         V[key * DIM + key % DIM] = 1;
     }
-    struct lse lse = attend(want, bound, q, K, V, KEYS);
-    ck_assert(fabs(lse.want - log(66)) < 1e-6); /* the logarithms are rounded to floats */
+    struct row r = attend(q, K, V, KEYS);
+    ck_assert(fabs(r.lse.want - log(66)) < 1e-6); /* the logarithms are rounded to floats */
     for (int i = 0; i < DIM; i++)
-        ck_assert(fabs(want[i] - (i + 1 + (i + DIM < KEYS ? i + DIM + 1 : 0)) / 66.0) < 1e-6);
+        ck_assert(fabs(r.want[i] - (i + 1 + (i + DIM < KEYS ? i + DIM + 1 : 0)) / 66.0) < 1e-6);
 }
 END_TEST
 
-START_TEST(test_attention_to_no_key)
+static void assert_nothing(struct row r)
 {
-    float x[KEYS * DIM] = { 0 };
-    double want[DIM], bound[DIM];
-    struct lse lse = attend(want, bound, x, x, x, 0);
-    ck_assert(lse.want == -INFINITY && lse.bound == 0);
+    ck_assert(r.lse.want == -INFINITY && r.lse.bound == 0 && r.doubt == NO_DOUBT);
     for (int i = 0; i < DIM; i++)
-        ck_assert(want[i] == 0 && bound[i] == 0);
+        ck_assert(r.want[i] == 0 && r.bound[i] == 0);
+}
+
+/* No key that is seen, or none but of score -inf: by a key of -inf, or one of +inf and a negative scale, or query. */
+START_TEST(test_attention_to_nothing)
+{
+    float zeros[KEYS * DIM] = { 0 }, q[DIM] = { 1 }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM];
+    for (int i = 0; i < KEYS * DIM; i++)
+        V[i] = 1;
+    assert_nothing(attend(zeros, zeros, zeros, 0));
+    static const struct { float key, scale, query; } cases[] = { { -INFINITY, 0.5f, 1 }, { INFINITY, -0.5f, 1 }, { INFINITY, 0.5f, -1 } };
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        q[0] = cases[c].query;
+        for (int key = 0; key < KEYS; key++)
+            K[key * DIM] = cases[c].key;
+        assert_nothing(attend_scaled(q, K, V, 3, cases[c].scale, FP32));
+        K[DIM] = 0; /* the second key: all the weight */
+        struct row r = attend_scaled(q, K, V, 3, cases[c].scale, FP32);
+        ck_assert(r.lse.want == 0 && r.want[0] == 1 && r.want[DIM - 1] == 1 && r.doubt == NO_DOUBT);
+    }
 }
 END_TEST
 
-/* In the query or in a key that is seen: all NaN; in a key that is not: nothing. */
+static bool all_nan(struct row r)
+{
+    for (int i = 0; i < DIM; i++)
+        if (!isnan(r.want[i]))
+            return false;
+    return isnan(r.lse.want);
+}
+
+/* In the query or in a key that is seen: all NaN; in a key that is not: nothing. A score of +inf likewise. */
 START_TEST(test_attention_to_nan)
 {
-    float q[DIM] = { 1, 2, 3 }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM] = { 0 };
-    double want[DIM], bound[DIM];
-    K[5 * DIM] = NAN;
-    ck_assert(!isnan(attend(want, bound, q, K, V, 5).want) && !isnan(want[0]));
-    ck_assert(isnan(attend(want, bound, q, K, V, 6).want) && isnan(want[0]) && isnan(want[DIM - 1]));
-    q[2] = NAN;
-    ck_assert(isnan(attend(want, bound, q, K, V, 5).want) && isnan(want[0]) && isnan(want[DIM - 1]));
+    static const float broken[] = { NAN, INFINITY };
+    for (int b = 0; b < 2; b++) {
+        float q[DIM] = { 1, 2, 3 }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM] = { 0 };
+        K[5 * DIM] = broken[b];
+        ck_assert(!isnan(attend(q, K, V, 5).lse.want) && !isnan(attend(q, K, V, 5).want[0]));
+        ck_assert(all_nan(attend(q, K, V, 6)));
+        q[2] = NAN;
+        ck_assert(all_nan(attend(q, K, V, 5)));
+    }
+}
+END_TEST
+
+/* A visible key takes part however small its weight is: exp(-800) is 0 in double, and 0 * NaN and 0 * inf are NaN. */
+START_TEST(test_attention_to_values_that_are_not_finite)
+{
+    static const float scores[] = { -1, -20, -100, -800 };
+    for (int s = 0; s < 4; s++)
+        for (int dtype = FP32; dtype <= BF16; dtype++) {
+            float q[DIM] = { 2 }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM] = { 0 };
+            K[2 * DIM] = scores[s];
+            V[2 * DIM + 1] = NAN, V[2 * DIM + 2] = INFINITY, V[2 * DIM + 3] = -INFINITY;
+            V[5 * DIM] = NAN; /* not seen */
+            struct row r = attend_scaled(q, K, V, 4, 0.5f, (enum dtype)dtype);
+            ck_assert(isnan(r.want[1]) && r.bound[1] == 0 && r.want[0] == 0 && r.want[4] == 0 && !isnan(r.lse.want));
+            bool lost = s > 1 || (s == 1 && dtype == FP16); /* fp16 ends at 2^-25, exp(-17); the others' weights at exp(-87) */
+            if (lost)
+                ck_assert(isnan(r.want[2]) && isinf(r.bound[2]) && isnan(r.want[3]) && isinf(r.bound[3]));
+            else
+                ck_assert(r.want[2] == INFINITY && r.bound[2] == 0 && r.want[3] == -INFINITY && r.bound[3] == 0);
+        }
+}
+END_TEST
+
+/* Products that are beyond fp32, or become so by the scale: nobody can say what fp32 makes of them. */
+START_TEST(test_scores_beyond_fp32)
+{
+    float q[DIM] = { 1e20f, 1e20f }, K[KEYS * DIM] = { 0 }, V[KEYS * DIM] = { 0 };
+    K[0] = 1e20f, K[1] = -1e20f;
+    ck_assert(attend(q, K, V, 3).doubt == OVERFLOW_OF_S);
+    K[1] = 0;
+    ck_assert(attend(q, K, V, 3).doubt == OVERFLOW_OF_S && attend_scaled(q, K, V, 3, -1, FP32).doubt == OVERFLOW_OF_S);
+    K[0] = 1e18f, K[1] = 0; /* q k fits */
+    ck_assert(attend(q, K, V, 3).doubt == NO_DOUBT);
+    ck_assert(attend_scaled(q, K, V, 3, 1e3f, FP32).doubt == OVERFLOW_OF_S);
+    K[0] = 1e20f; /* q k does not, scale q k does */
+    ck_assert(attend_scaled(q, K, V, 3, 1e-10f, FP32).doubt == OVERFLOW_OF_S);
 }
 END_TEST
 
@@ -211,8 +299,10 @@ Suite *reference_suite(void)
     TCase *attention = tcase_create("attention");
     tcase_add_test(attention, test_attention_to_equal_keys);
     tcase_add_test(attention, test_attention_with_rational_weights);
-    tcase_add_test(attention, test_attention_to_no_key);
+    tcase_add_test(attention, test_attention_to_nothing);
     tcase_add_test(attention, test_attention_to_nan);
+    tcase_add_test(attention, test_attention_to_values_that_are_not_finite);
+    tcase_add_test(attention, test_scores_beyond_fp32);
     suite_add_tcase(suite, attention);
     return suite;
 }

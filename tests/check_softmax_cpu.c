@@ -19,14 +19,18 @@ static struct subject subject_of(int index)
 
 START_TEST(test_check)
 {
-    struct subject s;
+    struct subject s[MAX_SUBJECTS];
+    struct outcome o[MAX_SUBJECTS];
     const struct check *c;
-    ck_assert(pair_at(_i, false, &c, &s));
-    struct outcome o = check_run(c, &s);
-    if (c->beyond_exp && is_naive(&s))
-        ck_assert_msg(!o.pass, "check '%s': %s passes it. Is it still naive?", c->name, subject_name(&s));
-    else
-        ck_assert_msg(o.pass, "check '%s': %s", c->name, o.what);
+    enum dtype dtype;
+    ck_assert(group_at(_i, false, &c, &dtype));
+    int count = subjects_of(s, dtype, false);
+    check_all(c, s, count, o);
+    for (int i = 0; i < count; i++)
+        if (c->beyond_exp && is_naive(&s[i]))
+            ck_assert_msg(!o[i].pass, "check '%s': %s passes it. Is it still naive?", c->name, subject_name(&s[i]));
+        else
+            ck_assert_msg(o[i].pass, "check '%s': %s", c->name, o[i].what);
 }
 END_TEST
 
@@ -34,16 +38,14 @@ END_TEST
 START_TEST(test_real_input)
 {
     struct subject s = subject_of(_i);
-    struct problem p = { 1024, input_real_cols(), 0, 0 };
-    size_t bytes = (size_t)(p.rows * p.cols) * dtype_bytes(s.dtype);
-    void *x = malloc(bytes), *y = malloc(bytes);
-    input_fill(x, s.dtype, p.rows, p.cols, "real", 1);
-    struct outcome o = subject_judge(&s, &p, x, y);
+    struct softmax_case c = case_new((struct problem){ 1024, input_real_cols(), 0, 0 }, s.dtype, "real");
+    void *y = malloc((size_t)(c.p.rows * c.p.cols) * dtype_bytes(s.dtype));
+    struct outcome o = case_judge(&c, &s, y);
     if (is_naive(&s) && s.dtype == FP16)
         ck_assert_msg(!o.pass, "%s is right about real scores. Is it still naive?", subject_name(&s));
     else
         ck_assert_msg(o.pass, "%s", o.what);
-    free(x);
+    case_free(&c);
     free(y);
 }
 END_TEST
@@ -264,7 +266,7 @@ Suite *softmax_cpu_suite(void)
 
     TCase *checks = tcase_create("checks");
     tcase_set_timeout(checks, 120);
-    tcase_add_loop_test(checks, test_check, 0, pair_count(false));
+    tcase_add_loop_test(checks, test_check, 0, group_count(false));
     suite_add_tcase(suite, checks);
 
     TCase *real = tcase_create("real");

@@ -10,6 +10,8 @@
 #include "mutants/mutants.h"
 #include "suites.h"
 
+enum { DTYPES = 3 }; /* FP32, FP16, BF16 */
+
 static struct subject subject_of(int index)
 {
     struct subject s;
@@ -19,39 +21,45 @@ static struct subject subject_of(int index)
 
 START_TEST(test_check)
 {
-    struct subject s;
+    struct subject s[MAX_SUBJECTS];
+    struct outcome o[MAX_SUBJECTS];
     const struct check *c;
-    ck_assert(pair_at(_i, true, &c, &s));
-    progress(subject_name(&s), c->name);
-    struct outcome o = check_run(c, &s);
-    if (c->beyond_exp && is_naive(&s))
-        ck_assert_msg(!o.pass, "check '%s': %s passes it. Is it still naive?", c->name, subject_name(&s));
-    else
-        ck_assert_msg(o.pass, "check '%s': %s", c->name, o.what);
+    enum dtype dtype;
+    ck_assert(group_at(_i, true, &c, &dtype));
+    int count = subjects_of(s, dtype, true);
+    progress(c->name, dtype_name(dtype));
+    check_all(c, s, count, o);
+    for (int i = 0; i < count; i++)
+        if (c->beyond_exp && is_naive(&s[i]))
+            ck_assert_msg(!o[i].pass, "check '%s': %s passes it. Is it still naive?", c->name, subject_name(&s[i]));
+        else
+            ck_assert_msg(o[i].pass, "check '%s': %s", c->name, o[i].what);
 }
 END_TEST
 
-/* x from a family; y is returned: free() it. */
-static void *judged(const struct subject *s, const struct problem *p, const char *family)
+/* y is returned: free() it. */
+static void *judged(const struct softmax_case *c, const struct subject *s, bool must_fail)
 {
-    size_t bytes = (size_t)(p->rows * p->cols) * dtype_bytes(s->dtype);
-    void *x = malloc(bytes), *y = malloc(bytes);
-    ck_assert(x && y);
-    input_fill(x, s->dtype, p->rows, p->cols, family, 1);
-    progress(subject_name(s), family);
-    struct outcome o = subject_judge(s, p, x, y);
-    free(x);
-    if (is_naive(s) && s->dtype == FP16 && strcmp(family, "real") == 0)
+    void *y = malloc((size_t)(c->p.rows * c->p.cols) * dtype_bytes(s->dtype));
+    ck_assert(y);
+    struct outcome o = case_judge(c, s, y);
+    if (must_fail)
         ck_assert_msg(!o.pass, "%s is right about real scores. Is it still naive?", subject_name(s));
     else
-        ck_assert_msg(o.pass, "%s: %s", family, o.what);
+        ck_assert_msg(o.pass, "%s", o.what);
     return y;
 }
 
 START_TEST(test_real_input)
 {
-    struct subject s = subject_of(_i);
-    free(judged(&s, &(struct problem){ 1024, input_real_cols(), 0, 0 }, "real"));
+    struct subject s[MAX_SUBJECTS];
+    enum dtype dtype = (enum dtype)_i;
+    int count = subjects_of(s, dtype, true);
+    struct softmax_case c = case_new((struct problem){ 1024, input_real_cols(), 0, 0 }, dtype, "real");
+    progress("real", dtype_name(dtype));
+    for (int i = 0; i < count; i++)
+        free(judged(&c, &s[i], is_naive(&s[i]) && dtype == FP16));
+    case_free(&c);
 }
 END_TEST
 
@@ -67,41 +75,48 @@ static const int64_t large[][2] = {
 };
 enum { LARGE = sizeof large / sizeof large[0] };
 
-/* The index-th of all pairs; the naive softmax in fp16 cannot add long rows. */
-static bool large_at(int index, struct subject *s, struct problem *p)
+/* In fp16 the naive softmax cannot add long rows. */
+static bool too_long_for(const struct subject *s, int64_t cols)
 {
-    for (int i = 0; subject_at(s, i / LARGE, true); i++) {
-        *p = (struct problem){ large[i % LARGE][0], large[i % LARGE][1], 0, 0 };
-        if (!(is_naive(s) && s->dtype == FP16 && p->cols > 1024) && index-- == 0)
-            return true;
-    }
-    return false;
+    return is_naive(s) && s->dtype == FP16 && cols > 1024;
 }
 
 START_TEST(test_large)
 {
-    struct subject s;
-    struct problem p;
-    ck_assert(large_at(_i, &s, &p));
-    free(judged(&s, &p, "normal"));
+    struct subject s[MAX_SUBJECTS];
+    enum dtype dtype = (enum dtype)(_i / LARGE);
+    int count = subjects_of(s, dtype, true);
+    struct softmax_case c = case_new((struct problem){ large[_i % LARGE][0], large[_i % LARGE][1], 0, 0 }, dtype, "normal");
+    progress("large", dtype_name(dtype));
+    for (int i = 0; i < count; i++)
+        if (!too_long_for(&s[i], c.p.cols))
+            free(judged(&c, &s[i], false));
+    case_free(&c);
 }
 END_TEST
 
 START_TEST(test_same_bits_every_time)
 {
     static const int64_t shapes[][2] = { { 1031, 33 }, { 257, 1000 }, { 67, 4096 }, { 9, 65537 }, { 16, 1048576 } };
-    struct subject s = subject_of(_i);
-    int count = is_naive(&s) && s.dtype == FP16 ? 2 : 5;
-    for (int i = 0; i < count; i++) {
-        struct problem p = { shapes[i][0], shapes[i][1], 0, 0 };
-        void *first = judged(&s, &p, "normal");
-        for (int again = 0; again < 4; again++) {
-            void *y = judged(&s, &p, "normal");
-            ck_assert_msg(memcmp(first, y, (size_t)(p.rows * p.cols) * dtype_bytes(s.dtype)) == 0,
-                          "%s, %lld columns: not the same bits again", subject_name(&s), (long long)p.cols);
-            free(y);
+    struct subject s[MAX_SUBJECTS];
+    enum dtype dtype = (enum dtype)_i;
+    int count = subjects_of(s, dtype, true);
+    progress("same bits", dtype_name(dtype));
+    for (int shape = 0; shape < 5; shape++) {
+        struct softmax_case c = case_new((struct problem){ shapes[shape][0], shapes[shape][1], 0, 0 }, dtype, "normal");
+        for (int i = 0; i < count; i++) {
+            if (too_long_for(&s[i], c.p.cols))
+                continue;
+            void *first = judged(&c, &s[i], false);
+            for (int again = 0; again < 4; again++) {
+                void *y = judged(&c, &s[i], false);
+                ck_assert_msg(memcmp(first, y, (size_t)(c.p.rows * c.p.cols) * dtype_bytes(dtype)) == 0,
+                              "%s, %lld columns: not the same bits again", subject_name(&s[i]), (long long)c.p.cols);
+                free(y);
+            }
+            free(first);
         }
-        free(first);
+        case_free(&c);
     }
 }
 END_TEST
@@ -129,7 +144,7 @@ START_TEST(test_more_elements_than_32_bits_count)
     gpu_finish(subject_name(&s));
     gpu_download(host_y, y.data, row_bytes);
     gpu_download(host_y + row_bytes, (char *)y.data + (size_t)last * element, row_bytes);
-    struct verdict v = verify_softmax(host_y, host_x, s.dtype, 2, cols, subject_rounding(&s), 1);
+    struct verdict v = verify_softmax(host_y, host_x, s.dtype, 2, cols, subject_rounding(&s));
     bool intact = buffer_guards_intact(&x) && buffer_guards_intact(&y) && buffer_guards_intact(&workspace);
     buffer_free(&x);
     buffer_free(&y);
@@ -151,23 +166,19 @@ END_TEST
 Suite *softmax_gpu_suite(void)
 {
     Suite *suite = suite_create("softmax_gpu");
-    int subjects = subject_count(true), mutants_here = 0, large_count = 0;
-    struct subject s;
-    struct problem p;
-    while (large_at(large_count, &s, &p))
-        large_count++;
+    int subjects = subject_count(true), mutants_here = 0;
     while (mutant_at(mutants_here, true))
         mutants_here++;
 
     TCase *checks = tcase_create("checks"), *real = tcase_create("real");
     TCase *invariants = tcase_create("invariants"), *caught = tcase_create("caught");
-    tcase_add_loop_test(checks, test_check, 0, pair_count(true));
-    tcase_add_loop_test(checks, test_large, 0, large_count);
+    tcase_add_loop_test(checks, test_check, 0, group_count(true));
+    tcase_add_loop_test(checks, test_large, 0, DTYPES * LARGE);
     tcase_add_loop_test(checks, test_more_elements_than_32_bits_count, 0, subjects);
     suite_add_tcase(suite, checks);
-    tcase_add_loop_test(real, test_real_input, 0, subjects);
+    tcase_add_loop_test(real, test_real_input, 0, DTYPES);
     suite_add_tcase(suite, real);
-    tcase_add_loop_test(invariants, test_same_bits_every_time, 0, subjects);
+    tcase_add_loop_test(invariants, test_same_bits_every_time, 0, DTYPES);
     suite_add_tcase(suite, invariants);
     tcase_add_loop_test(caught, test_mutant_is_caught, 0, mutants_here);
     suite_add_tcase(suite, caught);

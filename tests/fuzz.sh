@@ -5,7 +5,7 @@ set -eu
 seconds=$((${1:-60} / 2))
 command -v clang >/dev/null || { echo "fuzz: clang, with its sanitizer runtime, is needed and not here" >&2; exit 1; }
 mkdir -p build/fuzz
-sources="common/file.c common/npy.c common/options.c common/input.c common/reference.c common/gpu_none.c common/machine.c common/memory.c"
+sources="common/file.c common/npy.c common/options.c common/input.c common/reference.c common/gpu_none.c common/machine.c common/memory.c common/report.c common/ceilings.c"
 for harness in npy options; do
     corpus=build/fuzz/$harness.corpus
     mkdir -p $corpus

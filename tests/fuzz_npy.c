@@ -44,8 +44,21 @@ static void round_trip(const struct npy *x)
     unlink(path);
 }
 
+/* Whatever a message quotes, a terminal sees printable characters, in one line. */
+static void show(const uint8_t *data, size_t size)
+{
+    char text[256], out[600];
+    size_t length = size < sizeof text - 1 ? size : sizeof text - 1;
+    memcpy(text, data, length);
+    text[length] = '\0';
+    printable(out, sizeof out, text);
+    for (const unsigned char *c = (const unsigned char *)out; *c; c++)
+        REQUIRE(*c >= ' ' && *c != 0x7f && !(c[0] == 0xc2 && c[1] < 0xa0));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    show(data, size);
     char path[64], why[256] = "";
     int fd = memfd_create("x.npy", 0);
     REQUIRE(fd >= 0 && write(fd, data, size) == (ssize_t)size);

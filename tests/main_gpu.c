@@ -12,7 +12,7 @@ int main(void)
 {
     if (gpu_count() == 0) {
         printf("GPU tests: skipped: no CUDA device: %s\n", gpu_missing());
-        printf("GPU tests: %d checks of %d GPU functions have not run\n", pair_count(true) + attention_pair_count(true),
+        printf("GPU tests: %d checks of %d GPU functions have not run\n", group_count(true) + attention_group_count(true),
                subject_count(true) + attention_subject_count(true));
         return EXIT_SUCCESS;
     }
