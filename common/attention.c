@@ -352,7 +352,7 @@ static void check_dim(const struct attention_step *step, int64_t dim)
         usage_error("--dim %lld: %s takes %s", (long long)dim, step->name, step->dims[0] ? list : "1 to 256");
 }
 
-/* All that a run takes, before any of it is allocated: Q, K, V, O and lse; scratch; keys and a row in fp64 for each thread that verifies. */
+/* All that a run takes, before any of it is allocated: Q, K, V, O and lse, scratch, what verifies them, and what flushes the caches. */
 static void require_memory(const struct attention_step *step, const struct options *o, struct attention p)
 {
     while (o->sweep && p.seq_q < SWEEP_TO && p.batch > 1) { /* the last is the largest */
@@ -361,10 +361,11 @@ static void require_memory(const struct attention_step *step, const struct optio
     }
     bool cpu = o->cpu && step->cpu && o->dtype == FP32, gpu = o->gpu && gpu_count() > 0 && has(step, o->dtype, true);
     double lse = (double)p.batch * (double)p.heads * (double)p.seq_q * sizeof(float), outside = attention_bytes(p, o->dtype) + lse;
-    double rows = 2 * (double)cpu_threads() * (double)(p.seq_k + p.dim) * sizeof(double) + (double)flush_bytes(false);
-    memory_require(outside + fmax(o->file_bytes, rows + (cpu && step->scratch ? (double)step->scratch(p, o->dtype) : 0)), false);
-    if (gpu && !attention_gpu_missing(step, o->dtype, o->attention.dim))
-        memory_require(outside + (step->workspace ? (double)step->workspace(p, o->dtype) : 0) + (double)flush_bytes(true), true);
+    double besides = verify_attention_bytes(p) + (double)flush_bytes(false);
+    memory_require(outside + fmax(o->file_bytes, besides + (cpu && step->scratch ? (double)step->scratch(p, o->dtype) : 0)), false);
+    if (gpu && !attention_gpu_missing(step, o->dtype, p.dim))
+        memory_require(outside + (step->workspace ? (double)step->workspace(p, o->dtype) : 0) +
+                           fmax(reference_gpu_bytes(p, o->dtype), (double)flush_bytes(true)), true);
 }
 
 int attention_main(const struct attention_step *step, int argc, char **argv)

@@ -266,6 +266,9 @@ struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype d
  * random by `seed`, and some of those whose O is not finite. lse may be NULL. gpu: the reference is computed on the GPU, and
  * compared with the CPU's on a few rows that `seed` draws.
  */
+double verify_softmax_bytes(int64_t rows, int64_t cols); /* of memory that verifying takes, besides the tensors */
+double verify_attention_bytes(struct attention p);
+double reference_gpu_bytes(struct attention p, enum dtype dtype); /* of the GPU's */
 struct verdict verify_attention(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
                                 struct attention p, struct attention_rounding how, uint64_t seed, bool gpu);
 /* The same with about `wanted` rows. */

@@ -238,6 +238,14 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+double reference_gpu_bytes(struct attention p, enum dtype dtype)
+{
+    double rows = (double)(p.batch * p.heads * p.seq_q), keys = (double)p.seq_k, head = keys * (double)p.dim;
+    double numbers = 2 * rows * (double)p.dim + 2 * keys + fmin(SCRATCH_NUMBERS, 2.0 * keys * BLOCKS_PER_SM * gpu_sms());
+    double kv = 2 * fmin(head * (double)(p.batch * p.kv_heads), HEAD_NUMBERS + head);
+    return (numbers + kv) * sizeof(double) + (kv + rows * (double)p.dim) * (double)dtype_bytes(dtype);
+}
+
 void reference_attention_gpu(struct answers *a, const void *Q, const void *K, const void *V, struct attention_rounding how)
 {
     struct attention p = a->p;

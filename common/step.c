@@ -279,12 +279,11 @@ static bool available(const struct softmax_step *step, const struct options *o, 
     return has(step, o->dtype, gpu);
 }
 
-/* All that a run takes, before any of it is allocated: x and y; a row in fp64 for each thread that verifies; what flushes the caches. */
+/* All that a run takes, before any of it is allocated: x and y, what verifies y, and what flushes the caches. */
 static void require_memory(const struct softmax_step *step, const struct options *o)
 {
     double tensor = (double)o->rows * (double)o->cols * (double)dtype_bytes(o->dtype);
-    double rows = fmin((double)o->rows, cpu_threads()) * (double)o->cols * sizeof(double);
-    memory_require(tensor + fmax(o->file_bytes, tensor + rows + (double)flush_bytes(false)), false);
+    memory_require(tensor + fmax(o->file_bytes, tensor + verify_softmax_bytes(o->rows, o->cols) + (double)flush_bytes(false)), false);
     if (o->gpu && gpu_count() > 0 && has(step, o->dtype, true)) {
         size_t workspace = step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
         memory_require(2 * tensor + (double)workspace + (double)flush_bytes(true), true);

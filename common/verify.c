@@ -171,6 +171,11 @@ struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype d
     return v;
 }
 
+double verify_softmax_bytes(int64_t rows, int64_t cols)
+{
+    return fmin((double)rows, cpu_threads()) * (double)cols * sizeof(double);
+}
+
 /* ---- attention */
 
 static const char *const doubts[] = {
@@ -237,6 +242,12 @@ static int64_t *drawn_rows(int64_t *count, const void *O, enum dtype dtype, stru
             rows[(*count)++] = row;
     }
     return rows;
+}
+
+double verify_attention_bytes(struct attention p)
+{
+    double rows = (double)(p.batch * p.heads * p.seq_q), keys = (double)p.seq_k;
+    return sizeof(int64_t) * rows + 2 * sizeof(double) * (fmin(rows * (double)p.dim, CHUNK) + keys * (double)(p.dim + cpu_threads()));
 }
 
 static bool alike(double a, double b, double within)
