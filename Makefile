@@ -85,7 +85,7 @@ $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),C
 
 # ---- how programs are built: build/cpu and build/cuda are two trees, never mixed
 
-COMMON := $(filter-out $(if $(filter 1,$(CUDA)),common/gpu_none.c),$(wildcard common/*.c)) $(if $(filter 1,$(CUDA)),$(wildcard common/*.cu))
+COMMON := $(filter-out $(if $(filter 1,$(CUDA)),common/gpu_none.c),$(sort $(wildcard common/*.c))) $(if $(filter 1,$(CUDA)),$(sort $(wildcard common/*.cu)))
 COMMON_O := $(addsuffix .o,$(addprefix $B/,$(basename $(COMMON))))
 # A step's objects: its cpu.o where it has a cpu.c, and with CUDA its gpu.o.
 parts = $(foreach l,cpu $(if $(filter 1,$(CUDA)),gpu),$(if $(wildcard steps/$(1)/$l.c*),$B/steps/$(1)/$l.o))
@@ -172,8 +172,8 @@ tables: ## rewrite the tables of README.md and the lessons from plots/recorded
 
 # ---- tests: they link every step's cpu.o and gpu.o, and no main.o: what is tested is what runs
 
-TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c,$(wildcard tests/*.c tests/mutants/*.c)))
-TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(wildcard tests/*.cu tests/mutants/*.cu))
+TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
+TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
 $B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
 

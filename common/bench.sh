@@ -2,6 +2,7 @@
 # `make bench`: every step at every row length, in every type that it has, on every device. Rows go to
 # build/results.tsv, which is begun anew unless BENCH_KEEP=1. BENCH_ARGS goes to every program (BENCH_ARGS="--device gpu --budget 0.3"),
 # BENCH_DTYPES chooses among the 16-bit types.
+export LC_ALL=C # numbers with decimal points, in any language
 set -eu
 results=${RESULTS:-build/results.tsv}
 [ -n "${BENCH_KEEP:-}" ] || rm -f "$results"

@@ -1,6 +1,7 @@
 #!/bin/sh
 # `make tour`: every step in order, on real input and on the default shape; then the plots, a table and a plot in the terminal.
 # Usage: tour.sh PROGRAM...
+export LC_ALL=C # numbers with decimal points, in any language
 set -u
 results=build/tour.tsv
 log=build/tour.log

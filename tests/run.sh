@@ -9,6 +9,7 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that wait must not 
 status=0
 
 plots/tables.sh --check || status=1
+tests/platform.sh || status=1
 tests/gpu_mutants.sh --check || status=1
 if command -v timeout >/dev/null 2>&1; then limit="timeout $GPU_SECONDS"; else limit=; fi
 $limit "$B/main_gpu"
