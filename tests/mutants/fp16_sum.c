@@ -18,8 +18,8 @@ void fp16_sum(fp16 *y, const fp16 *x, int64_t rows, int64_t cols)
         fp16 *out = y + row * cols;
 
         float max = -INFINITY;
-        for (int64_t col = 0; col < cols; col++)
-            max = fmaxf(max, fp16_to_float(in[col]));
+        for (int64_t col = 0; col < cols; col++) /* not with fmaxf: gcc 12 on aarch64 crashes on that */
+            max = fp16_to_float(in[col]) > max ? fp16_to_float(in[col]) : max;
         fp16 sum = { 0 };
         for (int64_t col = 0; col < cols; col++)
             sum = float_to_fp16(fp16_to_float(sum) + expf(fp16_to_float(in[col]) - max));
