@@ -8,8 +8,6 @@
 
 #define FMA_ROUNDS 4000000  /* of the probe on a CPU: about 10 ms */
 #define FIRST 7             /* number of the first attention step */
-#define SWEEP_FROM 512      /* tokens: --sweep starts here, */
-#define SWEEP_TO 16384      /* doubles them, and ends here; batch * tokens stays what it is */
 #define SCALE_FROM 0.25f    /* of 1 / sqrt(dim): --sweep-scale starts here, */
 #define SCALE_TO 64.0f      /* doubles it, and ends here */
 
@@ -355,7 +353,7 @@ static void check_dim(const struct attention_step *step, int64_t dim)
 /* All that a run takes, before any of it is allocated: Q, K, V, O and lse, scratch, what verifies them, and what flushes the caches. */
 static void require_memory(const struct attention_step *step, const struct options *o, struct attention p)
 {
-    while (o->sweep && p.seq_q < SWEEP_TO && p.batch > 1) { /* the last is the largest */
+    while (o->sweep && p.seq_q < SWEEP_SEQ_TO && p.batch > 1) { /* the last is the largest */
         p.seq_k = p.seq_q *= 2;
         p.batch /= 2;
     }
@@ -377,9 +375,9 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
         cpu_set_threads(o.threads);
     int64_t tokens = o.attention.batch * o.attention.seq_q;
     if (o.sweep)
-        o.attention.seq_q = o.attention.seq_k = SWEEP_FROM;
+        o.attention.seq_q = o.attention.seq_k = SWEEP_SEQ_FROM;
     if (o.sweep)
-        o.attention.batch = tokens / SWEEP_FROM > 0 ? tokens / SWEEP_FROM : 1;
+        o.attention.batch = tokens / SWEEP_SEQ_FROM;
     require_memory(step, &o, o.attention);
     struct qkv host = input_qkv(&o);
     if (o.sweep_scale)
@@ -394,7 +392,7 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
         ran = true;
         struct options at = o;
         good &= run_problem(step, &at, host, gpu);
-        while (o.sweep && at.attention.seq_q < SWEEP_TO && at.attention.batch > 1) {
+        while (o.sweep && at.attention.seq_q < SWEEP_SEQ_TO && at.attention.batch > 1) {
             at.attention.seq_q *= 2;
             at.attention.seq_k *= 2;
             at.attention.batch /= 2;

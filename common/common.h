@@ -69,6 +69,7 @@ void memory_require(double bytes, bool gpu);      /* fatal when there is less: a
 FILE *open_whole(const char *path);
 int close_whole(FILE *file);               /* 0 when it is there; otherwise -1 and errno, and all is as it was */
 void discard_whole(FILE *file);            /* all is as it was */
+FILE *open_table(const char *path, bool append); /* to read, or to add to; never waits for a pipe's other end. NULL and errno */
 bool writable_whole(const char *path);     /* whether open_whole() would do; otherwise errno says why not */
 bool same_file(const char *a, const char *b); /* whether writing one would overwrite the other; neither need exist */
 void make_folder(const char *path);        /* that the file will lie in, one level deep */
@@ -141,6 +142,8 @@ struct options {
 
 /* What a problem is where nothing is said: the help names these numbers, too. */
 enum { DEFAULT_ROWS = 16384, DEFAULT_COLS = 8192, DEFAULT_HEADS = 16, DEFAULT_SEQ = 2048, DEFAULT_DIM = 64 };
+/* --sweep starts at so many columns or tokens, doubles them, and ends there; the size of the problem stays what it is. */
+enum { SWEEP_COLS_FROM = 128, SWEEP_COLS_TO = 16 << 20, SWEEP_SEQ_FROM = 512, SWEEP_SEQ_TO = 16384 };
 
 enum step_kind { SOFTMAX_STEP, ATTENTION_STEP, CEILINGS_STEP }; /* what a program takes; step 00 measures the machine alone */
 

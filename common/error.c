@@ -37,13 +37,15 @@ void printable(char *out, size_t size, const char *text)
 static _Noreturn void die(int status, const char *format, va_list args)
 {
     char message[LONGEST], line[4 * LONGEST + 6];
-    int length = vsnprintf(message, sizeof message, format, args);
+    int start = 0;
+#ifdef __GLIBC__
+    start = snprintf(message, sizeof message / 2, "%s: ", program_invocation_short_name);
+    start = start < LONGEST / 2 ? start : LONGEST / 2 - 1;
+#endif
+    int length = start + vsnprintf(message + start, sizeof message - (size_t)start, format, args);
     printable(line, sizeof line, message);
     fflush(stdout);
-#ifdef __GLIBC__
-    fprintf(stderr, "%s: ", program_invocation_short_name);
-#endif
-    fprintf(stderr, "%s%s\n", line, length >= (int)sizeof message ? "..." : "");
+    fprintf(stderr, "%s%s\n", line, length >= LONGEST ? "..." : "");
     exit(status);
 }
 

@@ -143,13 +143,19 @@ static int create_temporary(const struct stat *old)
     return -1;
 }
 
-/* A device, a pipe or a terminal is written as it is. Not waiting means that a pipe which nobody reads is an error. */
-static int open_in_place(const char *path)
+/* open(), but nothing is waited for: a pipe that nobody writes is empty, and one that nobody reads is an error. */
+static int open_at_once(const char *path, int flags)
 {
-    int fd = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    int fd = open(path, flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
     if (fd >= 0)
         fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
     return fd;
+}
+
+FILE *open_table(const char *path, bool append)
+{
+    int fd = open_at_once(path, append ? O_WRONLY | O_APPEND | O_CREAT : O_RDONLY);
+    return fd >= 0 ? fdopen(fd, append ? "a" : "r") : NULL;
 }
 
 FILE *open_whole(const char *path)
@@ -168,7 +174,7 @@ FILE *open_whole(const char *path)
         return NULL;
     if (!in_place && exists && (stat(target, &there) != 0 || !same_inode(&old, &there)))
         return errno = ENOENT, NULL; /* a name in /proc of a file that has none */
-    int fd = in_place ? open_in_place(path) : create_temporary(exists ? &old : NULL);
+    int fd = in_place ? open_at_once(path, O_WRONLY) : create_temporary(exists ? &old : NULL); /* a device is written as it is */
     FILE *file = fd >= 0 ? fdopen(fd, "wb") : NULL;
     if (!file) {
         int why = errno;

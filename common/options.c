@@ -20,7 +20,7 @@ static const char softmax_help[] =
     "                                                                       (default normal)\n"
     "  --x FILE.npy        or a tensor of yours: fp16, fp32 or fp64, the last axis is softmaxed\n"
     "  --out FILE.npy      write y there\n"
-    "  --sweep             every row length from 128 to 16 Mi, with rows x cols as it is, a line each\n"
+    "  --sweep             every row length from %d to %d Mi, with rows x cols as it is, a line each\n"
     NOISE_HELP;
 static const char attention_help[] =
     "  --batch N --heads N --kv-heads N --dim N                             (default 1, %d, heads, %d)\n"
@@ -34,7 +34,7 @@ static const char attention_help[] =
     "  --q, --k, --v FILE.npy   or tensors of yours, all three: (batch, heads, tokens, dim)\n"
     "  --out FILE.npy      write O there\n"
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
-    "  --sweep             every length from 512 to 16 Ki, with tokens in all as they are, a line each\n"
+    "  --sweep             every length from %d to %d Ki, with tokens in all as they are, a line each\n"
     "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n"
     NOISE_HELP;
 static const char common_help[] =
@@ -177,9 +177,9 @@ static void print_help(const struct options *o, const char *program, const char 
 {
     printf("%s: %s\n\n", program, idea);
     if (kind == ATTENTION_STEP)
-        printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families);
+        printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families, SWEEP_SEQ_FROM, SWEEP_SEQ_TO >> 10);
     else if (kind == SOFTMAX_STEP)
-        printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families);
+        printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families, SWEEP_COLS_FROM, SWEEP_COLS_TO >> 20);
     fputs(common_help, stdout);
 }
 
@@ -282,6 +282,8 @@ static void finish_softmax(struct options *o, const struct shape *named)
     o->rows = first_given(o->rows, named->rows, elements / o->cols > 0 ? elements / o->cols : 1);
     if (__builtin_mul_overflow(o->rows, o->cols, &elements) || __builtin_mul_overflow(elements, 8, &bytes))
         usage_error("--rows %lld --cols %lld: their product is allowed up to 2^60 elements", (long long)o->rows, (long long)o->cols);
+    if (o->sweep && elements < SWEEP_COLS_FROM)
+        usage_error("--sweep: x has %lld elements; %d or more are needed", (long long)elements, SWEEP_COLS_FROM);
 }
 
 static void finish_attention(struct options *o, const struct attention *named)
@@ -304,6 +306,8 @@ static void finish_attention(struct options *o, const struct attention *named)
     if (__builtin_mul_overflow(size, p->batch, &size) || __builtin_mul_overflow(size, p->heads, &size) ||
         __builtin_mul_overflow(size, p->seq_q > p->seq_k ? p->seq_q : p->seq_k, &size) || __builtin_mul_overflow(size, p->dim, &size))
         usage_error("--batch, --heads, --seq, --dim: their product is allowed up to 2^59 elements");
+    if (o->sweep && p->batch * p->seq_q < SWEEP_SEQ_FROM)
+        usage_error("--sweep: there are %lld tokens in all; %d or more are needed", (long long)(p->batch * p->seq_q), SWEEP_SEQ_FROM);
 }
 
 void options_finish(struct options *o)

@@ -86,7 +86,7 @@ void report_tsv(const struct result *r)
     struct field f[MAX_FIELDS];
     int count = fields_of(r, f);
     make_folder(results_path());
-    FILE *file = fopen(results_path(), "a");
+    FILE *file = open_table(results_path(), true);
     if (!file)
         fatal("%s: it cannot be written: %s", results_path(), strerror(errno));
     fseek(file, 0, SEEK_END);
@@ -145,7 +145,7 @@ bool report_step_before(const struct result *r, struct before *before)
 {
     struct field want[MAX_FIELDS];
     int columns = fields_of(r, want), number = atoi(r->step) - 1;
-    FILE *file = fopen(results_path(), "r");
+    FILE *file = open_table(results_path(), false);
     char line[2048], *have[MAX_FIELDS];
     bool found = false;
     while (file && fgets(line, sizeof line, file)) {

@@ -6,9 +6,6 @@
 #include "common.h"
 #include "steps.h"
 
-#define SWEEP_FROM 128         /* columns: --sweep starts here, */
-#define SWEEP_TO (16 << 20)    /* doubles them, and ends here */
-
 /* One call of the step, or of the copy that it is measured against. */
 struct job {
     const struct softmax_step *step;
@@ -248,13 +245,13 @@ static bool run_device(const struct softmax_step *step, struct options o, struct
 {
     int64_t elements = o.rows * o.cols;
     if (o.sweep) {
-        o.cols = SWEEP_FROM;
+        o.cols = SWEEP_COLS_FROM;
         o.rows = elements / o.cols;
         printf("  %s: %s\n", gpu ? "gpu" : "cpu", gpu ? gpu_name() : cpu_name());
     }
     struct tensors t = tensors_new(x, gpu);
     bool good = run_shape(step, &o, &t);
-    while (o.sweep && o.cols < elements && o.cols < SWEEP_TO) {
+    while (o.sweep && o.cols < elements && o.cols < SWEEP_COLS_TO) {
         o.cols *= 2;
         o.rows = elements / o.cols;
         good &= run_shape(step, &o, &t);

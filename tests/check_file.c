@@ -137,6 +137,23 @@ START_TEST(test_what_is_no_file)
 }
 END_TEST
 
+/* Tables that are pipes: nobody writes it, so it is empty; nobody reads it, so it cannot be added to. Neither is waited for. */
+START_TEST(test_tables)
+{
+    ck_assert(mkfifo(scratch_path("pipe"), 0600) == 0);
+    FILE *file = open_table(scratch_path("pipe"), false);
+    ck_assert(file && fgetc(file) == EOF);
+    fclose(file);
+    ck_assert(open_table(scratch_path("pipe"), true) == NULL && errno == ENXIO);
+    ck_assert(open_table(scratch_path("table"), false) == NULL && errno == ENOENT);
+    for (int i = 0; i < 2; i++) {
+        file = open_table(scratch_path("table"), true);
+        ck_assert(file && fputs("row\n", file) >= 0 && fclose(file) == 0);
+    }
+    assert_holds(scratch_path("table"), "row\nrow\n");
+}
+END_TEST
+
 /* A file without a name, which /proc has one for: its place is not a path. */
 START_TEST(test_deleted_file)
 {
@@ -292,6 +309,7 @@ Suite *file_suite(void)
     tcase_add_test(whole, test_read_only_files_stay);
     tcase_add_test(whole, test_long_names);
     tcase_add_test(whole, test_what_is_no_file);
+    tcase_add_test(whole, test_tables);
     tcase_add_test(whole, test_deleted_file);
     tcase_add_test(whole, test_full_disk);
     tcase_add_loop_test(whole, test_signals_leave_nothing_behind, 0, 5);

@@ -114,6 +114,8 @@ START_TEST(test_softmax_sizes)
         struct options o = parse(false, all[i].words);
         ck_assert_msg(o.rows == all[i].rows && o.cols == all[i].cols, "%s: %d x %d", all[i].words, (int)o.rows, (int)o.cols);
     }
+    assert_refused(false, "--rows 1 --cols 127 --sweep", "--sweep", "127");
+    assert_refused(true, "--batch 2 --seq 255 --sweep", "--sweep", "510 tokens");
     assert_refused(false, "--input real --shape gpt2-logits", "--cols 50257", "real");
 }
 END_TEST

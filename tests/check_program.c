@@ -245,6 +245,18 @@ START_TEST(test_too_little_memory_for_scores)
 }
 END_TEST
 
+/* A table that is a pipe which nobody reads: said, and not waited for. */
+START_TEST(test_results_that_are_a_pipe)
+{
+    char pipe[512];
+    snprintf(pipe, sizeof pipe, "%s", scratch_path("pipe"));
+    ck_assert(mkfifo(pipe, 0600) == 0);
+    setenv("RESULTS", pipe, 1);
+    const struct said *s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1 --device cpu");
+    ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, pipe) && strstr(s->err, strerror(ENXIO)), "status %d: %s", s->status, s->err);
+}
+END_TEST
+
 START_TEST(test_absent_device)
 {
     if (gpu_count() > 0) /* then hide it */
@@ -605,6 +617,7 @@ Suite *program_suite(void)
     tcase_add_test(absent, test_too_little_memory_for_scores);
     tcase_add_test(absent, test_steps_for_gpus_alone);
     tcase_add_test(absent, test_absent_device);
+    tcase_add_test(absent, test_results_that_are_a_pipe);
     tcase_add_test(files, test_bad_files);
     tcase_add_test(files, test_file_in_file_out);
     tcase_add_test(files, test_output_that_cannot_be_written);
