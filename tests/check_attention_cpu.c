@@ -1,6 +1,10 @@
 /* Every attention step's CPU function: all checks of attention_checks.c. And FlashAttention's rule itself. */
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "attention_checks.h"
 #include "suites.h"
@@ -47,14 +51,87 @@ START_TEST(test_flash_attention_rule)
 }
 END_TEST
 
+/* ---- tensors of more than 2^32 elements, in a few MiB */
+
+#define WINDOW ((size_t)16 << 20) /* bytes of real memory behind a tensor that is written */
+#define WIDE 256                  /* dim */
+
+/* Address space, all zeros to read. NULL if the system does not grant so much. */
+static void *zeros(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(p, bytes, MADV_HUGEPAGE); /* one large page of zeros for all */
+#endif
+    return p;
+}
+
+/* The same, to be written: all windows but the last are one and the same memory. */
+static char *window_on_window(size_t bytes)
+{
+    char name[] = "/tmp/softmax-window-XXXXXX", *p = zeros(bytes);
+    int file = mkstemp(name);
+    ck_assert(file >= 0 && unlink(name) == 0 && ftruncate(file, (off_t)WINDOW) == 0);
+    for (size_t at = 0; p && at + WINDOW < bytes; at += WINDOW)
+        ck_assert(mmap(p + at, WINDOW, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == p + at);
+    close(file);
+    return p;
+}
+
+/*
+ * Two heads of Q and O, of 2^31 elements and a few: rows of a head begin beyond 2^31, and those of the second beyond 2^32. (Causal, and
+ * one key, so that only the last row has work to do.) Or three of K and V, of half as many. All is zeros but the last row of each head. An
+ * index of 32 bits reads or writes elsewhere, or crashes.
+ */
+START_TEST(test_more_elements_than_32_bits_count)
+{
+    const int64_t many = ((int64_t)1 << 31) / WIDE + 3;
+    const struct attention of_queries = { 1, 2, 1, many, 1, WIDE, true, 1 }, of_keys = { 1, 3, 3, 1, many / 2 + 2, WIDE, false, 1 };
+    const struct attention p = _i % 2 ? of_keys : of_queries;
+    struct attention_subject s;
+    ck_assert(attention_subject_at(&s, _i / 2, false));
+    if (attention_subject_missing(&s))
+        return;
+    size_t rows = (size_t)(p.heads * p.seq_q), q_bytes = rows * WIDE * sizeof(float), k_bytes = (size_t)(p.kv_heads * p.seq_k * WIDE) * sizeof(float);
+    float *q = zeros(q_bytes), *k = zeros(k_bytes), *v = zeros(k_bytes), *O = (float *)window_on_window(q_bytes);
+    float *lse = malloc(rows * sizeof *lse);
+    if (!q || !k || !v || !O || !lse) {
+        printf("skipped: %s beyond 2^32 elements: the system grants no address space of %zu GiB\n", attention_subject_name(&s),
+               (q_bytes > k_bytes ? q_bytes : k_bytes) >> 30);
+        return;
+    }
+    for (int64_t head = 0; head < p.heads; head++) {
+        float *last_q = q + (head + 1) * p.seq_q * WIDE - WIDE;
+        float *last_k = k + ((head < p.kv_heads ? head : 0) + 1) * p.seq_k * WIDE - WIDE, *last_v = v + (last_k - k);
+        last_q[0] = 40;
+        last_k[0] = 1;
+        for (int i = 0; i < WIDE; i++)
+            last_v[i] = (float)(i + 1 + WIDE * (p.kv_heads > 1 ? head : 0));
+    }
+    attention_subject_run(&s, O, lse, q, k, v, p, NULL, NULL);
+    const float *last = O + (rows - 1) * WIDE, *want = v + (p.kv_heads * p.seq_k - 1) * WIDE;
+    for (int i = 0; i < WIDE; i++)
+        ck_assert_msg(fabsf(last[i] - want[i]) < 1e-3f * want[i], "%s: element %d of the last row: got %g, want %g", attention_subject_name(&s), i,
+                      (double)last[i], (double)want[i]);
+    ck_assert_msg(fabsf(lse[rows - 1] - 40) < 1e-3f, "%s: the last lse is %g", attention_subject_name(&s), (double)lse[rows - 1]);
+}
+END_TEST
+
 Suite *attention_cpu_suite(void)
 {
     Suite *suite = suite_create("attention_cpu");
-    TCase *checks = tcase_create("checks"), *rule = tcase_create("rule");
+    TCase *checks = tcase_create("checks"), *rule = tcase_create("rule"), *large = tcase_create("large");
     tcase_set_timeout(checks, 120);
+    tcase_add_checked_fixture(checks, guard_pages, NULL);
     tcase_add_loop_test(checks, test_check, 0, attention_group_count(false));
     suite_add_tcase(suite, checks);
     tcase_add_loop_test(rule, test_flash_attention_rule, 0, 2);
     suite_add_tcase(suite, rule);
+    tcase_set_timeout(large, 300);
+    if (!getenv("TESTS_SMALL"))
+        tcase_add_loop_test(large, test_more_elements_than_32_bits_count, 0, 2 * attention_subject_count(false));
+    suite_add_tcase(suite, large);
     return suite;
 }

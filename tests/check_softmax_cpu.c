@@ -266,6 +266,7 @@ Suite *softmax_cpu_suite(void)
 
     TCase *checks = tcase_create("checks");
     tcase_set_timeout(checks, 120);
+    tcase_add_checked_fixture(checks, guard_pages, NULL);
     tcase_add_loop_test(checks, test_check, 0, group_count(false));
     suite_add_tcase(suite, checks);
 

@@ -1,5 +1,6 @@
 /* What both test programs share. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common.h"
@@ -22,6 +23,11 @@ void progress(const char *subject, const char *check)
     since = time;
     snprintf(last_subject, sizeof last_subject, "%s", subject);
     snprintf(last_check, sizeof last_check, "%s", check);
+}
+
+void guard_pages(void)
+{
+    setenv("GUARD_PAGES", "1", 1);
 }
 
 int run_suites(Suite *(*const suites[])(void), int count, enum fork_status fork_status, int *run)

@@ -15,6 +15,9 @@
             ck_abort_msg(__VA_ARGS__); \
     } while (0)
 
+/* A fixture: from here on a CPU's buffers end where a page begins that nobody may touch. Whoever reads past the end crashes. */
+void guard_pages(void);
+
 Suite *merge_suite(void);
 Suite *half_suite(void);
 Suite *vexp_suite(void);
