@@ -327,6 +327,9 @@ START_TEST(test_families_and_scale)
             last += q * (double)((float *)t.k.data)[4 * 64 + c];
         }
         ck_assert_msg(scales[i] == 0 ? first == 0 && last == 0 : last - first > 600, "scale %g: from %g to %g", (double)scales[i], first, last);
+        buffer_free(&t.q);
+        buffer_free(&t.k);
+        buffer_free(&t.v);
     }
 }
 END_TEST
