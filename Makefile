@@ -105,19 +105,24 @@ $B/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<")
 	$Q$(NVCC) $(NVCCFLAGS) -Xcompiler -fPIC -MF $(@:.o=.d) -c $< -o $@
 
+$B/steps/%/claims.o: steps/%/main.c $B/flags
+	@mkdir -p $(@D)
+	$Q$(C) -DCLAIMS_ALONE -c $< -o $@
+
 $B/libcommon.a: $(COMMON_O)
 	@rm -f $@
 	$Qar rcs $@ $^
 
-# A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; and the copies of step 00, which all others are measured against.
-# Step 06 leaves short rows to step 05.
-uses_06_split_softmax := 05_resident_softmax
+# A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and the
+# step before, which its main.c names and which is timed in turn with it: all but its main().
+step_before = $(filter %_$(or $(shell sed -n 's/.*_main.&[a-z_]*, &\([a-z_]*\),.*/\1/p' steps/$(1)/main.c),none),$(STEPS))
 .SECONDEXPANSION:
-$(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(uses_%),$$(call parts,$$s))) $B/libcommon.a
+$(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call step_before,%),$$(call parts,$$s))) \
+             $$(addprefix $B/steps/,$$(addsuffix /claims.o,$$(call step_before,%))) $B/libcommon.a
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-$B/00_ceilings $B/08_library_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu $B/mutants/%/main_gpu: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+$B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu $B/mutants/%/main_gpu: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
 # ---- what a reader does
 
@@ -177,7 +182,7 @@ TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants
 
 $B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
 
-ALL_O := $(TESTS_O) $(STEP_O) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libcommon.a
+ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(STEPS))) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libcommon.a
 LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
 
 $B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)

@@ -7,7 +7,6 @@
 #include "steps.h"
 
 #define FMA_ROUNDS 4000000  /* of the probe on a CPU: about 10 ms */
-#define FIRST 7             /* number of the first attention step */
 #define SCALE_FROM 0.25f    /* of 1 / sqrt(dim): --sweep-scale starts here, */
 #define SCALE_TO 64.0f      /* doubles it, and ends here */
 
@@ -91,19 +90,7 @@ static void print_header(const struct attention_step *step, const struct options
            (long long)p->dim, dtype_name(o->dtype), p->causal ? ", causal" : "", input_text(o));
 }
 
-static void print_before(const struct result *r)
-{
-    struct before b;
-    if (atoi(r->step) == FIRST) /* the step before is a softmax */
-        return;
-    if (!report_step_before(r, &b))
-        printf("    step before not measured on this problem yet: run step %d for the ratio\n", atoi(r->step) - 1);
-    else
-        printf("    step before %.2fx the speed of %s; it was predicted to move %.3gx the bytes\n", b.ms / r->time.median, b.step,
-               b.bytes / r->predicted_bytes);
-}
-
-static void print_result(const struct result *r, double workspace, const struct timing *again)
+static void print_result(const struct result *r, const struct before *before, double workspace, const struct timing *again)
 {
     const struct verdict *v = &r->verdict;
     bool cpu = r->threads > 0;
@@ -123,14 +110,18 @@ static void print_result(const struct result *r, double workspace, const struct 
     printf("\n    workspace   ");
     print_bytes(workspace);
     printf("\n");
-    if (r->ceiling)
+    if (r->ceiling && strcmp(r->ceiling, "matmul") == 0)
+        printf("    ceiling     %.0f %% of a matrix product by cuBLAS, which is a peer: one can be faster\n", r->percent);
+    else if (r->ceiling)
         printf("    ceiling     %.0f %% of the tightest, %s\n", r->percent, r->ceiling);
     else
         printf("    ceiling     not known: run step 0, which measures it\n");
-    print_before(r);
+    char predicted[96];
+    snprintf(predicted, sizeof predicted, "to move %.3gx the bytes, and %.3gx the exponentials", before->bytes / r->predicted_bytes, before->exps / r->exps);
+    print_before(r, before, predicted);
     if (again)
         printf("    noise       against itself: %.3fx\n", again->median / r->time.median);
-    if (r->percent > 100)
+    if (above_ceiling(r))
         printf("    ERROR       above the ceiling: one of the two measurements is wrong\n");
 }
 
@@ -182,6 +173,18 @@ struct tensors {
     bool gpu;
 };
 
+/* A zeroed workspace on the GPU, where the step wants one. */
+static struct buffer workspace_new(const struct attention_step *step, const struct options *o)
+{
+    struct buffer workspace = { 0 };
+    size_t bytes = step->workspace ? step->workspace(o->attention, o->dtype) : 0;
+    if (bytes) {
+        workspace = buffer_new(bytes, true);
+        gpu_fill(workspace.data, 0, bytes);
+    }
+    return workspace;
+}
+
 static struct tensors tensors_new(const struct attention_step *step, const struct options *o, struct qkv host, bool gpu)
 {
     struct attention p = o->attention;
@@ -198,11 +201,7 @@ static struct tensors tensors_new(const struct attention_step *step, const struc
     }
     t.O = buffer_new(host.q.bytes, true);
     t.lse = buffer_new(lse_bytes, true);
-    size_t bytes = step->workspace ? step->workspace(p, o->dtype) : 0;
-    if (bytes) {
-        t.workspace = buffer_new(bytes, true);
-        gpu_fill(t.workspace.data, 0, bytes);
-    }
+    t.workspace = workspace_new(step, o);
     return t;
 }
 
@@ -249,8 +248,95 @@ static void write_outputs(const struct options *o, const struct tensors *t)
         fatal("%s", why);
 }
 
+/* Says why a device is left out, if it is. */
+const char *attention_gpu_missing(const struct attention_step *step, enum dtype dtype, int64_t dim)
+{
+    static char why[160];
+    int needs = dtype == BF16 && step->bf16_capability ? step->bf16_capability : step->capability;
+    size_t shared = step->shared ? step->shared(dim) : 0;
+    if (step->hopper && gpu_capability() != needs)
+        snprintf(why, sizeof why, "it needs a Hopper GPU (H100, H200: sm_90a), and this one is sm_%d", gpu_capability());
+    else if (step->hopper && !gpu_built_for().hopper)
+        snprintf(why, sizeof why, "this build is not for sm_90a; build it with ARCH=sm_90a");
+    else if (gpu_capability() < needs)
+        snprintf(why, sizeof why, "%s needs a GPU of sm_%d or newer, and this one is sm_%d", needs == step->capability ? "it" : "bf16",
+                 needs, gpu_capability());
+    else if (gpu_built_for().capability < needs)
+        snprintf(why, sizeof why, "%s needs code for sm_%d or newer, and this build is for sm_%d; build it with ARCH=sm_%d",
+                 needs == step->capability ? "it" : "bf16", needs, gpu_built_for().capability, gpu_capability());
+    else if (shared > gpu_shared_bytes())
+        snprintf(why, sizeof why, "--dim %lld needs %zu bytes of shared memory a block, and this GPU has %zu", (long long)dim, shared,
+                 gpu_shared_bytes());
+    else
+        return NULL;
+    return why;
+}
+
+/* The same for a step on a device that is asked for, in the type asked for; NULL where nothing is missing. */
+static const char *missing(const struct attention_step *step, const struct options *o, bool gpu)
+{
+    static char line[160];
+    if (gpu && gpu_count() == 0)
+        return gpu_missing();
+    if (!gpu && !step->cpu)
+        return "this step is for GPUs alone";
+    if (!has(step, o->dtype, gpu)) {
+        snprintf(line, sizeof line, "this step has no %s version for it", dtype_name(o->dtype));
+        return line;
+    }
+    if (!gpu && step->ready && !step->ready())
+        return "built without a CBLAS; `make setup` installs one";
+    return gpu ? attention_gpu_missing(step, o->dtype, o->attention.dim) : NULL;
+}
+
+static bool available(const struct attention_step *step, const struct options *o, bool gpu)
+{
+    if (!(gpu ? o->gpu : o->cpu))
+        return false;
+    const char *why = missing(step, o, gpu);
+    if (why && !o->json)
+        printf("  %s: skipped: %s\n", gpu ? "gpu" : "cpu", why);
+    return !why;
+}
+
+static bool takes_dim(const struct attention_step *step, int64_t dim)
+{
+    for (const int *d = step->dims; *d; d++)
+        if (*d == dim)
+            return true;
+    return !step->dims[0] && dim <= 256;
+}
+
+/* The step before on the same problem, in turn with `run`; its O takes the place of this step's, which has been looked at. */
+static struct before run_before(const struct attention_step *step, const struct options *o, const struct tensors *t, struct work run)
+{
+    struct attention p = o->attention;
+    if (!step)
+        return (struct before){ 0 };
+    struct attention_cost cost = step->predict(p, o->dtype);
+    struct before b = { .step = step->name, .bytes = cost.bytes, .exps = cost.exps };
+    const char *why = missing(step, o, t->gpu);
+    attention_workspace_fn *extra = t->gpu ? step->workspace : step->scratch;
+    size_t bytes = why || !extra ? 0 : extra(p, o->dtype);
+    if (why)
+        snprintf(b.why_not, sizeof b.why_not, "%.120s", why);
+    else if (!takes_dim(step, p.dim))
+        snprintf(b.why_not, sizeof b.why_not, "it does not take heads of %lld", (long long)p.dim);
+    else if (bytes > memory_available(t->gpu))
+        snprintf(b.why_not, sizeof b.why_not, "it needs %.3g GiB besides", (double)bytes / (1 << 30));
+    if (*b.why_not)
+        return b;
+    struct buffer workspace = t->gpu ? workspace_new(step, o) : (struct buffer){ 0 };
+    struct job job = { step, o->dtype, p, t->O.data, t->lse.data, t->device.q.data, t->device.k.data, t->device.v.data, workspace.data };
+    struct work before = { .run = run.run, .arg = &job, .bytes = run.bytes };
+    b.ratio = time_ratio(run, before, t->gpu, o->budget);
+    buffer_free(&workspace);
+    return b;
+}
+
 /* Verify, time and report the step on one problem. */
-static bool run_problem(const struct attention_step *step, const struct options *o, struct qkv host, bool gpu)
+static bool run_problem(const struct attention_step *step, const struct attention_step *before, const struct options *o, struct qkv host,
+                        bool gpu)
 {
     struct attention p = o->attention;
     struct tensors t = tensors_new(step, o, host, gpu);
@@ -278,55 +364,13 @@ static bool run_problem(const struct attention_step *step, const struct options 
         print_line(&r);
     else if (o->sweep_scale)
         print_scale_line(&r, p.scale);
-    else
-        print_result(&r, (double)t.workspace.bytes, o->noise ? &works[gpu ? 1 : 2].time : NULL);
+    else {
+        run.time = r.time;
+        struct before b = run_before(before, o, &t, run);
+        print_result(&r, &b, (double)t.workspace.bytes, o->noise ? &works[gpu ? 1 : 2].time : NULL);
+    }
     tensors_free(&t);
     return r.verdict.pass;
-}
-
-const char *attention_gpu_missing(const struct attention_step *step, enum dtype dtype, int64_t dim)
-{
-    static char why[160];
-    int needs = dtype == BF16 && step->bf16_capability ? step->bf16_capability : step->capability;
-    size_t shared = step->shared ? step->shared(dim) : 0;
-    if (step->hopper && gpu_capability() != needs)
-        snprintf(why, sizeof why, "it needs a Hopper GPU (H100, H200: sm_90a), and this one is sm_%d", gpu_capability());
-    else if (step->hopper && !gpu_built_for().hopper)
-        snprintf(why, sizeof why, "this build is not for sm_90a; build it with ARCH=sm_90a");
-    else if (gpu_capability() < needs)
-        snprintf(why, sizeof why, "%s needs a GPU of sm_%d or newer, and this one is sm_%d", needs == step->capability ? "it" : "bf16",
-                 needs, gpu_capability());
-    else if (gpu_built_for().capability < needs)
-        snprintf(why, sizeof why, "%s needs code for sm_%d or newer, and this build is for sm_%d; build it with ARCH=sm_%d",
-                 needs == step->capability ? "it" : "bf16", needs, gpu_built_for().capability, gpu_capability());
-    else if (shared > gpu_shared_bytes())
-        snprintf(why, sizeof why, "--dim %lld needs %zu bytes of shared memory a block, and this GPU has %zu", (long long)dim, shared,
-                 gpu_shared_bytes());
-    else
-        return NULL;
-    return why;
-}
-
-static bool available(const struct attention_step *step, const struct options *o, bool gpu)
-{
-    const char *why = NULL;
-    char line[160];
-    if (!(gpu ? o->gpu : o->cpu))
-        return false;
-    if (gpu && gpu_count() == 0)
-        why = gpu_missing();
-    else if (!gpu && !step->cpu)
-        why = "this step is for GPUs alone";
-    else if (!has(step, o->dtype, gpu)) {
-        snprintf(line, sizeof line, "this step has no %s version for it", dtype_name(o->dtype));
-        why = line;
-    } else if (gpu)
-        why = attention_gpu_missing(step, o->dtype, o->attention.dim);
-    else if (!gpu && step->ready && !step->ready())
-        why = "built without a CBLAS; `make setup` installs one";
-    if (why && !o->json)
-        printf("  %s: skipped: %s\n", gpu ? "gpu" : "cpu", why);
-    return !why;
 }
 
 /* What the step cannot take. */
@@ -340,14 +384,11 @@ static void check_dtype(const struct attention_step *step, struct options *o)
 
 static void check_dim(const struct attention_step *step, int64_t dim)
 {
-    char list[64] = "";
-    for (const int *d = step->dims; *d; d++) {
-        if (*d == dim)
-            return;
-        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%d", d == step->dims ? "" : d[1] ? ", " : " and ", *d);
-    }
-    if (step->dims[0] || dim > 256)
-        usage_error("--dim %lld: %s takes %s", (long long)dim, step->name, step->dims[0] ? list : "1 to 256");
+    char list[64] = "1 to 256";
+    for (const int *d = step->dims, *first = d; *d; d++)
+        snprintf(list + (d == first ? 0 : strlen(list)), sizeof list - (d == first ? 0 : strlen(list)), "%s%d", d == first ? "" : d[1] ? ", " : " and ", *d);
+    if (!takes_dim(step, dim))
+        usage_error("--dim %lld: %s takes %s", (long long)dim, step->name, list);
 }
 
 /* All that a run takes, before any of it is allocated: Q, K, V, O and lse, scratch, what verifies them, and what flushes the caches. */
@@ -366,7 +407,7 @@ static void require_memory(const struct attention_step *step, const struct optio
                            fmax(reference_gpu_bytes(p, o->dtype), (double)flush_bytes(true)), true);
 }
 
-int attention_main(const struct attention_step *step, int argc, char **argv)
+int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv)
 {
     struct options o = options_parse(argc, argv, step->idea, ATTENTION_STEP);
     check_dtype(step, &o);
@@ -391,16 +432,16 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
             continue;
         ran = true;
         struct options at = o;
-        good &= run_problem(step, &at, host, gpu);
+        good &= run_problem(step, before, &at, host, gpu);
         while (o.sweep && at.attention.seq_q < SWEEP_SEQ_TO && at.attention.batch > 1) {
             at.attention.seq_q *= 2;
             at.attention.seq_k *= 2;
             at.attention.batch /= 2;
-            good &= run_problem(step, &at, host, gpu);
+            good &= run_problem(step, before, &at, host, gpu);
         }
         while (o.sweep_scale && at.attention.scale < SCALE_TO * default_scale(o.attention.dim)) {
             at.attention.scale *= 2;
-            good &= run_problem(step, &at, host, gpu);
+            good &= run_problem(step, before, &at, host, gpu);
         }
     }
     buffer_free(&host.q);
@@ -408,6 +449,8 @@ int attention_main(const struct attention_step *step, int argc, char **argv)
     buffer_free(&host.v);
     if (!ran && !o.json)
         report_recorded(step->name);
+    if (!ran && (o.json || o.out_path || o.lse_path))
+        fatal("nothing ran, and nothing was written: no device that was asked for is here and has a version for %s", dtype_name(o.dtype));
     if (!ran && o.cpu != o.gpu)
         return EXIT_FAILED;
     return good ? 0 : EXIT_FAILED;

@@ -305,6 +305,9 @@ void time_cpu(struct work *works, int count, int reps, double budget);
 void time_gpu(struct work *works, int count, int reps, double budget);
 #define GPU_FLUSH_BYTES (512ll << 20)           /* ten times the largest L2 of today */
 int64_t flush_bytes(bool gpu);                  /* of that buffer */
+int64_t cpu_bytes_flushed(void);                /* so far: for tests */
+double run_once_cpu(const struct work *work);   /* ms */
+double run_once_gpu(const struct work *work);
 void time_in_turn(struct work *works, int count, int reps, double budget, double (*run_once)(const struct work *));
 struct timing timing_of(double *ms, int count); /* sorts ms */
 double now(void);                               /* seconds, on a clock that never goes back */
@@ -374,17 +377,29 @@ struct result {
     struct verdict verdict;
 };
 
-/* What the table knows of the step before, on the same problem and device. */
+/* The step before, timed in turn with this one on the same problem. */
 struct before {
-    char step[64];
-    double ms, bytes, exps; /* median; predicted bytes; exponentials */
+    const char *step;       /* NULL: there is none */
+    char why_not[128];      /* why it was not timed; empty if it was */
+    double ratio;           /* its median over this step's, in the same rounds */
+    double bytes, exps;     /* what it predicts */
 };
 
 const char *results_path(void);
-void report_tsv(const struct result *r);  /* appends to build/results.tsv (RESULTS overrides it); its first line names the columns */
+/* Appends a row to build/results.tsv (RESULTS overrides it), whole or not at all, whoever else does; its first line names the columns. */
+void report_tsv(const struct result *r);
 void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */
-bool report_step_before(const struct result *r, struct before *before); /* the last such run; false when there is none */
+void report_json_ceiling(const struct ceiling *c);
+/*
+ * The time of `before` over that of `run`, in turn, for half of `budget` seconds; both may write the same output. Where one run of
+ * `before` takes longer than that, it is divided by run.time, which was taken just now.
+ */
+double time_ratio(struct work run, struct work before, bool gpu, double budget);
+/* The same ratio in a recorded table, for r's problem, and the device's name; 0 when it is not there. */
+double report_recorded_ratio(const char *path, const struct result *r, const char *before, char *device, size_t size);
+void print_before(const struct result *r, const struct before *b, const char *predicted); /* its line; predicted: in words */
+bool above_ceiling(const struct result *r);   /* by more than noise, and what it is above is a ceiling: cuBLAS is a peer */
 void report_recorded(const char *step);   /* prints what an H100 did, for machines that cannot run the step */
 
 /* ---- step.c: a step's program */
@@ -407,8 +422,11 @@ struct softmax_step {
     workspace_fn *workspace;             /* bytes of zeroed workspace that the GPU version wants; NULL: none */
 };
 
-/* main() of a softmax step: parse, fill, run, verify, time, report on every device asked for. Returns the exit status. */
-int softmax_main(const struct softmax_step *step, int argc, char **argv);
+/*
+ * main() of a softmax step: parse, fill, run, verify, time, report on every device asked for. before: the step that takes turns with it,
+ * or NULL. Returns the exit status.
+ */
+int softmax_main(const struct softmax_step *step, const struct softmax_step *before, int argc, char **argv);
 
 /* ---- attention.c: an attention step's program */
 
@@ -441,7 +459,7 @@ struct attention_step {
 const char *attention_gpu_missing(const struct attention_step *step, enum dtype dtype, int64_t dim);
 
 /* main() of an attention step. Returns the exit status. */
-int attention_main(const struct attention_step *step, int argc, char **argv);
+int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);
 
 /* Q, K, V and O, once each: what any attention must move at least. */
 double attention_bytes(struct attention p, enum dtype dtype);

@@ -175,7 +175,7 @@ static void flush_l2(void)
 }
 
 /* The events stand on the stream right behind the flush, so the launch itself is hidden and only the work is between them. */
-static double run_once_gpu(const struct work *work)
+double run_once_gpu(const struct work *work)
 {
     static cudaEvent_t begin, end;
     if (!begin) {

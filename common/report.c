@@ -1,8 +1,12 @@
 /* What a run leaves behind: a row in a table that plots and lessons are made of, or a JSON object. */
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common.h"
 
@@ -66,7 +70,7 @@ static int fields_of(const struct result *r, struct field *f)
         { "tflop_s", NULL, attention ? r->flops / r->time.median * 1e-9 : NAN },
         { "copy_gb_s", NULL, r->copy_gbs },
         { "percent", NULL, r->percent },
-        { "ceiling", r->ceiling, 0 },
+        { "ceiling", r->ceiling, NAN },
         { "error", NULL, r->verdict.error },
         { "tolerance", NULL, r->verdict.tolerance },
         { "verdict", verdict_word(&r->verdict), 0 },
@@ -81,30 +85,81 @@ void print_bytes(double bytes)
     printf("%.3g %s", bytes / pow(1e3, unit), (const char *const[]){ "B", "KB", "MB", "GB", "TB" }[unit]);
 }
 
-void report_tsv(const struct result *r)
+/* Names and a row, each with its newline, in one piece: malloc'ed. *header: bytes of the names. */
+static char *table_text(const struct result *r, size_t *header)
 {
     struct field f[MAX_FIELDS];
     int count = fields_of(r, f);
-    make_folder(results_path());
-    FILE *file = open_table(results_path(), true);
-    if (!file)
-        fatal("%s: it cannot be written: %s", results_path(), strerror(errno));
-    fseek(file, 0, SEEK_END);
-    if (ftell(file) == 0)
-        for (int i = 0; i < count; i++)
-            fprintf(file, "%s%c", f[i].name, i + 1 < count ? '\t' : '\n');
+    char *text, number[64];
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    if (!out)
+        fatal("not enough CPU memory for a row of the table");
+    for (int i = 0; i < count; i++)
+        fprintf(out, "%s%c", f[i].name, i + 1 < count ? '\t' : '\n');
+    fflush(out);
+    *header = size;
     for (int i = 0; i < count; i++) {
-        char text[64];
-        char end = i + 1 < count ? '\t' : '\n';
-        if (f[i].word)
-            fprintf(file, "%s%c", f[i].word, end);
-        else if (isnan(f[i].number))
-            fprintf(file, "-%c", end);
-        else
-            fprintf(file, "%s%c", number_text(f[i].number, text, sizeof text), end);
+        for (const char *c = f[i].word; c && *c; c++) /* a name may hold anything, but a cell ends at a tab */
+            fputc((unsigned char)*c < ' ' ? ' ' : *c, out);
+        if (!f[i].word)
+            fputs(isnan(f[i].number) ? "-" : number_text(f[i].number, number, sizeof number), out);
+        fputc(i + 1 < count ? '\t' : '\n', out);
     }
-    if (fclose(file))
-        fatal("%s: it cannot be written: %s", results_path(), strerror(errno));
+    fclose(out);
+    return text;
+}
+
+/* Where the table ends: behind its last newline. What follows is half a row, left by a run that was cut off. */
+static off_t whole_rows(int file, off_t size)
+{
+    char c = '\n';
+    while (size > 0 && pread(file, &c, 1, size - 1) == 1 && c != '\n')
+        size--;
+    return size;
+}
+
+void report_tsv(const struct result *r)
+{
+    const char *path = results_path();
+    make_folder(path);
+    int file = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK, 0666); /* does not wait for the other end of a pipe */
+    struct stat info;
+    if (file < 0 || fstat(file, &info) != 0)
+        fatal("%s: it cannot be written: %s", path, strerror(errno));
+    bool regular = S_ISREG(info.st_mode);
+    if (!regular && !S_ISCHR(info.st_mode))
+        fatal("%s: it cannot be written: it is no file", path);
+    if (regular && flock(file, LOCK_EX) != 0) /* so that one run alone finds it empty, or repairs it */
+        fatal("%s: it cannot be locked: %s", path, strerror(errno));
+    off_t end = regular ? whole_rows(file, lseek(file, 0, SEEK_END)) : 0;
+    size_t header;
+    char *text = table_text(r, &header), *from = end > 0 ? text + header : text;
+    size_t bytes = strlen(from);
+    bool good = (!regular || ftruncate(file, end) == 0) && write(file, from, bytes) == (ssize_t)bytes;
+    int why = errno;
+    if (!good && regular && ftruncate(file, end) != 0)
+        why = errno;
+    free(text);
+    if (close(file) != 0 || !good)
+        fatal("%s: it cannot be written: %s", path, strerror(good ? errno : why ? why : ENOSPC));
+}
+
+/* "text", with what JSON does not allow in a string escaped. */
+static void print_json_string(const char *text)
+{
+    putchar('"');
+    for (const char *c = text; *c; c++)
+        (unsigned char)*c < ' ' ? printf("\\u%04x", *c) : *c == '"' || *c == '\\' ? printf("\\%c", *c) : putchar(*c);
+    putchar('"');
+}
+
+void report_json_ceiling(const struct ceiling *c)
+{
+    printf("{\"device\": ");
+    print_json_string(c->device);
+    printf(", \"threads\": %d, \"ceiling\": \"%s\", \"dtype\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"}\n", c->threads, c->name,
+           dtype_name(c->dtype), c->value, c->unit);
 }
 
 void report_json(const struct result *r)
@@ -114,12 +169,9 @@ void report_json(const struct result *r)
     for (int i = 0; i < count; i++) {
         char text[64];
         printf("%s\"%s\": ", i ? ", " : "{", f[i].name);
-        if (f[i].word) {
-            putchar('"');
-            for (const char *c = f[i].word; *c; c++) /* a device's or a file's name may hold anything */
-                (unsigned char)*c < ' ' ? printf("\\u%04x", *c) : *c == '"' || *c == '\\' ? printf("\\%c", *c) : putchar(*c);
-            putchar('"');
-        } else if (isfinite(f[i].number))
+        if (f[i].word)
+            print_json_string(f[i].word);
+        else if (isfinite(f[i].number))
             printf("%s", number_text(f[i].number, text, sizeof text));
         else
             printf("null");
@@ -141,37 +193,66 @@ static int split(char *line, char **words)
     return count;
 }
 
-bool report_step_before(const struct result *r, struct before *before)
+/* Whether a row of a table is of the same problem as r: its type, sizes, mask and input; on whichever device of this kind. */
+static bool same_problem(char **words, const struct field *want)
 {
+    bool same = true;
+    for (int i = 0; strcmp(want[i].name, "reps"); i++) {
+        char text[64];
+        const char *number = isnan(want[i].number) ? "-" : number_text(want[i].number, text, sizeof text), *name = want[i].name;
+        if (strcmp(name, "step") && strcmp(name, "device") && strcmp(name, "seed") && strcmp(name, "threads"))
+            same &= strcmp(words[i], want[i].word ? want[i].word : number) == 0;
+    }
+    return same;
+}
+
+double report_recorded_ratio(const char *path, const struct result *r, const char *before, char *device, size_t size)
+{
+    FILE *file = open_table(path, false);
+    char line[2048], *words[MAX_FIELDS];
     struct field want[MAX_FIELDS];
-    int columns = fields_of(r, want), number = atoi(r->step) - 1;
-    FILE *file = open_table(results_path(), false);
-    char line[2048], *have[MAX_FIELDS];
-    bool found = false;
+    int columns = fields_of(r, want);
+    double mine = 0, other = 0;
+    enum { STEP = 0, DEVICE = 1, MEDIAN = 17 }; /* as in fields_of */
     while (file && fgets(line, sizeof line, file)) {
-        if (split(line, have) != columns || strlen(have[0]) < 3 || have[0][2] != '_' || atoi(have[0]) != number)
+        if (split(line, words) != columns || !same_problem(words, want))
             continue;
-        bool same = true;
-        for (int i = 1; i < columns && strcmp(want[i].name, "reps"); i++) { /* device to threads: the same problem */
-            char text[64];
-            const char *number = isnan(want[i].number) ? "-" : number_text(want[i].number, text, sizeof text);
-            same &= strcmp(have[i], want[i].word ? want[i].word : number) == 0;
+        if (strcmp(words[STEP], r->step) == 0) {
+            mine = atof(words[MEDIAN]);
+            snprintf(device, size, "%s", words[DEVICE]);
         }
-        for (int i = 0; same && i < columns; i++) {
-            if (strcmp(want[i].name, "step") == 0)
-                snprintf(before->step, sizeof before->step, "%s", have[i]);
-            if (strcmp(want[i].name, "median_ms") == 0)
-                before->ms = atof(have[i]);
-            if (strcmp(want[i].name, "predicted_bytes") == 0)
-                before->bytes = atof(have[i]);
-            if (strcmp(want[i].name, "exps") == 0)
-                before->exps = atof(have[i]);
-        }
-        found |= same;
+        if (strcmp(words[STEP], before) == 0)
+            other = atof(words[MEDIAN]);
     }
     if (file)
         fclose(file);
-    return found;
+    return mine > 0 ? other / mine : 0;
+}
+
+void print_before(const struct result *r, const struct before *b, const char *predicted)
+{
+    const char *recorded = r->threads ? "plots/recorded/xeon.tsv" : "plots/recorded/h100.tsv";
+    char device[128];
+    double ratio;
+    if (!b->step)
+        return;
+    if (*b->why_not) {
+        printf("    step before %s, not timed: %s\n", b->step, b->why_not);
+        return;
+    }
+    printf("    step before %.2fx the speed of %s, which took turns; predicted %s", b->ratio, b->step, predicted);
+    if ((ratio = report_recorded_ratio(recorded, r, b->step, device, sizeof device)) > 0)
+        printf("; recorded: %.2fx on an %s", ratio, device);
+    printf("\n");
+}
+
+/*
+ * A ceiling was measured at another time, at another clock perhaps: 2 % are no error, nor is a median that a noisy run went past. What
+ * nine of ten runs are above is one.
+ */
+bool above_ceiling(const struct result *r)
+{
+    return r->ceiling && strcmp(r->ceiling, "matmul") && r->percent * r->time.median / r->time.p90 > 102;
 }
 
 void report_recorded(const char *step)

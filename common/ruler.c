@@ -79,15 +79,15 @@ static double measure(struct probe p, const struct options *o, bool gpu)
     struct work work = { .run = gpu ? run_gpu : run_cpu, .arg = &p, .bytes = 2 * COPY_BYTES };
     work.run(work.arg);
     if (p.done == 0) {
-        printf("    %-26s skipped: built without a CBLAS; `make setup` installs one\n", kinds[p.kind].what);
+        if (!o->json)
+            printf("    %-26s skipped: built without a CBLAS; `make setup` installs one\n", kinds[p.kind].what);
         return 0;
     }
     (gpu ? time_gpu : time_cpu)(&work, 1, o->reps, o->budget / 5);
     struct ceiling c = ceiling_of(gpu, kinds[p.kind].name, p.dtype, p.done / work.time.median * kinds[p.kind].scale, kinds[p.kind].unit);
     ceiling_put(&c);
     if (o->json)
-        printf("{\"device\": \"%s\", \"threads\": %d, \"ceiling\": \"%s\", \"dtype\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"}\n", c.device,
-               c.threads, c.name, dtype_name(c.dtype), c.value, c.unit);
+        report_json_ceiling(&c);
     else
         printf("    %-26s %9.4g %-8s %s; %.4g ms, p10 %.4g, p90 %.4g\n", kinds[p.kind].what, c.value, c.unit, dtype_name(c.dtype),
                work.time.median, work.time.p10, work.time.p90);
@@ -169,5 +169,7 @@ int ceilings_main(const struct ceilings_step *step, int argc, char **argv)
         measure_device(step, &o, true);
     else if (o.gpu && !o.json)
         printf("  gpu: skipped: %s\n", gpu_missing());
+    if (o.json && !o.cpu && gpu_count() == 0)
+        fatal("nothing was measured, and nothing written: %s", gpu_missing());
     return 0;
 }

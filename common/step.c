@@ -84,20 +84,8 @@ static void print_header(const struct softmax_step *step, const struct options *
     printf(" to read and as much to write\n");
 }
 
-static void print_before(const struct result *r)
-{
-    struct before b;
-    if (atoi(r->step) < 2)
-        return;
-    if (!report_step_before(r, &b)) {
-        printf("    step before not measured on this problem yet: run step %d for the ratio\n", atoi(r->step) - 1);
-        return;
-    }
-    printf("    step before %.2fx the speed of %s; predicted %.2fx if memory is the limit, %.2fx if exp is\n", b.ms / r->time.median,
-           b.step, b.bytes / r->predicted_bytes, b.exps / r->exps);
-}
-
-static void print_result(const struct softmax_step *step, const struct result *r, const struct timing *copy, const struct timing *again)
+static void print_result(const struct softmax_step *step, const struct result *r, const struct before *before, const struct timing *copy,
+                         const struct timing *again)
 {
     const struct verdict *v = &r->verdict;
     double predicted_gbs = r->predicted_bytes / r->time.median * 1e-6;
@@ -119,10 +107,12 @@ static void print_result(const struct softmax_step *step, const struct result *r
     printf("    bandwidth   %.4g GB/s effective, read once + written once; a copy %.4g GB/s\n",
            r->useful_bytes / r->time.median * 1e-6, r->copy_gbs);
     printf("    ceiling     %.0f %% of the tightest, %s\n", r->percent, r->ceiling);
-    print_before(r);
+    char predicted[96];
+    snprintf(predicted, sizeof predicted, "%.2fx if memory is the limit, %.2fx if exp is", before->bytes / r->predicted_bytes, before->exps / r->exps);
+    print_before(r, before, predicted);
     if (again)
         printf("    noise       against itself: %.3fx\n", again->median / r->time.median);
-    if (r->percent > 100 && (r->time.p90 < copy->p10 || strcmp(r->ceiling, "copy")))
+    if (above_ceiling(r) && (r->time.p90 < copy->p10 || strcmp(r->ceiling, "copy")))
         printf("    ERROR       above the ceiling: this measurement is wrong, or that of the ceiling (make step-0)\n");
 }
 
@@ -163,15 +153,16 @@ static struct tensors tensors_new(struct buffer host_x, bool gpu)
     return t;
 }
 
-/* A zeroed workspace for this shape, in place of the one before. */
-static void workspace_for(struct tensors *t, const struct softmax_step *step, const struct options *o)
+/* A zeroed workspace for this shape, where the step wants one. */
+static struct buffer workspace_new(const struct softmax_step *step, const struct options *o, bool gpu)
 {
-    buffer_free(&t->workspace);
-    size_t bytes = t->gpu && step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
+    struct buffer workspace = { 0 };
+    size_t bytes = gpu && step->workspace ? step->workspace(o->rows, o->cols, o->dtype) : 0;
     if (bytes) {
-        t->workspace = buffer_new(bytes, true);
-        gpu_fill(t->workspace.data, 0, bytes);
+        workspace = buffer_new(bytes, true);
+        gpu_fill(workspace.data, 0, bytes);
     }
+    return workspace;
 }
 
 static void tensors_free(struct tensors *t) /* all but host_x, which is the caller's */
@@ -204,10 +195,39 @@ static struct verdict judge(struct job *j, const struct options *o, struct tenso
     return v;
 }
 
-/* Verify, time and report the step on one shape. */
-static bool run_shape(const struct softmax_step *step, const struct options *o, struct tensors *t)
+static double bytes_predicted(const struct softmax_step *s, double bytes, bool gpu)
 {
-    workspace_for(t, step, o);
+    return (reads_of(s, gpu) + s->writes) * bytes;
+}
+
+static double exps_predicted(const struct softmax_step *s, const struct options *o, bool gpu)
+{
+    return (gpu && s->gpu_exps ? s->gpu_exps : s->exps) * (double)o->rows * (double)o->cols;
+}
+
+/* The step before on the same x, in turn with `run`; its y takes the place of this step's, which has been looked at. */
+static struct before run_before(const struct softmax_step *step, const struct options *o, struct tensors *t, struct work run)
+{
+    if (!step)
+        return (struct before){ 0 };
+    struct before b = { .step = step->name, .bytes = bytes_predicted(step, (double)t->x.bytes, t->gpu), .exps = exps_predicted(step, o, t->gpu) };
+    if (!has(step, o->dtype, t->gpu)) {
+        snprintf(b.why_not, sizeof b.why_not, "it has no %s version for it", dtype_name(o->dtype));
+        return b;
+    }
+    struct buffer workspace = workspace_new(step, o, t->gpu);
+    struct job job = { step, o->dtype, o->rows, o->cols, t->y.data, t->x.data, workspace.data };
+    struct work before = { .run = run.run, .arg = &job, .bytes = run.bytes };
+    b.ratio = time_ratio(run, before, t->gpu, o->budget);
+    buffer_free(&workspace);
+    return b;
+}
+
+/* Verify, time and report the step on one shape. */
+static bool run_shape(const struct softmax_step *step, const struct softmax_step *before, const struct options *o, struct tensors *t)
+{
+    buffer_free(&t->workspace);
+    t->workspace = workspace_new(step, o, t->gpu);
     struct job job = { step, o->dtype, o->rows, o->cols, t->y.data, t->x.data, t->workspace.data };
     double bytes = (double)t->x.bytes;
     struct result r = {
@@ -215,8 +235,7 @@ static bool run_shape(const struct softmax_step *step, const struct options *o, 
         .dtype = o->dtype, .rows = o->rows, .cols = o->cols, .seed = o->seed, .input = o->input,
         .threads = t->gpu ? 0 : cpu_threads(),
         .useful_bytes = 2 * bytes,
-        .predicted_bytes = (reads_of(step, t->gpu) + step->writes) * bytes,
-        .exps = (t->gpu && step->gpu_exps ? step->gpu_exps : step->exps) * (double)o->rows * (double)o->cols,
+        .predicted_bytes = bytes_predicted(step, bytes, t->gpu), .exps = exps_predicted(step, o, t->gpu),
         .verdict = judge(&job, o, t),
     };
     if (o->out_path)
@@ -235,26 +254,30 @@ static bool run_shape(const struct softmax_step *step, const struct options *o, 
         report_json(&r);
     else if (o->sweep)
         print_line(&r);
-    else
-        print_result(step, &r, &works[0].time, o->noise ? &works[2].time : NULL);
+    else {
+        run.time = r.time;
+        struct before b = run_before(before, o, t, run);
+        print_result(step, &r, &b, &works[0].time, o->noise ? &works[2].time : NULL);
+    }
     return r.verdict.pass;
 }
 
 /* One shape; or with --sweep every row length from 128 on, rows x cols staying what it is. */
-static bool run_device(const struct softmax_step *step, struct options o, struct buffer x, bool gpu)
+static bool run_device(const struct softmax_step *step, const struct softmax_step *before, struct options o, struct buffer x, bool gpu)
 {
     int64_t elements = o.rows * o.cols;
     if (o.sweep) {
         o.cols = SWEEP_COLS_FROM;
         o.rows = elements / o.cols;
-        printf("  %s: %s\n", gpu ? "gpu" : "cpu", gpu ? gpu_name() : cpu_name());
+        if (!o.json)
+            printf("  %s: %s\n", gpu ? "gpu" : "cpu", gpu ? gpu_name() : cpu_name());
     }
     struct tensors t = tensors_new(x, gpu);
-    bool good = run_shape(step, &o, &t);
+    bool good = run_shape(step, before, &o, &t);
     while (o.sweep && o.cols < elements && o.cols < SWEEP_COLS_TO) {
         o.cols *= 2;
         o.rows = elements / o.cols;
-        good &= run_shape(step, &o, &t);
+        good &= run_shape(step, before, &o, &t);
     }
     tensors_free(&t);
     return good;
@@ -287,7 +310,7 @@ static void require_memory(const struct softmax_step *step, const struct options
     }
 }
 
-int softmax_main(const struct softmax_step *step, int argc, char **argv)
+int softmax_main(const struct softmax_step *step, const struct softmax_step *before, int argc, char **argv)
 {
     struct options o = options_parse(argc, argv, step->idea, SOFTMAX_STEP);
     if (!has(step, o.dtype, false) && !has(step, o.dtype, true))
@@ -302,7 +325,7 @@ int softmax_main(const struct softmax_step *step, int argc, char **argv)
     bool good = true, ran = false;
     for (int gpu = 0; gpu <= 1; gpu++)
         if (available(step, &o, gpu)) {
-            good &= run_device(step, o, x, gpu);
+            good &= run_device(step, before, o, x, gpu);
             ran = true;
         }
     buffer_free(&x);

@@ -50,6 +50,13 @@ int64_t flush_bytes(bool gpu)
     return gpu ? GPU_FLUSH_BYTES : 2 * cache < FLUSH_LIMIT ? 2 * cache : FLUSH_LIMIT;
 }
 
+static int64_t flushed; /* bytes */
+
+int64_t cpu_bytes_flushed(void)
+{
+    return flushed;
+}
+
 /* Reads twice the last level of cache, in case the work's own tensors are small enough to stay there. */
 static void flush_caches(int64_t own_bytes)
 {
@@ -65,13 +72,15 @@ static void flush_caches(int64_t own_bytes)
     if (own_bytes >= bytes) /* a run over tensors of this size flushes the caches itself */
         return;
     uint64_t sum = 0;
-#pragma omp parallel for reduction(+ : sum)
+    int64_t lines = 0;
+#pragma omp parallel for reduction(+ : sum, lines)
     for (int64_t i = 0; i < bytes / 8; i += 8) /* a line is 64 bytes */
-        sum += buffer[i];
+        sum += buffer[i], lines++;
     buffer[0] = sum; /* used, so that the compiler cannot leave the loop out */
+    flushed += 64 * lines;
 }
 
-static double run_once_cpu(const struct work *work)
+double run_once_cpu(const struct work *work)
 {
     flush_caches(work->bytes);
     double start = now();
@@ -82,4 +91,15 @@ static double run_once_cpu(const struct work *work)
 void time_cpu(struct work *works, int count, int reps, double budget)
 {
     time_in_turn(works, count, reps, budget, run_once_cpu);
+}
+
+double time_ratio(struct work run, struct work before, bool gpu, double budget)
+{
+    double (*run_once)(const struct work *) = gpu ? run_once_gpu : run_once_cpu;
+    double first = run_once(&before);
+    if (first > 500 * budget)
+        return first / run.time.median;
+    struct work both[] = { run, before };
+    time_in_turn(both, 2, 0, budget / 2, run_once);
+    return both[1].time.median / both[0].time.median;
 }

@@ -10,6 +10,9 @@
 extern "C" {
 #endif
 
+struct softmax_step; /* what a step claims: common.h has them, main.c fills them in */
+struct attention_step;
+
 /* GPU(f) is f in a CUDA build and NULL otherwise, so that no step needs an #ifdef. */
 #ifdef USE_CUDA
 #define GPU(f) f
@@ -23,47 +26,63 @@ void copy_cached_cpu(void *y, const void *x, size_t bytes);
 double fma_cpu(int64_t rounds);                              double fma_gpu(float *out, int64_t rounds, cudaStream_t stream);
 double exp_cpu(int64_t rounds);                              double exp_gpu(float *out, int64_t rounds, cudaStream_t stream);
 /* 01_naive_softmax */
+extern const struct softmax_step naive_softmax;
 softmax_cpu_fn naive_softmax_cpu;               softmax_gpu_fn naive_softmax_gpu;
 softmax_fp16_cpu_fn naive_softmax_fp16_cpu;     softmax_fp16_gpu_fn naive_softmax_fp16_gpu;
 /* 02_safe_softmax */
+extern const struct softmax_step safe_softmax;
 softmax_cpu_fn safe_softmax_cpu;                softmax_gpu_fn safe_softmax_gpu;
 /* 03_online_softmax */
+extern const struct softmax_step online_softmax;
 softmax_cpu_fn online_softmax_cpu;              softmax_gpu_fn online_softmax_gpu;
 /* 04_parallel_softmax */
+extern const struct softmax_step parallel_softmax;
 softmax_cpu_fn parallel_softmax_cpu;            softmax_gpu_fn parallel_softmax_gpu;
 /* 05_resident_softmax */
+extern const struct softmax_step resident_softmax;
 softmax_cpu_fn resident_softmax_cpu;            softmax_gpu_fn resident_softmax_gpu;
 softmax_fp16_cpu_fn resident_softmax_fp16_cpu;  softmax_fp16_gpu_fn resident_softmax_fp16_gpu;
 softmax_bf16_cpu_fn resident_softmax_bf16_cpu;  softmax_bf16_gpu_fn resident_softmax_bf16_gpu;
 /* 06_split_softmax */
+extern const struct softmax_step split_softmax;
 softmax_cpu_fn split_softmax_cpu;               softmax_gpu_fn split_softmax_gpu;
 softmax_fp16_cpu_fn split_softmax_fp16_cpu;     softmax_fp16_gpu_fn split_softmax_fp16_gpu;
 softmax_bf16_cpu_fn split_softmax_bf16_cpu;     softmax_bf16_gpu_fn split_softmax_bf16_gpu;
 workspace_fn split_softmax_workspace;
 /* 07_standard_attention */
+extern const struct attention_step standard_attention;
 attention_cpu_fn standard_attention_cpu;        attention_gpu_fn standard_attention_gpu;
 attention_workspace_fn standard_attention_workspace;
 /* 08_library_attention */
+extern const struct attention_step library_attention;
 attention_cpu_fn library_attention_cpu;         attention_gpu_fn library_attention_gpu;
 attention_fp16_gpu_fn library_attention_fp16_gpu; attention_bf16_gpu_fn library_attention_bf16_gpu;
 attention_workspace_fn library_attention_workspace;
 /* 09_fused_attention */
+extern const struct attention_step fused_attention;
 attention_cpu_fn fused_attention_cpu;           attention_gpu_fn fused_attention_gpu;
 /* 10_flash_attention */
+extern const struct attention_step flash_attention;
 attention_cpu_fn flash_attention_cpu;           attention_gpu_fn flash_attention_gpu;
 attention_shared_fn flash_attention_shared;
 /* 11_tensor_core_attention */
+extern const struct attention_step tensor_core_attention;
 attention_fp16_gpu_fn tensor_core_attention_fp16_gpu; attention_bf16_gpu_fn tensor_core_attention_bf16_gpu;
 /* 12_pipelined_attention */
+extern const struct attention_step pipelined_attention;
 attention_fp16_gpu_fn pipelined_attention_fp16_gpu; attention_bf16_gpu_fn pipelined_attention_bf16_gpu;
 /* 13_hopper_attention */
+extern const struct attention_step hopper_attention;
 attention_fp16_gpu_fn hopper_attention_fp16_gpu; attention_bf16_gpu_fn hopper_attention_bf16_gpu;
 /* 14_warp_specialized_attention */
+extern const struct attention_step warp_specialized_attention;
 attention_fp16_gpu_fn warp_specialized_attention_fp16_gpu; attention_bf16_gpu_fn warp_specialized_attention_bf16_gpu;
 /* 15_persistent_attention */
+extern const struct attention_step persistent_attention;
 attention_fp16_gpu_fn persistent_attention_fp16_gpu; attention_bf16_gpu_fn persistent_attention_bf16_gpu;
 attention_workspace_fn persistent_attention_workspace;
 /* 16_optimistic_attention */
+extern const struct attention_step optimistic_attention;
 attention_fp16_gpu_fn optimistic_attention_fp16_gpu; attention_bf16_gpu_fn optimistic_attention_bf16_gpu;
 attention_workspace_fn optimistic_attention_workspace;
 

@@ -1,8 +1,4 @@
-/*
- * A step's main.c is its description and one call of softmax_main or attention_main. Here the call is renamed, so that it hands
- * the description over instead of running it: nothing is written down twice, and no test can hold a step to other claims than
- * its program.
- */
+/* Every step's description, which is its main.c without main(): no test can hold a step to other claims than its program. */
 #include "all_steps.h"
 
 #include <stdlib.h>
@@ -11,92 +7,19 @@
 #include "common.h"
 #include "steps.h"
 
-static const struct softmax_step *described;
+static const struct softmax_step *const softmax_steps[] = {
+    &naive_softmax, &safe_softmax, &online_softmax, &parallel_softmax, &resident_softmax, &split_softmax,
+};
 
-static int describe(const struct softmax_step *step, int argc, char **argv)
-{
-    (void)argc, (void)argv;
-    described = step;
-    return 0;
-}
-
-static const struct attention_step *attention_described;
-
-static int describe_attention(const struct attention_step *step, int argc, char **argv)
-{
-    (void)argc, (void)argv;
-    attention_described = step;
-    return 0;
-}
-
-#define softmax_main describe
-#define attention_main describe_attention
-
-/* A main() of another name, in this file alone. */
-typedef int main_fn(int argc, char **argv);
-
-static main_fn naive, safe, online, parallel, resident, split, standard, library, fused, flash, tensor_core, pipelined, hopper,
-    warp_specialized, persistent, optimistic;
-
-#define main naive
-#include "../steps/01_naive_softmax/main.c"
-#undef main
-#define main safe
-#include "../steps/02_safe_softmax/main.c"
-#undef main
-#define main online
-#include "../steps/03_online_softmax/main.c"
-#undef main
-#define main parallel
-#include "../steps/04_parallel_softmax/main.c"
-#undef main
-#define main resident
-#include "../steps/05_resident_softmax/main.c"
-#undef main
-#define main split
-#include "../steps/06_split_softmax/main.c"
-#undef main
-
-#define main standard
-#include "../steps/07_standard_attention/main.c"
-#undef main
-#define main library
-#include "../steps/08_library_attention/main.c"
-#undef main
-#define main fused
-#include "../steps/09_fused_attention/main.c"
-#undef main
-#define main flash
-#include "../steps/10_flash_attention/main.c"
-#undef main
-#define main tensor_core
-#include "../steps/11_tensor_core_attention/main.c"
-#undef main
-#define main pipelined
-#include "../steps/12_pipelined_attention/main.c"
-#undef main
-#define main hopper
-#include "../steps/13_hopper_attention/main.c"
-#undef main
-#define main warp_specialized
-#include "../steps/14_warp_specialized_attention/main.c"
-#undef main
-#define main persistent
-#include "../steps/15_persistent_attention/main.c"
-#undef main
-#define main optimistic
-#include "../steps/16_optimistic_attention/main.c"
-#undef main
-
-static main_fn *const mains[] = { naive, safe, online, parallel, resident, split };
-
-static main_fn *const attention_mains[] = {
-    standard, library, fused, flash, tensor_core, pipelined, hopper, warp_specialized, persistent, optimistic,
+static const struct attention_step *const attention_steps[] = {
+    &standard_attention, &library_attention, &fused_attention, &flash_attention,
+    &tensor_core_attention, &pipelined_attention, &hopper_attention, &warp_specialized_attention,
+    &persistent_attention, &optimistic_attention,
 };
 
 enum {
-    STEPS = sizeof mains / sizeof mains[0],
-    ATTENTION_STEPS = sizeof attention_mains / sizeof attention_mains[0],
+    STEPS = sizeof softmax_steps / sizeof softmax_steps[0],
+    ATTENTION_STEPS = sizeof attention_steps / sizeof attention_steps[0],
     DTYPES = 3,
 };
 
@@ -104,10 +27,7 @@ static const enum dtype dtypes[DTYPES] = { FP32, FP16, BF16 };
 
 const struct softmax_step *step_at(int number)
 {
-    if (number < 0 || number >= STEPS)
-        return NULL;
-    mains[number](0, NULL);
-    return described;
+    return number < 0 || number >= STEPS ? NULL : softmax_steps[number];
 }
 
 const struct softmax_step *step_named(const char *name)
@@ -192,10 +112,7 @@ void subject_run(const struct subject *s, void *y, const void *x, int64_t rows, 
 
 const struct attention_step *attention_step_at(int number)
 {
-    if (number < 0 || number >= ATTENTION_STEPS)
-        return NULL;
-    attention_mains[number](0, NULL);
-    return attention_described;
+    return number < 0 || number >= ATTENTION_STEPS ? NULL : attention_steps[number];
 }
 
 const struct attention_step *attention_step_named(const char *name)

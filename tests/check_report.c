@@ -2,6 +2,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common.h"
@@ -155,40 +157,97 @@ START_TEST(test_unwritable_table_ends_with_status_1)
 }
 END_TEST
 
-/* ---- the step before */
+/* ---- a table that several write to, or that was cut off */
 
-START_TEST(test_step_before)
+START_TEST(test_half_a_row_is_cut_off)
 {
-    struct result before = result_of("02_safe_softmax", 100), other = result_of("02_safe_softmax", 1),
-                  r = result_of("03_online_softmax", 50);
-    struct before b;
-    ck_assert(!report_step_before(&r, &b)); /* no table yet */
-    report_tsv(&before);
-    ck_assert(report_step_before(&r, &b));
-    ck_assert(strcmp(b.step, "02_safe_softmax") == 0 && b.ms == 100 && b.bytes == 12e9 && b.exps == 3e9);
+    char *words[64];
+    struct result r = result_of("03_online_softmax", 100);
+    size_t bytes;
+    report_tsv(&r);
+    char *whole = scratch_read(getenv("RESULTS"), &bytes);
+    scratch_write(getenv("RESULTS"), whole, bytes - 40); /* the disk was full */
+    report_tsv(&r);
+    ck_assert_str_eq(cell(1, "verdict"), "pass");
+    ck_assert_int_eq(line_of(2, words), -1);
+    scratch_write(getenv("RESULTS"), whole, 20); /* not even all names */
+    report_tsv(&r);
+    ck_assert_str_eq(cell(1, "verdict"), "pass");
+    ck_assert_int_eq(line_of(2, words), -1);
+    free(whole);
+}
+END_TEST
 
-    /* Another problem is not the step before. */
+/* Eight at once, into a table that is not there yet: one line of names, and all rows whole. */
+START_TEST(test_many_writers)
+{
+    enum { WRITERS = 8, ROWS = 25 };
+    char *words[64];
+    for (int i = 0; i < WRITERS; i++)
+        if (fork() == 0) {
+            struct result r = result_of("03_online_softmax", 100 + i);
+            for (int row = 0; row < ROWS; row++)
+                report_tsv(&r);
+            _exit(0);
+        }
+    for (int i = 0, status; i < WRITERS; i++)
+        ck_assert(wait(&status) > 0 && status == 0);
+    int columns = line_of(0, words);
+    ck_assert_str_eq(words[0], "step");
+    for (int i = 1; i <= WRITERS * ROWS; i++) {
+        ck_assert_int_eq(line_of(i, words), columns);
+        ck_assert_str_eq(words[0], "03_online_softmax");
+    }
+    ck_assert_int_eq(line_of(WRITERS * ROWS + 1, words), -1);
+}
+END_TEST
+
+/* A name with a tab or a newline in it is one cell, and the row one row. */
+START_TEST(test_names_stay_in_their_cells)
+{
+    char *words[64];
+    struct result r = result_of("03_online_softmax", 100);
+    r.device = "a\tb\nc\x1b";
+    report_tsv(&r);
+    ck_assert_str_eq(cell(1, "device"), "a b c ");
+    ck_assert_int_eq(line_of(2, words), -1);
+}
+END_TEST
+
+START_TEST(test_no_table_there)
+{
+    static const char *const paths[] = { "/dev/full", "pipe", "." };
+    ck_assert(freopen("/dev/null", "w", stderr) != NULL);
+    mkfifo(scratch_path("pipe"), 0600); /* nobody reads it: writing would wait for ever */
+    setenv("RESULTS", strchr(paths[_i], '/') ? paths[_i] : scratch_path(paths[_i]), 1);
+    struct result r = result_of("03_online_softmax", 100);
+    report_tsv(&r);
+}
+END_TEST
+
+/* ---- what was recorded of the step before */
+
+START_TEST(test_recorded_ratio)
+{
+    struct result before = result_of("02_safe_softmax", 100), r = result_of("03_online_softmax", 50), other = result_of("02_safe_softmax", 1);
+    const char *path = getenv("RESULTS");
+    char device[128] = "";
+    ck_assert(report_recorded_ratio(path, &r, "02_safe_softmax", device, sizeof device) == 0); /* no table */
+    report_tsv(&r);
+    ck_assert(report_recorded_ratio(path, &r, "02_safe_softmax", device, sizeof device) == 0);
+    report_tsv(&before);
     other.cols = 8;
     report_tsv(&other);
-    other.cols = r.cols;
-    other.dtype = FP32;
+    other.cols = r.cols, other.dtype = FP32;
     report_tsv(&other);
-    other.dtype = r.dtype;
-    other.threads = 1;
+    other.dtype = r.dtype, other.input = "real";
     report_tsv(&other);
-    other.threads = r.threads;
-    other.device = "another";
+    other.input = r.input, other.step = "01_naive_softmax";
     report_tsv(&other);
-    other.device = r.device;
-    other.step = "01_naive_softmax";
-    report_tsv(&other);
-    ck_assert(report_step_before(&r, &b) && b.ms == 100);
-
-    before.time.median = 70; /* the last run counts */
-    report_tsv(&before);
-    ck_assert(report_step_before(&r, &b) && b.ms == 70);
-    ck_assert(!report_step_before(
-        &(struct result){ .step = "05_resident_softmax", .device = "", .backend = "", .input = "", .ceiling = "" }, &b));
+    struct result here = r; /* another machine of the kind, and other numbers from the same family */
+    here.device = "this one", here.threads = 7, here.seed = 1;
+    ck_assert(report_recorded_ratio(path, &here, "02_safe_softmax", device, sizeof device) == 2);
+    ck_assert_str_eq(device, r.device);
 }
 END_TEST
 
@@ -199,11 +258,11 @@ START_TEST(test_foreign_table)
         "", "\n\n\n", "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\n", "02_safe",
         "02_safe_softmax\tcpu\n"
     };
-    struct before b;
+    char device[128];
     struct result r = result_of("03_online_softmax", 50);
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
         scratch_write(getenv("RESULTS"), tables[i], strlen(tables[i]));
-        ck_assert(!report_step_before(&r, &b));
+        ck_assert(report_recorded_ratio(getenv("RESULTS"), &r, "02_safe_softmax", device, sizeof device) == 0);
     }
 }
 END_TEST
@@ -240,12 +299,19 @@ Suite *report_suite(void)
     tcase_add_test(table, test_every_column);
     tcase_add_test(table, test_a_failure_is_recorded);
     tcase_add_test(table, test_a_folder_is_made);
+    tcase_add_test(table, test_half_a_row_is_cut_off);
+    tcase_add_test(table, test_many_writers);
+    tcase_add_test(table, test_names_stay_in_their_cells);
     suite_add_tcase(suite, table);
     TCase *unwritable = tcase_create("unwritable"); /* no fixture: it would not be cleared away */
     tcase_add_exit_test(unwritable, test_unwritable_table_ends_with_status_1, EXIT_FAILED);
+    TCase *missing = tcase_create("no_table");
+    tcase_add_checked_fixture(missing, setup, NULL);
+    tcase_add_loop_exit_test(missing, test_no_table_there, EXIT_FAILED, 0, 3);
     suite_add_tcase(suite, unwritable);
+    suite_add_tcase(suite, missing);
     tcase_add_checked_fixture(before, setup, scratch_teardown);
-    tcase_add_test(before, test_step_before);
+    tcase_add_test(before, test_recorded_ratio);
     tcase_add_test(before, test_foreign_table);
     suite_add_tcase(suite, before);
     tcase_add_checked_fixture(json, setup, scratch_teardown);

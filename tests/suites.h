@@ -29,6 +29,8 @@ Suite *reference_suite(void);
 Suite *verify_suite(void);
 Suite *memory_suite(void);
 Suite *report_suite(void);
+Suite *timing_suite(void);
+Suite *fake_steps_suite(void);
 Suite *program_suite(void);
 Suite *softmax_cpu_suite(void);
 Suite *attention_cpu_suite(void);

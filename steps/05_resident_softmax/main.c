@@ -2,23 +2,26 @@
 #include "common.h"
 #include "steps.h"
 
+const struct softmax_step resident_softmax = {
+    .name = "05_resident_softmax",
+    .idea = "keep the row on chip",
+    .reads = 1,
+    .writes = 1,
+    .exps = 1,        /* kept, and scaled in the end */
+    .gpu_exps = 2.25, /* registers hold x: five for a pack of four, one to normalise */
+    .cpu = resident_softmax_cpu,
+    .cpu_sum = { .lanes = 32, .block = 512 },
+    .gpu = GPU(resident_softmax_gpu),
+    .gpu_sum = { .lanes = 1024, .extra = 64 },
+    .cpu_fp16 = resident_softmax_fp16_cpu,
+    .gpu_fp16 = GPU(resident_softmax_fp16_gpu),
+    .cpu_bf16 = resident_softmax_bf16_cpu,
+    .gpu_bf16 = GPU(resident_softmax_bf16_gpu),
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct softmax_step step = {
-        .name = "05_resident_softmax",
-        .idea = "keep the row on chip",
-        .reads = 1,
-        .writes = 1,
-        .exps = 1,        /* kept, and scaled in the end */
-        .gpu_exps = 2.25, /* registers hold x: five for a pack of four, one to normalise */
-        .cpu = resident_softmax_cpu,
-        .cpu_sum = { .lanes = 32, .block = 512 },
-        .gpu = GPU(resident_softmax_gpu),
-        .gpu_sum = { .lanes = 1024, .extra = 64 },
-        .cpu_fp16 = resident_softmax_fp16_cpu,
-        .gpu_fp16 = GPU(resident_softmax_fp16_gpu),
-        .cpu_bf16 = resident_softmax_bf16_cpu,
-        .gpu_bf16 = GPU(resident_softmax_bf16_gpu),
-    };
-    return softmax_main(&step, argc, argv);
+    return softmax_main(&resident_softmax, &parallel_softmax, argc, argv);
 }
+#endif

@@ -16,16 +16,19 @@ static size_t standard_attention_scratch(struct attention p, enum dtype dtype)
     return (size_t)p.seq_q * (size_t)p.seq_k * dtype_bytes(dtype);
 }
 
+const struct attention_step standard_attention = {
+    .name = "07_standard_attention",
+    .idea = "the definition: three kernels, and L^2 numbers in memory",
+    .predict = standard_attention_cost,
+    .cpu = standard_attention_cpu,
+    .scratch = standard_attention_scratch,
+    .gpu = GPU(standard_attention_gpu),
+    .workspace = GPU(standard_attention_workspace),
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "07_standard_attention",
-        .idea = "the definition: three kernels, and L^2 numbers in memory",
-        .predict = standard_attention_cost,
-        .cpu = standard_attention_cpu,
-        .scratch = standard_attention_scratch,
-        .gpu = GPU(standard_attention_gpu),
-        .workspace = GPU(standard_attention_workspace),
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&standard_attention, NULL, argc, argv);
 }
+#endif

@@ -10,14 +10,17 @@ static struct attention_cost fused_attention_cost(struct attention p, enum dtype
     };
 }
 
+const struct attention_step fused_attention = {
+    .name = "09_fused_attention",
+    .idea = "merge with a payload: (m, l, o)",
+    .predict = fused_attention_cost,
+    .cpu = fused_attention_cpu,
+    .gpu = GPU(fused_attention_gpu),
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "09_fused_attention",
-        .idea = "merge with a payload: (m, l, o)",
-        .predict = fused_attention_cost,
-        .cpu = fused_attention_cpu,
-        .gpu = GPU(fused_attention_gpu),
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&fused_attention, &library_attention, argc, argv);
 }
+#endif

@@ -10,15 +10,18 @@ static struct attention_cost flash_attention_cost(struct attention p, enum dtype
     };
 }
 
+const struct attention_step flash_attention = {
+    .name = "10_flash_attention",
+    .idea = "tiles of queries against tiles of keys",
+    .predict = flash_attention_cost,
+    .cpu = flash_attention_cpu,
+    .gpu = GPU(flash_attention_gpu),
+    .shared = GPU(flash_attention_shared),
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "10_flash_attention",
-        .idea = "tiles of queries against tiles of keys",
-        .predict = flash_attention_cost,
-        .cpu = flash_attention_cpu,
-        .gpu = GPU(flash_attention_gpu),
-        .shared = GPU(flash_attention_shared),
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&flash_attention, &fused_attention, argc, argv);
 }
+#endif

@@ -10,17 +10,20 @@ static struct attention_cost tensor_core_attention_cost(struct attention p, enum
     };
 }
 
+const struct attention_step tensor_core_attention = {
+    .name = "11_tensor_core_attention",
+    .idea = "matrix products on tensor cores; the scores never leave registers",
+    .predict = tensor_core_attention_cost,
+    .gpu_fp16 = GPU(tensor_core_attention_fp16_gpu),
+    .gpu_bf16 = GPU(tensor_core_attention_bf16_gpu),
+    .rounding = { .weights = true },
+    .capability = 80,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "11_tensor_core_attention",
-        .idea = "matrix products on tensor cores; the scores never leave registers",
-        .predict = tensor_core_attention_cost,
-        .gpu_fp16 = GPU(tensor_core_attention_fp16_gpu),
-        .gpu_bf16 = GPU(tensor_core_attention_bf16_gpu),
-        .rounding = { .weights = true },
-        .capability = 80,
-        .dims = { 64, 128 },
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&tensor_core_attention, &flash_attention, argc, argv);
 }
+#endif

@@ -10,17 +10,20 @@ static struct attention_cost pipelined_attention_cost(struct attention p, enum d
     };
 }
 
+const struct attention_step pipelined_attention = {
+    .name = "12_pipelined_attention",
+    .idea = "swizzled tiles, and copies that overlap with products",
+    .predict = pipelined_attention_cost,
+    .gpu_fp16 = GPU(pipelined_attention_fp16_gpu),
+    .gpu_bf16 = GPU(pipelined_attention_bf16_gpu),
+    .rounding = { .weights = true },
+    .capability = 80,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "12_pipelined_attention",
-        .idea = "swizzled tiles, and copies that overlap with products",
-        .predict = pipelined_attention_cost,
-        .gpu_fp16 = GPU(pipelined_attention_fp16_gpu),
-        .gpu_bf16 = GPU(pipelined_attention_bf16_gpu),
-        .rounding = { .weights = true },
-        .capability = 80,
-        .dims = { 64, 128 },
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&pipelined_attention, &tensor_core_attention, argc, argv);
 }
+#endif

@@ -10,18 +10,21 @@ static struct attention_cost hopper_attention_cost(struct attention p, enum dtyp
     };
 }
 
+const struct attention_step hopper_attention = {
+    .name = "13_hopper_attention",
+    .idea = "a copy engine for tiles, and products straight from shared memory",
+    .predict = hopper_attention_cost,
+    .gpu_fp16 = GPU(hopper_attention_fp16_gpu),
+    .gpu_bf16 = GPU(hopper_attention_bf16_gpu),
+    .rounding = { .weights = true },
+    .capability = 90,
+    .hopper = true,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "13_hopper_attention",
-        .idea = "a copy engine for tiles, and products straight from shared memory",
-        .predict = hopper_attention_cost,
-        .gpu_fp16 = GPU(hopper_attention_fp16_gpu),
-        .gpu_bf16 = GPU(hopper_attention_bf16_gpu),
-        .rounding = { .weights = true },
-        .capability = 90,
-        .hopper = true,
-        .dims = { 64, 128 },
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&hopper_attention, &pipelined_attention, argc, argv);
 }
+#endif

@@ -10,18 +10,21 @@ static struct attention_cost warp_specialized_attention_cost(struct attention p,
     };
 }
 
+const struct attention_step warp_specialized_attention = {
+    .name = "14_warp_specialized_attention",
+    .idea = "some warps copy, others compute; softmax runs beside products",
+    .predict = warp_specialized_attention_cost,
+    .gpu_fp16 = GPU(warp_specialized_attention_fp16_gpu),
+    .gpu_bf16 = GPU(warp_specialized_attention_bf16_gpu),
+    .rounding = { .weights = true },
+    .capability = 90,
+    .hopper = true,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "14_warp_specialized_attention",
-        .idea = "some warps copy, others compute; softmax runs beside products",
-        .predict = warp_specialized_attention_cost,
-        .gpu_fp16 = GPU(warp_specialized_attention_fp16_gpu),
-        .gpu_bf16 = GPU(warp_specialized_attention_bf16_gpu),
-        .rounding = { .weights = true },
-        .capability = 90,
-        .hopper = true,
-        .dims = { 64, 128 },
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&warp_specialized_attention, &hopper_attention, argc, argv);
 }
+#endif

@@ -10,19 +10,22 @@ static struct attention_cost persistent_attention_cost(struct attention p, enum 
     };
 }
 
+const struct attention_step persistent_attention = {
+    .name = "15_persistent_attention",
+    .idea = "one block an SM, which never drains",
+    .predict = persistent_attention_cost,
+    .gpu_fp16 = GPU(persistent_attention_fp16_gpu),
+    .gpu_bf16 = GPU(persistent_attention_bf16_gpu),
+    .workspace = GPU(persistent_attention_workspace),
+    .rounding = { .weights = true },
+    .capability = 90,
+    .hopper = true,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "15_persistent_attention",
-        .idea = "one block an SM, which never drains",
-        .predict = persistent_attention_cost,
-        .gpu_fp16 = GPU(persistent_attention_fp16_gpu),
-        .gpu_bf16 = GPU(persistent_attention_bf16_gpu),
-        .workspace = GPU(persistent_attention_workspace),
-        .rounding = { .weights = true },
-        .capability = 90,
-        .hopper = true,
-        .dims = { 64, 128 },
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&persistent_attention, &warp_specialized_attention, argc, argv);
 }
+#endif

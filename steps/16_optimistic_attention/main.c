@@ -10,19 +10,22 @@ static struct attention_cost optimistic_attention_cost(struct attention p, enum 
     };
 }
 
+const struct attention_step optimistic_attention = {
+    .name = "16_optimistic_attention",
+    .idea = "keep the first maximum, check the sums, repair",
+    .predict = optimistic_attention_cost,
+    .gpu_fp16 = GPU(optimistic_attention_fp16_gpu),
+    .gpu_bf16 = GPU(optimistic_attention_bf16_gpu),
+    .workspace = GPU(optimistic_attention_workspace),
+    .rounding = { .weights = true },
+    .capability = 90,
+    .hopper = true,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    static const struct attention_step step = {
-        .name = "16_optimistic_attention",
-        .idea = "keep the first maximum, check the sums, repair",
-        .predict = optimistic_attention_cost,
-        .gpu_fp16 = GPU(optimistic_attention_fp16_gpu),
-        .gpu_bf16 = GPU(optimistic_attention_bf16_gpu),
-        .workspace = GPU(optimistic_attention_workspace),
-        .rounding = { .weights = true },
-        .capability = 90,
-        .hopper = true,
-        .dims = { 64, 128 },
-    };
-    return attention_main(&step, argc, argv);
+    return attention_main(&optimistic_attention, &persistent_attention, argc, argv);
 }
+#endif

@@ -1,0 +1,145 @@
+/* common/timing.c: what is timed, how often, and what is made of the times. Clocks are the test's own, where that is possible. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common.h"
+#include "suites.h"
+
+static void sleep_ms(double ms)
+{
+    struct timespec t = { (time_t)(ms / 1e3), (long)(fmod(ms, 1e3) * 1e6) };
+    nanosleep(&t, NULL);
+}
+
+/* ---- a clock that says what the test wants: the n-th run of a work takes script[n] ms */
+
+struct scripted {
+    const double *script;
+    int runs;
+};
+
+static char order[64]; /* the names of the works, as they ran */
+
+static double scripted_run(const struct work *work)
+{
+    struct scripted *s = work->arg;
+    order[strlen(order)] = (char)('a' + (work->bytes & 15));
+    return s->script[s->runs++];
+}
+
+/* The first run of each warms up, and is not counted; the works then take turns. */
+START_TEST(test_turns)
+{
+    static const double a[] = { 1000, 5, 1, 4, 2, 3 }, b[] = { 2000, 10, 20, 30, 40, 50 };
+    struct scripted s[] = { { a, 0 }, { b, 0 } };
+    struct work works[] = { { .arg = &s[0], .bytes = 0 }, { .arg = &s[1], .bytes = 1 } };
+    memset(order, 0, sizeof order);
+    time_in_turn(works, 2, 5, 0, scripted_run);
+    ck_assert_str_eq(order, "abababababab");
+    ck_assert(works[0].time.median == 3 && works[0].time.p10 == 1 && works[0].time.p90 == 5 && works[0].time.reps == 5);
+    ck_assert(works[1].time.median == 30 && works[1].time.p10 == 10 && works[1].time.p90 == 50);
+}
+END_TEST
+
+START_TEST(test_percentiles)
+{
+    double ms[100];
+    for (int i = 0; i < 100; i++)
+        ms[i] = (i * 37 + 11) % 100; /* 0 to 99, in another order */
+    struct timing t = timing_of(ms, 100);
+    ck_assert(t.median == 50 && t.p10 == 10 && t.p90 == 89 && t.reps == 100);
+    double one[] = { 7 };
+    t = timing_of(one, 1);
+    ck_assert(t.median == 7 && t.p10 == 7 && t.p90 == 7 && t.reps == 1);
+}
+END_TEST
+
+/* Without a number of rounds: at least 3 whatever they cost, and as many as fit. */
+START_TEST(test_budget)
+{
+    static const double quick[300];
+    struct scripted s = { quick, 0 };
+    struct work work = { .arg = &s };
+    memset(order, 0, sizeof order);
+    time_in_turn(&work, 1, 0, -1, scripted_run);
+    ck_assert_int_eq(work.time.reps, 3);
+    ck_assert_int_eq(s.runs, 4);
+}
+END_TEST
+
+/* ---- the real clock, of which only a lower bound is certain */
+
+static int runs;
+
+static void run_20_ms(void *arg)
+{
+    (void)arg;
+    runs++;
+    sleep_ms(20);
+}
+
+START_TEST(test_the_run_is_inside)
+{
+    struct work work = { .run = run_20_ms, .bytes = INT64_MAX };
+    double ms = run_once_cpu(&work);
+    ck_assert_msg(ms >= 20, "%g ms for 20", ms);
+    ck_assert_int_eq(runs, 1);
+    double start = now();
+    sleep_ms(10);
+    ck_assert(now() - start >= 0.010);
+}
+END_TEST
+
+static void run_nothing(void *arg)
+{
+    (void)arg;
+}
+
+/* Before each run of something small, and not before what is large enough to do it by itself. The time of it is not the run's. */
+START_TEST(test_caches_are_flushed)
+{
+    struct work small = { .run = run_nothing, .bytes = 1000 }, large = { .run = run_nothing, .bytes = INT64_MAX };
+    int64_t level = cpu_cache_bytes(3) > 0 ? cpu_cache_bytes(3) : 32 << 20, most = 1 << 30, before = cpu_bytes_flushed();
+    time_cpu(&small, 1, 2, 0);
+    ck_assert_int_ge(cpu_bytes_flushed() - before, 3 * (2 * level < most ? 2 * level : most));
+    before = cpu_bytes_flushed();
+    run_once_cpu(&large);
+    ck_assert_int_eq(cpu_bytes_flushed(), before);
+}
+END_TEST
+
+static void run_for(void *ms)
+{
+    sleep_ms(*(double *)ms);
+}
+
+/* 10 ms against 40: a busy machine adds to both. */
+START_TEST(test_ratio)
+{
+    double ten = 10, forty = 40;
+    struct work run = { .run = run_for, .arg = &ten, .bytes = INT64_MAX, .time = { 10, 10, 10, 1 } };
+    struct work before = { .run = run_for, .arg = &forty, .bytes = INT64_MAX };
+    double ratio = time_ratio(run, before, false, 0.2);
+    ck_assert_msg(ratio > 1.5 && ratio < 6, "%g", ratio);
+    run.time.median = 1; /* where the step before is slow: one run of it, and what the step took just now */
+    ratio = time_ratio(run, before, false, 0.01);
+    ck_assert_msg(ratio >= 40 && ratio < 400, "%g", ratio);
+}
+END_TEST
+
+Suite *timing_suite(void)
+{
+    Suite *suite = suite_create("timing");
+    TCase *scripted = tcase_create("scripted"), *real = tcase_create("real");
+    tcase_add_test(scripted, test_turns);
+    tcase_add_test(scripted, test_percentiles);
+    tcase_add_test(scripted, test_budget);
+    tcase_add_test(real, test_the_run_is_inside);
+    tcase_add_test(real, test_caches_are_flushed);
+    tcase_add_test(real, test_ratio);
+    suite_add_tcase(suite, scripted);
+    suite_add_tcase(suite, real);
+    return suite;
+}
