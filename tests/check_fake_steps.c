@@ -301,6 +301,9 @@ Suite *fake_steps_suite(void)
 {
     Suite *suite = suite_create("fake_steps");
     TCase *softmax = tcase_create("softmax"), *attention = tcase_create("attention"), *nothing = tcase_create("nothing");
+    TCase *const all[] = { softmax, attention, nothing };
+    for (int i = 0; i < 3; i++)
+        tcase_set_timeout(all[i], 60); /* on a busy machine */
     tcase_add_checked_fixture(softmax, setup, scratch_teardown);
     tcase_add_checked_fixture(attention, setup, scratch_teardown);
     tcase_add_checked_fixture(nothing, setup, NULL);

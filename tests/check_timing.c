@@ -133,6 +133,7 @@ Suite *timing_suite(void)
 {
     Suite *suite = suite_create("timing");
     TCase *scripted = tcase_create("scripted"), *real = tcase_create("real");
+    tcase_set_timeout(real, 60); /* on a busy machine */
     tcase_add_test(scripted, test_turns);
     tcase_add_test(scripted, test_percentiles);
     tcase_add_test(scripted, test_budget);
