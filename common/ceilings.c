@@ -16,7 +16,7 @@ const char *ceilings_path(void)
 /* Reads the table; returns the number of rows. */
 static int read_all(struct ceiling *rows)
 {
-    FILE *file = open_table(ceilings_path(), false);
+    FILE *file = open_table(ceilings_path());
     char line[512], dtype[8];
     int count = 0;
     while (file && count < MAX_CEILINGS && fgets(line, sizeof line, file)) {

@@ -69,7 +69,7 @@ void memory_require(double bytes, bool gpu);      /* fatal when there is less: a
 FILE *open_whole(const char *path);
 int close_whole(FILE *file);               /* 0 when it is there; otherwise -1 and errno, and all is as it was */
 void discard_whole(FILE *file);            /* all is as it was */
-FILE *open_table(const char *path, bool append); /* to read, or to add to; never waits for a pipe's other end. NULL and errno */
+FILE *open_table(const char *path); /* to read; never waits for a pipe's other end. NULL and errno */
 bool writable_whole(const char *path);     /* whether open_whole() would do; otherwise errno says why not */
 bool same_file(const char *a, const char *b); /* whether writing one would overwrite the other; neither need exist */
 void make_folder(const char *path);        /* that the file will lie in, one level deep */

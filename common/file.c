@@ -152,10 +152,10 @@ static int open_at_once(const char *path, int flags)
     return fd;
 }
 
-FILE *open_table(const char *path, bool append)
+FILE *open_table(const char *path)
 {
-    int fd = open_at_once(path, append ? O_WRONLY | O_APPEND | O_CREAT : O_RDONLY);
-    return fd >= 0 ? fdopen(fd, append ? "a" : "r") : NULL;
+    int fd = open_at_once(path, O_RDONLY);
+    return fd >= 0 ? fdopen(fd, "r") : NULL;
 }
 
 FILE *open_whole(const char *path)

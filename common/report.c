@@ -123,7 +123,7 @@ void report_tsv(const struct result *r)
 {
     const char *path = results_path();
     make_folder(path);
-    int file = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK, 0666); /* does not wait for the other end of a pipe */
+    int file = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0666); /* does not wait for the other end of a pipe */
     struct stat info;
     if (file < 0 || fstat(file, &info) != 0)
         fatal("%s: it cannot be written: %s", path, strerror(errno));
@@ -208,7 +208,7 @@ static bool same_problem(char **words, const struct field *want)
 
 double report_recorded_ratio(const char *path, const struct result *r, const char *before, char *device, size_t size)
 {
-    FILE *file = open_table(path, false);
+    FILE *file = open_table(path);
     char line[2048], *words[MAX_FIELDS];
     struct field want[MAX_FIELDS];
     int columns = fields_of(r, want);

@@ -253,7 +253,7 @@ START_TEST(test_results_that_are_a_pipe)
     ck_assert(mkfifo(pipe, 0600) == 0);
     setenv("RESULTS", pipe, 1);
     const struct said *s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1 --device cpu");
-    ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, pipe) && strstr(s->err, strerror(ENXIO)), "status %d: %s", s->status, s->err);
+    ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, pipe) && strstr(s->err, "no file"), "status %d: %s", s->status, s->err);
 }
 END_TEST
 
