@@ -3,6 +3,7 @@
 #   draw.sh [FILE]          FILE: build/results.tsv. Pictures of plots/recorded/M.tsv go beside it, all others into build/plots.
 #   draw.sh --text [FILE]   in the terminal alone
 set -eu
+export LC_ALL=C # numbers with decimal points, in any language
 text_only=
 [ "${1:-}" != --text ] || { text_only=1; shift; }
 file=${1:-${RESULTS:-build/results.tsv}}

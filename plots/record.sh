@@ -6,6 +6,7 @@
 # are of several: which), FORCE=1 (although the tree has changes), and the header: DRIVER COMPILER COMMIT DATE OS. All of these
 # must be given for results that were brought here from another machine.
 set -eu
+export LC_ALL=C # numbers with decimal points, in any language
 cd "$(dirname "$0")/.."
 results=${RESULTS:-build/results.tsv} ceilings=${CEILINGS:-build/ceilings.tsv}
 refuse() { echo "record: $*" >&2; exit 1; }

@@ -3,6 +3,7 @@
 #   tables.sh --check   change nothing; name the files whose tables are stale, exit status 1
 # README.md in this folder lists the kinds.
 set -eu
+export LC_ALL=C # numbers with decimal points, in any language
 cd "$(dirname "$0")/.."
 recorded=$(ls plots/recorded/*.tsv 2>/dev/null | tr '\n' ' ')
 new=$(mktemp)
