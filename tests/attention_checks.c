@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "suites.h"
+
 #define SMALL_WORK 1000000 /* queries x keys x dim: see TESTS_SMALL in checks.h */
 #define REPEATS 5
 #define THREADS 5
@@ -198,7 +200,7 @@ static struct outcome judge_threads(const struct attention_subject *s, struct at
 {
     struct outcome o = { .pass = true };
     int usual = cpu_threads();
-    for (int threads = 1; threads <= THREADS && o.pass; threads++) {
+    for (int threads = 1; threads <= THREADS_UP_TO(THREADS) && o.pass; threads++) {
         cpu_set_threads(threads);
         o = judge_answer(s, c);
     }

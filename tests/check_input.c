@@ -52,7 +52,7 @@ START_TEST(test_same_numbers_every_time)
         return;
     cpu_set_threads(1);
     float *one = filled(family, 5);
-    for (int threads = 2; threads <= 5; threads++) {
+    for (int threads = 2; threads <= THREADS_UP_TO(5); threads++) {
         cpu_set_threads(threads);
         float *many = filled(family, 5);
         ck_assert_msg(memcmp(one, many, COUNT * sizeof *one) == 0, "'%s' depends on the number of threads", family);

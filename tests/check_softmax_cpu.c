@@ -188,7 +188,7 @@ START_TEST(test_any_number_of_threads)
         void *other = malloc((size_t)(ROWS * r.cols) * 4);
         cpu_set_threads(1);
         subject_run(&s, r.y, r.x, ROWS, r.cols, NULL);
-        for (int threads = 2; threads <= 7; threads++) {
+        for (int threads = 2; threads <= THREADS_UP_TO(7); threads++) {
             cpu_set_threads(threads);
             memset(other, 0xff, (size_t)(ROWS * r.cols) * 4);
             subject_run(&s, other, r.x, ROWS, r.cols, NULL);

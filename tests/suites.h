@@ -18,6 +18,13 @@
 /* A fixture: from here on a CPU's buffers end where a page begins that nobody may touch. Whoever reads past the end crashes. */
 void guard_pages(void);
 
+/* How many threads a test may ask for: `most`, or 1 where the compiler has no OpenMP (Apple's clang). */
+#ifdef _OPENMP
+#define THREADS_UP_TO(most) (most)
+#else
+#define THREADS_UP_TO(most) 1
+#endif
+
 Suite *merge_suite(void);
 Suite *half_suite(void);
 Suite *vexp_suite(void);
