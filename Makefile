@@ -169,11 +169,14 @@ timeline: ## what the warps of step 14 do, and when: a chart, from a debug build
 	@[ ! -f build/timeline.txt ] || gnuplot -e "file='build/timeline.txt'; prefix='build/plots/'; shape='$(TIMED)'" plots/timeline.gp
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
+# Tables, plots and records are made by one Python program; steps need none.
+RESULTS_PY := $(if $(shell command -v python3 2>/dev/null),python3 plots/results.py,echo 'plots and tables need python3; `make setup` installs it' >&2; exit 1; :)
+
 record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date
 	@plots/record.sh $(NAME)
 
 tables: ## rewrite the tables of README.md and the lessons from plots/recorded
-	@plots/tables.sh
+	@$(RESULTS_PY) tables
 
 # ---- tests: they link every step's cpu.o and gpu.o, and no main.o: what is tested is what runs
 

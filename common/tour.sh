@@ -39,7 +39,11 @@ for program; do
 done
 echo "  took $(($(date +%s) - began)) s"
 echo
-plots/table.sh $results
+if command -v python3 >/dev/null 2>&1; then
+    python3 plots/results.py table $results
+else
+    echo "No table: plots and tables need python3; make setup installs it."
+fi
 if command -v gnuplot >/dev/null 2>&1; then
     plots/draw.sh $results
     for recorded in plots/recorded/h100.tsv; do # what these steps do on a GPU, for those who have none

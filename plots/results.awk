@@ -1,4 +1,4 @@
-# Reading results, for query.awk (plots) and tables.awk (tables). README.md describes the format. Plain POSIX awk.
+# Reading results, for query.awk (plots). README.md describes the format. Plain POSIX awk.
 
 # Reads a table. "# key: value" lines go into fact[file, key] (a repeated key: one a line), rows into cell[row, column name].
 # Of runs of the same thing the last counts; `count` is the number of rows so far.

@@ -1,0 +1,345 @@
+#!/usr/bin/env python3
+"""Tests of results.py, on rows whose tables are known: python3 plots/test_results.py. Run by `make test`; takes seconds."""
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import results
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+COLUMNS = ("step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal seed input threads reps median_ms p10_ms p90_ms "
+           "useful_bytes predicted_bytes flops exps gb_s tflop_s copy_gb_s percent ceiling error tolerance verdict").split()
+CPU, GPU = "Some(R) CPU", "Some GPU"
+
+
+def softmax(step, ms, reads=2, exps=2, rows=16384, cols=8192, **changes):
+    elements = rows * cols
+    row = dict(step=step, device=CPU, backend="cpu", dtype="fp32", rows=rows, cols=cols, seed=1, input="normal", threads=2, reps=5, median_ms=ms,
+               p10_ms=ms * 0.9, p90_ms=ms * 1.2, useful_bytes=8 * elements, predicted_bytes=4 * (reads + 1) * elements, flops=0,
+               exps=exps * elements, gb_s=8 * elements / ms * 1e-6, copy_gb_s=40, percent=50, ceiling="copy", error=1e-7, tolerance=1e-6, verdict="pass")
+    row.update(changes)
+    return row
+
+
+def attention(step, ms, seq=4096, dim=64, moved=1, exps=1, **changes):
+    scores = 16 * seq * seq
+    useful = 16 * seq * dim * 4 * 4
+    row = dict(step=step, device=CPU, backend="cpu", dtype="fp32", batch=1, heads=16, kv_heads=16, seq_q=seq, seq_k=seq, dim=dim, causal=0, seed=1,
+               input="normal", threads=2, reps=5, median_ms=ms, p10_ms=ms * 0.9, p90_ms=ms * 1.2, useful_bytes=useful,
+               predicted_bytes=moved * useful, flops=4 * dim * scores, exps=exps * scores, gb_s=useful / ms * 1e-6,
+               tflop_s=4 * dim * scores / ms * 1e-9, percent=41, ceiling="fma", error=3e-6, tolerance=1e-5, verdict="pass")
+    row.update(changes)
+    return row
+
+
+def on_gpu(row, **changes):
+    return dict(row, device=GPU, backend="cuda", threads="-", **changes)
+
+
+def text_of(rows, device=None, facts=()):
+    lines = ["# device: " + device, *facts] if device else []
+    lines.append("\t".join(COLUMNS))
+    for row in rows:
+        lines.append("\t".join("-" if row.get(c) is None else row[c] if isinstance(row[c], str) else "%.9g" % row[c] for c in COLUMNS))
+    return "\n".join(lines) + "\n"
+
+
+class Case(unittest.TestCase):
+    """A course of its own, in a folder that goes away."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.addCleanup(os.chdir, os.getcwd())
+        self.addCleanup(setattr, results, "ROOT", results.ROOT)
+        results.ROOT = self.folder
+        os.chdir(self.folder)
+        saved = dict(os.environ)
+        self.addCleanup(lambda: (os.environ.clear(), os.environ.update(saved)))
+        for key in "RESULTS CEILINGS DEVICE FORCE DRIVER COMPILER COMMIT DATE OS".split():
+            os.environ.pop(key, None)
+        for step, kind in (("01_one", "step"), ("02_two", "step"), ("07_seven", "attention_step")):
+            self.write("steps/%s/main.c" % step, 'static const struct %s step = {\n    .idea = "idea of %s",\n};\n' % (kind, step))
+
+    def write(self, path, text):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+    def read(self, path):
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+
+    def run_tool(self, *words):
+        """Exit status, stdout, stderr."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = results.main(list(words))
+        return status, out.getvalue(), err.getvalue()
+
+    def page(self, marker, rows, device=CPU, facts=()):
+        """The lines of a table."""
+        self.write("plots/recorded/machine.tsv", text_of(rows, device, facts))
+        self.write("README.md", "before\n<!-- results %s -->\n<!-- /results -->\nafter\n" % marker)
+        status, _, err = self.run_tool("tables")
+        self.assertEqual((status, err), (0, ""))
+        lines = self.read("README.md").split("\n")
+        self.assertEqual((lines[0], lines[-3:]), ("before", ["<!-- /results -->", "after", ""]))
+        return lines[2:-3]
+
+
+class Reading(Case):
+    def rows_of(self, text):
+        self.write("t.tsv", text)
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err):
+            table = results.Table("t.tsv")
+        return table.rows, err.getvalue()
+
+    def test_a_torn_last_line_is_left_out_with_a_warning(self):
+        whole = text_of([softmax("01_one", 10), softmax("02_two", 20)])
+        for cut in (1, 20, 150):
+            rows, err = self.rows_of(whole[:-cut])
+            self.assertEqual([r.step for r in rows], ["01_one"])
+            self.assertIn("not written to its end", err)
+
+    def test_rows_glued_together_or_short_are_left_out_with_a_warning(self):
+        lines = text_of([softmax("01_one", 10), softmax("02_two", 20)]).split("\n")
+        for bad in (lines[1][:70] + lines[2], lines[1][:70], lines[1].replace("\t10\t", "\t1o\t")):
+            rows, err = self.rows_of("\n".join([lines[0], bad, lines[2], ""]))
+            self.assertEqual([r.step for r in rows], ["02_two"])
+            self.assertIn("t.tsv:2: left out", err)
+
+    def test_two_headers(self):
+        text = text_of([softmax("01_one", 10)])
+        rows, err = self.rows_of(text + text_of([softmax("02_two", 20)]))
+        self.assertEqual(([r.median_ms for r in rows], err), ([10, 20], ""))
+        rows, err = self.rows_of(text + "step\tmedian_ms\tcols\trows\tdtype\tinput\n02_two\t20\t8\t4\tfp32\tnormal\n")
+        self.assertEqual([(r.median_ms, r.rows, r.cols) for r in rows], [(10, 16384, 8192), (20, 4, 8)])
+        self.assertIn("other columns", err)
+
+    def test_the_last_run_counts_in_the_place_of_the_first(self):
+        rows, _ = self.rows_of(text_of([softmax("01_one", 10), softmax("02_two", 20), softmax("01_one", 30)]))
+        self.assertEqual([(r.step, r.median_ms) for r in rows], [("01_one", 30), ("02_two", 20)])
+
+    def test_windows_line_ends(self):
+        rows, err = self.rows_of(text_of([softmax("01_one", 10)]).replace("\n", "\r\n"))
+        self.assertEqual((rows[0].verdict, err), ("pass", ""))
+
+    def test_names_that_are_no_plain_words_are_left_out(self):
+        for change in ({"step": "1`touch x`"}, {"dtype": "fp32'"}, {"threads": "2; touch x"}, {"ceiling": "a b"}, {"backend": '"'},
+                       {"cols": "8192_0"}, {"median_ms": "nan"}, {"cols": None}):
+            rows, err = self.rows_of(text_of([dict(softmax("01_one", 10), **change)]))
+            self.assertEqual(rows, [], change)
+            self.assertIn("left out", err)
+
+    def test_files_that_are_no_tables(self):
+        self.write("t.tsv", "01_one\t3\n")
+        for words in (["table", "t.tsv"], ["table", "absent.tsv"], ["table", "."]):
+            status, _, err = self.run_tool(*words)
+            self.assertEqual((status, err.count("\n")), (1, 1), err)
+
+    def test_wrong_words(self):
+        for words in ([], ["frobnicate"], ["table", "--check"], ["table", "a", "b"], ["tables", "--chekc"]):
+            self.assertEqual(self.run_tool(*words)[0], 2)
+
+
+class Numbers(unittest.TestCase):
+    def test_digits3(self):
+        for value, text in ((0, "0"), (0.012345, "0.0123"), (0.12345, "0.123"), (1.2345, "1.23"), (12.345, "12.3"), (123.45, "123"), (1000, "1000"),
+                            (1234.5, "1230"), (98765, "98800"), (None, "-"), (float("inf"), "-")):
+            self.assertEqual(results.digits3(value), text)
+
+    def test_names(self):
+        self.assertEqual([results.length_name(n) for n in (1000, 1024, 131072, 1048576)], ["1000", "1 Ki", "128 Ki", "1 Mi"])
+        self.assertEqual([results.bytes_name(n) for n in (999, 999.5, 134e6, 1.2e12)], ["999 B", "1.00 KB", "134 MB", "1.20 TB"])
+        self.assertEqual(results.machine_name("A(R) B(TM)\n\x1b", 1), "A B??, 1 thread")
+        self.assertEqual(results.slug("Intel(R) Xeon(R) CPU @ 2.20GHz"), "intel-xeon-cpu")
+
+
+class Terminal(Case):
+    def show(self, rows):
+        self.write("t.tsv", text_of(rows))
+        status, out, err = self.run_tool("table", "t.tsv")
+        self.assertEqual((status, err), (0, ""))
+        return [re.sub("  +", " | ", line.strip()) for line in out.strip().split("\n")]
+
+    def test_golden_softmax(self):
+        self.assertEqual(self.show([softmax("01_one", 107.3741824), softmax("02_two", 53.6870912, reads=1, exps=1), softmax("torch.softmax", 100, error=None,
+                                    verdict="-", copy_gb_s=None)]), [
+            "Some CPU, 2 threads: softmax, 16384 x 8192, fp32",
+            "ms | GB/s | of copy | times the step before | error",
+            "01_one | 107 | 10.0 | 25 % | 1.0e-07",
+            "02_two | 53.7 | 20.0 | 50 % | 2.00 (memory 1.50, exps 2.00) | 1.0e-07",
+            "torch.softmax | 100 | 10.7 | 27 % | -"])
+
+    def test_golden_attention(self):
+        self.assertEqual(self.show([attention("07_seven", 68.719476736, moved=10, exps=3), attention("08_eight", 34.359738368, moved=5, exps=2)]), [
+            "Some CPU, 2 threads: attention, batch 1, 16 heads of 64, 4096 tokens",
+            "ms | of ceiling | times the step before | error",
+            "07_seven, fp32 | 68.7 | 1.00 TFLOP/s | 41 % of fma | 3.0e-06",
+            "08_eight, fp32 | 34.4 | 2.00 TFLOP/s | 41 % of fma | 2.00 (memory 2.00, exps 1.50) | 3.0e-06"])
+
+    def test_an_empty_column_is_no_zero(self):
+        row = self.show([softmax("01_one", 10, error=None, copy_gb_s=None, gb_s=None)])[2]
+        self.assertEqual(row, "01_one | 10.0 | - | - | -")
+
+    def test_wrong_and_doubtful_results_are_not_shown(self):
+        for verdict in ("FAIL", "in doubt"):
+            self.assertEqual(len(self.show([softmax("01_one", 10), softmax("02_two", 10, verdict=verdict)])), 3)
+        self.write("t.tsv", text_of([softmax("01_one", 10, verdict="FAIL")]))
+        self.assertEqual(self.run_tool("table", "t.tsv")[0], 1)
+
+
+class Tables(Case):
+    def test_golden_compare(self):
+        rows = [softmax("01_one", 107.3741824), softmax("02_two", 53.6870912, reads=1, exps=1)]
+        self.assertEqual(self.page("compare 01_one 02_two", rows)[2:], [
+            "| Some CPU, 2 threads | 01_one | 2 + 1 | 2 | 107 (96.6 to 129) | 10.0 | 25 % |  |  |",
+            "| Some CPU, 2 threads | 02_two | 1 + 1 | 1 | 53.7 (48.3 to 64.4) | 20.0 | 50 % | 1.50x, 2.00x | 2.00x |",
+            "", "x is 16384 x 8192, fp32."])
+
+    def test_each_machine_shows_its_own_claims(self):
+        self.write("plots/recorded/gpu.tsv", text_of([on_gpu(softmax("02_two", 1, reads=1, exps=2.25))], GPU))
+        lines = self.page("summary", [softmax("02_two", 107.3741824, reads=2, exps=1)])
+        self.assertIn("| GPU: 1 + 1; CPU: 2 + 1 | GPU: 8; CPU: 12 | GPU: 2.25; CPU: 1 | 1.0e-07 at 8 Ki columns |", lines[2])
+        lines = self.page("compare 02_two", [softmax("02_two", 107.3741824, reads=2, exps=1)])
+        self.assertEqual([line.split(" | ")[2:4] for line in lines[2:4]], [["1 + 1", "2.25"], ["2 + 1", "1"]])
+
+    def test_golden_attention(self):
+        rows = [attention("07_seven", 68.719476736, moved=10, exps=3), attention("08_eight", 34.359738368, moved=5, exps=2)]
+        self.assertEqual(self.page("attention-compare 07_seven 08_eight", rows)[2:], [
+            "| Some CPU, 2 threads | 07_seven | fp32 | 671 MB | 3 | 68.7 (61.8 to 82.5) | 1.00 TFLOP/s, 41 % of fma |  |  |",
+            "| Some CPU, 2 threads | 08_eight | fp32 | 336 MB | 2 | 34.4 (30.9 to 41.2) | 2.00 TFLOP/s, 41 % of fma | 2x, 1.50x | 2.00x |",
+            "", "4096 tokens, heads of 64 (batch 1, 16 heads on Some CPU)."])
+        self.assertEqual(self.page("attention-steps", rows)[2],
+                         "| [07_seven](steps/07_seven/README.md) | idea of 07_seven | fp32 | 10x | 68.7 ms, 1.00 TFLOP/s, 41 % of fma |")
+
+    def test_golden_lengths(self):
+        rows = [softmax("01_one", 10, rows=2, cols=2048), softmax("01_one", 20, rows=1, cols=3000), softmax("02_two", 10, rows=2, cols=2048)]
+        self.assertEqual(self.page("lengths 01_one 02_two", rows), [
+            "Some CPU, 2 threads, fp32: GB/s, and share of a copy.", "", "| columns | copy | 01_one | 02_two |", "|---|---|---|---|",
+            "| 2 Ki | 40.0 | 0.00328, 0 % | 0.00328, 0 % |", "| 3000 | 40.0 | 0.0012, 0 % |  |"])
+
+    def test_ceilings_and_machines(self):
+        facts = ["# ceiling: copy fp32 2 51.1674 GB/s", "# ceiling: copy fp32 1 27 GB/s", "# driver: 1|2", "# commit: `x`"]
+        self.assertEqual(self.page("ceilings", [softmax("01_one", 1)], facts=facts)[2:], ["| Some CPU, 2 threads | 51.2 GB/s |"])
+        self.assertEqual(self.page("machines", [softmax("01_one", 1)], facts=facts)[2:],
+                         ["| plots/recorded/machine.tsv | Some CPU | 1\\|2 |  |  | \\`x\\` |  |"])
+
+    def test_a_locale_with_decimal_commas_changes_nothing(self):
+        want = self.page("compare 01_one", [softmax("01_one", 1.5)])
+        tool = "import sys; sys.path.insert(0, %r); import results; results.ROOT = '.'; " \
+               "sys.exit(results.main(['tables', '--check']))" % HERE
+        for name in ("de_DE.UTF-8", "C"):
+            said = subprocess.run([sys.executable, "-B", "-c", tool], env=dict(os.environ, LC_ALL=name))
+            self.assertEqual(said.returncode, 0)
+        self.assertIn("1.50 (1.35 to 1.80)", want[2])
+
+    def test_check_names_stale_pages_and_changes_nothing(self):
+        self.page("compare 01_one", [softmax("01_one", 10)])
+        fresh = self.read("README.md")
+        self.assertEqual(self.run_tool("tables", "--check"), (0, "", ""))
+        stale = fresh.replace("10.0", "10.1")
+        self.write("README.md", stale)
+        status, _, err = self.run_tool("tables", "--check")
+        self.assertEqual((status, err, self.read("README.md")), (1, "tables: README.md is stale: make tables\n", stale))
+        self.assertEqual(self.run_tool("tables")[0], 0)
+        self.assertEqual(self.read("README.md"), fresh)
+
+    def test_markers_that_are_wrong(self):
+        self.write("plots/recorded/machine.tsv", text_of([softmax("01_one", 1)], CPU))
+        for text in ("<!-- results steps -->\n", "<!-- results steps -->\n<!-- results steps -->\n<!-- /results -->\n",
+                     "<!-- results frobnicate -->\n<!-- /results -->\n", "<!-- results compare rows=x -->\n<!-- /results -->\n"):
+            self.write("README.md", text)
+            status, _, err = self.run_tool("tables")
+            self.assertEqual((status, self.read("README.md"), err.count("\n")), (1, text, 1), err)
+            self.assertIn("README.md:", err)
+
+    def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(self):
+        self.write("old", "old")
+        os.chmod("old", 0o640)
+        os.symlink("old", "link")
+
+        def broken(_):
+            raise OSError(28, "No space left on device")
+        fsync, os.fsync = os.fsync, broken
+        try:
+            with self.assertRaises(OSError):
+                results.write_whole("link", "new")
+        finally:
+            os.fsync = fsync
+        self.assertEqual((self.read("old"), sorted(os.listdir("."))), ("old", ["link", "old", "steps"]))
+        results.write_whole("link", "new")
+        self.assertTrue(os.path.islink("link"))
+        self.assertEqual((self.read("old"), os.stat("old").st_mode & 0o777), ("new", 0o640))
+
+    def test_a_signal_leaves_the_old_file_and_nothing_else(self):
+        self.write("old", "old")
+        tool = "import os, signal, sys; sys.path.insert(0, %r); import results; " \
+               "os.fsync = lambda _: os.kill(os.getpid(), signal.%s); results.catch_signals(); results.write_whole('old', 'new')"
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            said = subprocess.run([sys.executable, "-B", "-c", tool % (HERE, name)], stderr=subprocess.DEVNULL)
+            self.assertNotEqual(said.returncode, 0)
+            self.assertEqual((self.read("old"), sorted(os.listdir("."))), ("old", ["old", "steps"]))
+
+
+class Record(Case):
+    ELSEWHERE = dict(DRIVER="1.2", COMPILER="cc 3", COMMIT="abc", DATE="2026-01-31", OS="An OS")
+
+    def setUp(self):
+        super().setUp()
+        os.environ.update(self.ELSEWHERE)
+
+    def record(self, rows, *words):
+        self.write("build/results.tsv", text_of(rows))
+        return self.run_tool("record", *words)
+
+    def test_a_record_is_a_header_and_the_last_rows(self):
+        self.write("build/ceilings.tsv", "device\tbackend\tname\tdtype\tthreads\tvalue\tunit\n%s\tcpu\tcopy\tfp32\t2\t51\tGB/s\n%s\tcpu\tL2\t-\t0\t2048\tKiB\n"
+                                         "other\tcpu\tcopy\tfp32\t2\t9\tGB/s\n" % (CPU, CPU))
+        status, out, err = self.record([softmax("01_one", 10), softmax("01_one", 20)], "mine")
+        self.assertEqual((status, err, out), (0, "", "recorded 1 results of Some CPU in plots/recorded/mine.tsv\n"))
+        self.assertEqual(self.read("plots/recorded/mine.tsv"), "# device: Some(R) CPU\n# driver: 1.2\n# compiler: cc 3\n# os: An OS\n# commit: abc\n"
+                         "# date: 2026-01-31\n# ceiling: copy fp32 2 51 GB/s\n# cache: L2 2048 KiB\n" + text_of([softmax("01_one", 20)]))
+
+    def test_wrong_results_are_not_recorded(self):
+        self.record([softmax("01_one", 10)], "mine")
+        before = self.read("plots/recorded/mine.tsv")
+        for verdict in ("FAIL", "in doubt"):
+            for row in (softmax("02_two", 10, verdict=verdict, error=None), attention("07_seven", 10, verdict=verdict, input="spike")):
+                status, _, err = self.record([softmax("01_one", 20), row, softmax("01_one", 30)], "mine")
+                self.assertEqual((status, self.read("plots/recorded/mine.tsv")), (1, before))
+                self.assertIn(row["step"], err)
+
+    def test_what_this_machine_cannot_know_must_be_given(self):
+        for key in self.ELSEWHERE:
+            value = os.environ.pop(key)
+            status, _, err = self.record([softmax("01_one", 10)])
+            self.assertEqual(status, 1)
+            self.assertIn(key + " must be given", err)
+            os.environ[key] = value
+
+    def test_of_several_devices_one_is_chosen(self):
+        rows = [softmax("01_one", 10), on_gpu(softmax("01_one", 1))]
+        self.assertEqual(self.record(rows)[0], 1)
+        os.environ["DEVICE"] = GPU
+        self.assertEqual(self.record(rows)[0], 0)
+        self.assertEqual([r.median_ms for r in results.Table("plots/recorded/some-gpu.tsv").rows], [1])
+
+    def test_names_stay_in_the_folder(self):
+        for name in ("../x", "a/b", "", ".x", "a b"):
+            status = self.record([softmax("01_one", 10)], *([name] if name else []))[0]
+            self.assertEqual(status, 1 if name else 0, name)
+
+
+if __name__ == "__main__":
+    unittest.main()
