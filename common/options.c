@@ -245,7 +245,7 @@ void options_check(const struct options *o, int gpus)
     if (o->gpu && !o->cpu && gpus == 0)
         fatal("--device gpu: %s", gpu_missing());
     if (out && o->cpu && o->gpu && gpus > 0)
-        usage_error("'%s': both devices would write it; choose --device cpu or --device gpu", out);
+        usage_error("--%s '%s': both devices would write it; choose --device cpu or --device gpu", o->out_path ? "out" : "lse", out);
     if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
         usage_error("--q, --k, --v: all three are needed, or none");
     if (file && (o->input_given || o->size_given))

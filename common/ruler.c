@@ -126,6 +126,9 @@ static void measure_device(const struct ceilings_step *step, const struct option
     keep_sizes(gpu);
     if (!o->json)
         print_card(gpu);
+    memory_require((gpu ? 1 : 2) * (double)COPY_BYTES + (gpu ? 0 : (double)flush_bytes(false)), false);
+    if (gpu)
+        memory_require(2 * (double)COPY_BYTES + (double)flush_bytes(true), true);
     struct buffer x = buffer_new(COPY_BYTES, gpu), y = buffer_new(COPY_BYTES, gpu), host = gpu ? buffer_new(COPY_BYTES, false) : x;
     input_fill(host.data, FP32, COPY_BYTES / 4 / 8192, 8192, "uniform", o->seed); /* zeros cost less power than numbers do */
     if (gpu)

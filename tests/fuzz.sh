@@ -5,14 +5,14 @@ set -eu
 seconds=$((${1:-60} / 2))
 command -v clang >/dev/null || { echo "fuzz: clang, with its sanitizer runtime, is needed and not here" >&2; exit 1; }
 mkdir -p build/fuzz
-sources="common/file.c common/npy.c common/options.c common/input.c common/reference.c common/gpu_none.c common/machine.c common/memory.c common/report.c common/ceilings.c"
+sources="common/file.c common/npy.c common/input.c common/reference.c common/gpu_none.c common/machine.c common/memory.c"
 for harness in npy options; do
     corpus=build/fuzz/$harness.corpus
     mkdir -p $corpus
-    error=common/error.c
-    [ $harness = npy ] || error= # the harness has its own, which does not exit
+    more=common/error.c
+    [ $harness = npy ] || more=common/options.c # the harness has errors of its own, which do not exit
     clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -Icommon -Isteps -Itests \
-        tests/fuzz_$harness.c $sources $error -lm -o build/fuzz/fuzz_$harness
+        tests/fuzz_$harness.c $sources $more -lm -o build/fuzz/fuzz_$harness
     if [ $harness = npy ]; then
         for seed in tests/data/*.npy; do head -c 200 $seed >$corpus/$(basename $seed); done
     fi

@@ -49,6 +49,16 @@ void fatal(const char *format, ...)
     refuse(format, args);
 }
 
+const char *results_path(void)
+{
+    return "build/results.tsv";
+}
+
+const char *ceilings_path(void)
+{
+    return "build/ceilings.tsv";
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static char text[MAX_INPUT + 1];
