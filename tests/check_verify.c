@@ -208,6 +208,25 @@ START_TEST(test_large_tensors)
 }
 END_TEST
 
+/* 2^25 equal numbers in fp16: each result is half of the smallest number that there is, and rounds to 0. Nobody can say who is right. */
+START_TEST(test_softmax_in_doubt)
+{
+    const int64_t cols = 1 << 25;
+    fp16 *in = calloc((size_t)cols, sizeof *in), *out = malloc((size_t)cols * sizeof *out);
+    for (int last = 0; last < 3; last++) {
+        for (int64_t i = 0; i < cols; i++)
+            out[i].bits = last == 1 ? 0 : 1;
+        out[cols - 1].bits = last == 2 ? 0x3c00 : out[0].bits; /* 1 */
+        struct verdict v = verify_softmax(out, in, FP16, 1, cols, (struct rounding){ .lanes = 1024 });
+        ck_assert(!v.pass && v.doubtful == 1 && v.wrong == (last == 2) && v.checked == 1);
+        ck_assert_str_eq(verdict_word(&v), last == 2 ? "FAIL" : "in doubt");
+        ck_assert(strstr(v.what, last == 2 ? "got 1," : "zeros would pass"));
+    }
+    free(in);
+    free(out);
+}
+END_TEST
+
 /* ---- the bound itself */
 
 START_TEST(test_bound_grows_with_what_it_is_made_of)
@@ -550,6 +569,7 @@ Suite *verify_suite(void)
 
     tcase_set_timeout(large, 60);
     tcase_add_test(large, test_large_tensors);
+    tcase_add_test(large, test_softmax_in_doubt);
     suite_add_tcase(suite, large);
     return suite;
 }
