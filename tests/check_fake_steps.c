@@ -67,8 +67,8 @@ static void right(float *y, const float *x, int64_t rows, int64_t cols)
     calls++;
     for (int64_t row = 0; row < rows; row++, x += cols, y += cols) {
         double max = x[0], sum = 0;
-        for (int64_t col = 0; col < cols; col++)
-            max = fmax(max, x[col]);
+        for (int64_t col = 0; col < cols; col++) /* not with fmax: gcc 12 on aarch64 crashes on that */
+            max = x[col] > max ? x[col] : max;
         for (int64_t col = 0; col < cols; col++)
             sum += exp(x[col] - max);
         for (int64_t col = 0; col < cols; col++)
