@@ -122,7 +122,7 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-$B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu $B/mutants/%/main_gpu: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+$B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
 # ---- what a reader does
 
@@ -191,18 +191,7 @@ LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) $(LINK) $(1) -o $@ $(filter-ou
 $B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
 	$(call LINK_TESTS,$^)
 
-# The GPU tests around a step's gpu.cu that was broken on purpose, and around the Hopper steps with random delays.
-MUTANTS := $(shell awk '$$1 == "mutant" { print $$2 }' tests/mutants/gpu.txt)
-step_of = $(shell awk -v m=$(1) '$$1 == "mutant" { on = $$2 == m } on && $$1 == "step" { print $$2 }' tests/mutants/gpu.txt)
-$B/mutants/%/gpu.cu: tests/gpu_mutants.sh tests/mutants/gpu.txt tests/mutants/gpu.awk $(wildcard steps/*/gpu.cu steps/*/*.cuh common/*.cuh)
-	@tests/gpu_mutants.sh --make $* $(@D)
-$B/mutants/%/gpu.o: $B/mutants/%/gpu.cu $B/flags
-	@$(if $(V),,echo "  compile $<")
-	$Q$(NVCC) -I$(@D) $(NVCCFLAGS) -MF $(@:.o=.d) -c $< -o $@
-$B/mutants/%/main_gpu: $B/mutants/%/gpu.o $B/main_gpu
-	$(call LINK_TESTS,$< $B/tests/main_gpu.o $(filter-out $B/steps/$(call step_of,$*)/gpu.o,$(ALL_O)))
-.PRECIOUS: $B/mutants/%/gpu.cu $B/mutants/%/gpu.o
-
+# The GPU tests around the Hopper steps with random delays.
 DELAYED := $(foreach s,$(filter 13% 14% 15% 16%,$(STEPS)),steps/$s/gpu.o)
 $B/delayed/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, delayed")
@@ -222,8 +211,9 @@ bug: $B/bug ## the gallery of broken kernels; bug-3 shows number 3, and which ch
 bug-%: $B/bug
 	@$B/bug $*
 
-mutants: $(if $(filter 1,$(CUDA)),$(MUTANTS:%=$B/mutants/%/main_gpu)) ## attention kernels broken on purpose, on a GPU: the checks must catch each
-	@B=$B tests/gpu_mutants.sh
+# MUTANTS="NAME ..." runs some of them; TENTH=random a tenth, with a seed that is printed, TENTH=SEED the same tenth again.
+mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
+	@B=$B MUTANTS='$(MUTANTS)' tests/mutate.py mutants $(if $(TENTH),--tenth $(TENTH))
 
 delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, each warp late at random: no hang, and the same bits
 	@B=$B tests/delays.sh

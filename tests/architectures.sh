@@ -11,8 +11,7 @@ targets=$(echo "$files" | sed 's,^,build/architectures/,; s,cu$,o,')
 make -s -j2 CUDA=1 V=1 B=build/architectures ARCH="$ARCHITECTURES" WERROR=-Werror NVCC_EXTRA="-Xptxas -v" $targets >$log 2>&1 ||
     { cat $log >&2; exit 1; }
 # Broken kernels must compile, too: a mutant that does not is caught by nothing.
-mutants=$(awk '$1 == "mutant" { print "build/mutants/mutants/" $2 "/gpu.o" }' tests/mutants/gpu.txt)
-make -s -j2 CUDA=1 B=build/mutants ARCH=sm_90a $mutants >build/mutants.log 2>&1 || { cat build/mutants.log >&2; exit 1; }
+CUDA=1 ARCH=sm_90a B=build/mutants-cuda tests/mutate.py compile
 kernels=$(grep -c 'Compiling entry function' $log)
 # Known, and left: step 04 is worth more with two blocks of 1024 threads an SM, at 32 registers, than without its one spilled register;
 # step 06's kernels for clusters are tuned for sm_90, are compiled for sm_75 but never run there, and spill two registers on sm_120;

@@ -16,7 +16,7 @@ else
     status=1
 fi
 tests/platform.sh || status=1
-tests/gpu_mutants.sh --check || status=1
+tests/mutate.py check || status=1
 if command -v timeout >/dev/null 2>&1; then limit="timeout $GPU_SECONDS"; else limit=; fi
 $limit "$B/main_gpu"
 case $? in

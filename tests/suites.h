@@ -39,6 +39,7 @@ Suite *report_suite(void);
 Suite *timing_suite(void);
 Suite *fake_steps_suite(void);
 Suite *program_suite(void);
+Suite *probes_suite(void);
 Suite *softmax_cpu_suite(void);
 Suite *attention_cpu_suite(void);
 Suite *mutants_suite(void);

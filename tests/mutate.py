@@ -1,0 +1,442 @@
+#!/usr/bin/env python3
+"""Mutants and ablations: the tree with one thing changed, from the lists in tests/mutants/*.txt (README.md there says how they read).
+
+    tests/mutate.py check                     every change fits its file; builds nothing
+    tests/mutate.py mutants [NAME...]         each must be caught by the check that its entry names. MUTANTS="NAME..." does the same
+    tests/mutate.py mutants --tenth SEED      a tenth of them, drawn with that seed, or with a new one for "random"
+    tests/mutate.py compile                   compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU
+    tests/mutate.py ablation GROUP [OPTIONS]  times a step with one thing changed at a time. VARIANTS="NAME..." chooses
+
+A change is made in a copy of the tree with its objects, so that only what the change touches is built again. B names the build folder
+that is copied (build/cpu or build/cuda), JOBS how many copies are at work at a time. Exit status: 1 if a mutant survives, does not
+build, no longer fits its file, or if the tree as it is fails a check; 2 for wrong usage."""
+import concurrent.futures, glob, json, os, queue, random, re, shutil, signal, subprocess, sys, threading, time
+
+B = os.environ.get("B") or "build/cpu"
+JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
+LIMIT = float(os.environ.get("LIMIT") or 120)  # seconds for one check
+WORK = "build/mutants"
+CATCHERS = ("cpu", "gpu", "sanitizer", "command")
+
+
+class Bad(Exception):
+    pass
+
+
+# ---- the lists
+
+
+class Entry:
+    def __init__(self, kind, name, where):
+        self.kind, self.name, self.where = kind, name, where
+        self.why = self.file = self.step = self.says = self.group = ""
+        self.caught, self.builds, self.like, self.changes, self.flags = [], [], [], [], set()
+
+
+def read_list(path):
+    """The entries of a list. A change is [file, anchor, times, old lines, new lines]."""
+    entries, anchor, times, last = [], None, 1, ""
+    for number, line in enumerate(open(path, encoding="utf-8"), 1):
+        line, where = line.rstrip("\n"), f"{path}:{number}"
+        if not line.strip() or line.startswith("#"):
+            last = ""
+            continue
+        mark, text = line[0], line[2:]
+        if mark in "-+@" and line[1:2] in ("", " "):
+            e = entries[-1]
+            if mark == "@":
+                anchor = text
+            elif mark == "-":
+                if last != "-":
+                    e.changes.append([e.file or f"steps/{e.step}/gpu.cu", anchor, times, [], []])
+                    anchor, times = None, 1
+                e.changes[-1][3].append(text)
+            else:
+                e.changes[-1][4].append(text)
+            last = mark
+            continue
+        last = ""
+        word, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if word in ("mutant", "ablation"):
+            entries.append(Entry(word, rest, where))
+        elif not entries:
+            raise Bad(f"{where}: {word}: no mutant or ablation before it")
+        elif word == "times":
+            times = int(rest)
+        elif word in ("why", "file", "step", "says", "group"):
+            setattr(entries[-1], word, rest)
+        elif word == "caught":
+            kind, _, rest = rest.partition(" ")
+            entries[-1].caught = [kind] + ([rest] if kind == "command" else rest.split(None, 0 if kind == "gpu" else 1))
+            if kind not in CATCHERS or len(entries[-1].caught) < 2:
+                raise Bad(f"{where}: caught by {kind} {rest}: {', '.join(CATCHERS)} and what is run are allowed")
+        elif word in ("builds", "like"):
+            setattr(entries[-1], word, rest.split())
+        elif word in ("hangs", "untried", "gpu"):
+            entries[-1].flags.add(word)
+        else:
+            raise Bad(f"{where}: '{word}': not a word of these lists")
+    return entries
+
+
+def read_lists():
+    entries = [e for path in sorted(glob.glob("tests/mutants/*.txt")) for e in read_list(path)]
+    names = {}
+    for e in entries:
+        if e.name in names:
+            raise Bad(f"{e.where}: {e.name} is there twice")
+        if e.kind == "mutant" and not (e.why and e.caught and e.changes):
+            raise Bad(f"{e.where}: {e.name}: a mutant has a why, a change, and what catches it")
+        if e.caught[:1] == ["command"] and not e.says:
+            raise Bad(f"{e.where}: {e.name}: a command that fails for any reason is no check: what it says is missing")
+        names[e.name] = e
+    for e in entries:
+        for other in reversed(e.like):
+            e.changes = names[other].changes + e.changes
+    return entries
+
+
+def places(text, old):
+    at = text.find(old)
+    while at >= 0:
+        yield at
+        at = text.find(old, at + 1)
+
+
+def changed_files(e):
+    """{file: its new text}. Raises Bad where a change does not fit."""
+    files = {}
+    for file, anchor, times, old, new in e.changes:
+        if file not in files:
+            try:
+                files[file] = open(file, encoding="utf-8", newline="").read()
+            except OSError as error:
+                raise Bad(f"{e.name} no longer applies: {file}: {error.strerror}")
+        text, begin = files[file], 0
+        old, new = "\n".join(old), "\n".join(new)
+        if anchor:
+            found = list(places(text, anchor))
+            if len(found) != 1:
+                raise Bad(f"{e.name} no longer applies: {file} has {len(found)} times, not once: {anchor}")
+            begin = found[0]
+        found = [at for at in places(text, old) if at >= begin]
+        if anchor:
+            found = found[:1]
+        if len(found) != times:
+            raise Bad(f"{e.name} no longer applies: {file} has {len(found)} times, not {times}: {old}")
+        files[file] = text[:begin] + text[begin:].replace(old, new, times)
+    return files
+
+
+# ---- copies of the tree
+
+
+SOURCES = ("Makefile", "LICENSE", "README.md", "common", "docs", "plots", "steps", "tests")
+
+
+def same(a, b):
+    try:
+        x, y = os.stat(a), os.stat(b)
+    except OSError:
+        return False
+    return x.st_size == y.st_size and x.st_mtime_ns == y.st_mtime_ns
+
+
+def mirror(source, target):
+    """Make target what source is, times of files included; what is the same already stays."""
+    wanted = set()
+    for folder, folders, names in os.walk(source):
+        into = os.path.join(target, os.path.relpath(folder, source))
+        os.makedirs(into, exist_ok=True)
+        folders[:] = [f for f in folders if f != "__pycache__"]
+        for name in names:
+            a, b = os.path.join(folder, name), os.path.normpath(os.path.join(into, name))
+            wanted.add(b)
+            if not os.path.islink(a) and not same(a, b):
+                shutil.copy2(a, b)
+    for folder, _, names in os.walk(target):
+        for name in names:
+            if os.path.normpath(os.path.join(folder, name)) not in wanted:
+                os.remove(os.path.join(folder, name))
+
+
+def restore(tree):
+    for name in SOURCES + (B,):
+        if os.path.isdir(name):
+            mirror(name, os.path.join(tree, name))
+        elif os.path.exists(name) and not same(name, os.path.join(tree, name)):
+            shutil.copy2(name, os.path.join(tree, name))
+
+
+def new_trees():
+    """A queue of JOBS copies: who takes one out has it alone."""
+    trees = queue.Queue()
+    for i in range(JOBS):
+        os.makedirs(f"{WORK}/{i}", exist_ok=True)
+        restore(f"{WORK}/{i}")
+        trees.put(f"{WORK}/{i}")
+    return trees
+
+
+def environment(**more):
+    env = dict(os.environ, B=B, OMP_WAIT_POLICY="passive", **more)
+    # Of the make that called us, only the variables that were set on its command line: not its options, nor its jobs.
+    env["MAKEFLAGS"] = env.get("MAKEFLAGS", "").partition(" -- ")[2]
+    for name in ("MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "SUITE", "CASE"):
+        env.pop(name, None)
+    return env
+
+
+def run(command, tree, limit=LIMIT, **more):
+    """(status, output); the status of what was still running after the limit is None. Nothing that it started stays."""
+    with open(os.path.join(WORK, f"log-{threading.get_ident()}"), "w+", encoding="utf-8", errors="replace") as log:
+        child = subprocess.Popen(command, cwd=tree, shell=isinstance(command, str), stdout=log, stderr=subprocess.STDOUT,
+                                 stdin=subprocess.DEVNULL, env=environment(**more), start_new_session=True)
+        try:
+            status = child.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = None
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait()
+        log.seek(0)
+        return status, log.read()
+
+
+def make(tree, *targets):
+    return run(["make", "-s", f"B={B}", *targets], tree, 3600)
+
+
+# ---- mutants
+
+
+def test_program(e):
+    return f"{B}/main_{'cpu' if e.caught[0] == 'cpu' else 'gpu'}"
+
+
+def targets(e):
+    """What is built for a mutant's check."""
+    return e.builds + ([] if e.caught[0] == "command" else [test_program(e)])
+
+
+def check(e, tree):
+    """Runs the check that is to catch e. (caught, what it said)."""
+    kind = e.caught[0]
+    limit = LIMIT
+    if kind == "command":
+        status, out = run(e.caught[1], tree)
+        if status is not None and status != 0:
+            if e.says not in out:
+                raise Bad(f"it fails, and not by saying '{e.says}': {last_line(out)}")
+            return True, next(line for line in out.splitlines() if e.says in line)
+        if status == 0 and "skipped: there is no GPU" in out:
+            raise Bad("its check was skipped")
+    else:
+        more = {}
+        if kind == "cpu":
+            more["CK_RUN_SUITE"] = e.caught[1]
+            if len(e.caught) > 2:
+                more["CK_RUN_CASE"] = e.caught[2]
+            if e.step:
+                more["TESTS_STEPS"] = e.step[:2]
+        else:
+            more.update(CK_RUN_SUITE="attention_gpu", TESTS_STEPS=e.step[:2], TESTS_CHECK=e.caught[-1])
+        command = [test_program(e)]
+        if kind == "sanitizer":
+            command = ["compute-sanitizer", "--tool", e.caught[1], "--error-exitcode", "1", *command]
+            more["TESTS_SMALL"] = "1"
+            limit = 5 * LIMIT
+        with gpu_turn if needs_gpu(e) else free:
+            status, out = run(command, tree, limit, **more)
+        if "no test ran" in out or "no GPU test is so named" in out:
+            raise Bad(f"there is no check {' '.join(e.caught)}")
+        if status not in (0, None):
+            failed = [line for line in out.splitlines() if re.search(r":[FE]:|on the GPU.*: |^=+ (?!ERROR SUMMARY: 0).*(Error|ERROR|hazard)", line)]
+            if not failed:
+                raise Bad(f"it did not run: {last_line(out)}")
+            late = [line for line in failed if "Test timeout expired" in line]
+            if len(late) < len(failed):
+                return True, next(line for line in failed if line not in late)
+            status = None
+    if status is None:
+        if "hangs" not in e.flags:
+            raise Bad("it takes too long, and the list does not say that it hangs")
+        return True, "it hangs"
+    return False, ""
+
+
+def last_line(out):
+    return (out.strip().splitlines() or ["nothing was said"])[-1]
+
+
+class Free:
+    def __enter__(self): pass
+    def __exit__(self, *_): pass
+
+
+gpu_turn, free = threading.Lock(), Free()  # one kernel at a time on the GPU: times and races depend on it
+
+
+def key(e):
+    return (tuple(e.caught), e.step, e.says)
+
+
+def judge(e, trees):
+    """(good, what is printed, seconds)."""
+    tree, begin = trees.get(), time.time()
+    try:
+        return (*judge_in(e, tree), time.time() - begin)
+    except Bad as error:
+        return False, f"{error}", time.time() - begin
+    finally:
+        restore(tree)
+        trees.put(tree)
+
+
+def change(e, tree):
+    for file, text in changed_files(e).items():
+        at = os.path.join(tree, file)
+        mode = os.stat(at).st_mode
+        os.remove(at)
+        with open(at, "w", encoding="utf-8", newline="") as out:
+            out.write(text)
+        os.chmod(at, mode)
+
+
+def first_error(out):
+    return next((line for line in out.splitlines() if "error" in line or "***" in line), last_line(out))
+
+
+def judge_in(e, tree):
+    change(e, tree)
+    status, out = make(tree, *targets(e)) if targets(e) else (0, "")
+    if status != 0:
+        return False, f"it does not build: {first_error(out)}"
+    caught, said = check(e, tree)
+    said = re.sub(r"^.*?:[FE]:[^:]*:[^:]*:\d+: ", "", said.strip())
+    return (True, f"caught: {said}"[:200]) if caught else (False, f"SURVIVED {' '.join(e.caught)}")
+
+
+def passes_itself(e, trees):
+    """The tree as it is must pass a check before the check can be said to catch anything."""
+    tree = trees.get()
+    try:
+        failed, said = check(e, tree)
+        return f"the tree as it is fails it: {said}" if failed else ""
+    except Bad as error:
+        return f"the tree as it is: {error}"
+    finally:
+        restore(tree)
+        trees.put(tree)
+
+
+def needs_gpu(e):
+    return "gpu" in e.flags or e.caught[0] in ("gpu", "sanitizer")
+
+
+def run_here(e, has_gpu):
+    return e.kind == "mutant" and (has_gpu or not needs_gpu(e))
+
+
+def mutants(names, tenth):
+    entries = read_lists()
+    has_gpu = B.endswith("cuda") and subprocess.run("nvidia-smi >/dev/null 2>&1", shell=True).returncode == 0
+    known = {e.name for e in entries if e.kind == "mutant"}
+    for name in names:
+        if name not in known:
+            usage(f"{name}: there is no such mutant")
+    chosen = [e for e in entries if (e.name in names if names else run_here(e, has_gpu))]
+    left_out = sum(1 for e in entries if e.kind == "mutant" and not names and not run_here(e, has_gpu))
+    if tenth:
+        seed = str(random.randrange(1000000)) if tenth == "random" else tenth
+        print(f"a tenth, seed {seed} (TENTH={seed} draws the same)", flush=True)
+        chosen = random.Random(seed).sample(chosen, max(1, (len(chosen) + 9) // 10))
+    if any(e.caught[0] == "sanitizer" for e in chosen) and not shutil.which("compute-sanitizer"):
+        print("compute-sanitizer is not here: skipped:", *(e.name for e in chosen if e.caught[0] == "sanitizer"))
+        chosen = [e for e in chosen if e.caught[0] != "sanitizer"]
+    os.makedirs(WORK, exist_ok=True)
+    status, out = make(".", *sorted({t for e in chosen for t in targets(e)}))
+    if status != 0:
+        print(out, end="")
+        return 1
+    trees, bad = new_trees(), 0
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+        checks = {}
+        for e in chosen:
+            if key(e) not in checks:
+                checks[key(e)] = pool.submit(passes_itself, e, trees)
+        verdicts = {}
+        for e in chosen:
+            wrong = checks[key(e)].result()
+            verdicts[e.name] = wrong or pool.submit(judge, e, trees)
+        for e in chosen:
+            result = verdicts[e.name]
+            good, said, seconds = (False, result, 0) if isinstance(result, str) else result.result()
+            untried = " (untried: it does not count)" if not good and "untried" in e.flags else ""
+            print(f"{e.name}: {said}{untried} [{seconds:.0f} s]", flush=True)
+            bad += not good and not untried
+    print(f"{len(chosen) - bad} of {len(chosen)} mutants caught" + (f"; {left_out} need a GPU, which is not here: skipped" if left_out else ""))
+    return 1 if bad else 0
+
+
+def compile_cuda():
+    """Every mutant and ablation of a CUDA file must compile: one that does not is caught by nothing, and times nothing."""
+    chosen = [e for e in read_lists() if e.step and any(re.search(r"\.cuh?$", change[0]) for change in e.changes)]
+    os.makedirs(WORK, exist_ok=True)
+    trees = new_trees()
+
+    def compiles(e):
+        tree = trees.get()
+        try:
+            change(e, tree)
+            status, out = make(tree, f"{B}/steps/{e.step}/gpu.o")
+            return "" if status == 0 else f"{e.name}: it does not build: {first_error(out)}"
+        except Bad as error:
+            return str(error)
+        finally:
+            restore(tree)
+            trees.put(tree)
+
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+        bad = [said for said in pool.map(compiles, chosen) if said]
+    print("\n".join(bad + [f"{len(chosen) - len(bad)} of {len(chosen)} changed CUDA files compile"]))
+    return 1 if bad else 0
+
+
+def check_lists():
+    bad = 0
+    for e in read_lists():
+        try:
+            changed_files(e)
+        except Bad as error:
+            print(error, file=sys.stderr)
+            bad += 1
+    return 1 if bad else 0
+
+
+def usage(text):
+    print(f"{sys.argv[0]}: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(words):
+    try:
+        if words == ["check"]:
+            return check_lists()
+        if words == ["compile"]:
+            return compile_cuda()
+        if words[:1] == ["mutants"]:
+            tenth = words[2] if words[1:2] == ["--tenth"] and len(words) == 3 else ""
+            return mutants([] if tenth else words[1:] + os.environ.get("MUTANTS", "").split(), tenth)
+    except Bad as error:
+        print(error, file=sys.stderr)
+        return 1
+    usage("check, mutants, compile and ablation are allowed; see the top of the file")
+
+
+if __name__ == "__main__":
+    os.chdir(os.path.dirname(os.path.abspath(__file__)) + "/..")
+    sys.exit(main(sys.argv[1:]))
