@@ -215,6 +215,9 @@ bug-%: $B/bug
 mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
 	@B=$B MUTANTS='$(MUTANTS)' tests/mutate.py mutants $(if $(TENTH),--tenth $(TENTH))
 
+ablation: ## what is each idea of steps 10, 12, 13, 14 and 16 worth? STEP=12 or VARIANTS="whole no-lag", and ARGS, choose
+	@B=$B STEP='$(STEP)' VARIANTS='$(VARIANTS)' tests/mutate.py ablation $(ARGS)
+
 delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, each warp late at random: no hang, and the same bits
 	@B=$B tests/delays.sh
 
@@ -237,7 +240,7 @@ format: ## clang-format on all sources
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants delays older-gpus repairs sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants ablation delays older-gpus repairs sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

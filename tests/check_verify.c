@@ -152,6 +152,20 @@ START_TEST(test_a_scaled_row)
 }
 END_TEST
 
+/* However coarse the arithmetic: what is off by more than half is wrong. */
+START_TEST(test_half_is_the_most)
+{
+    const struct rounding coarse = { .lanes = 1, .unit = 0x1p-8 };
+    const float factors[] = { 1.45f, 1.55f };
+    for (int i = 0; i < 2; i++) {
+        answer(y, x, FP32, ROWS, COLS);
+        for (int j = 0; j < COUNT; j++)
+            y[j] *= factors[i];
+        ck_assert(verify_softmax(y, x, FP32, ROWS, COLS, coarse).pass == (i == 0));
+    }
+}
+END_TEST
+
 START_TEST(test_semantics_of_nan)
 {
     float in[2][4] = { { 0, NAN, 1, 2 }, { -INFINITY, -INFINITY, -INFINITY, -INFINITY } };
@@ -549,6 +563,7 @@ Suite *verify_suite(void)
     tcase_add_test(rejects, test_stale_output);
     tcase_add_test(rejects, test_rows_exchanged);
     tcase_add_test(rejects, test_a_scaled_row);
+    tcase_add_test(rejects, test_half_is_the_most);
     tcase_add_test(rejects, test_semantics_of_nan);
     tcase_add_test(rejects, test_masked_must_be_zero);
     suite_add_tcase(suite, rejects);

@@ -4,18 +4,20 @@
     tests/mutate.py check                     every change fits its file; builds nothing
     tests/mutate.py mutants [NAME...]         each must be caught by the check that its entry names. MUTANTS="NAME..." does the same
     tests/mutate.py mutants --tenth SEED      a tenth of them, drawn with that seed, or with a new one for "random"
-    tests/mutate.py compile                   compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU
-    tests/mutate.py ablation GROUP [OPTIONS]  times a step with one thing changed at a time. VARIANTS="NAME..." chooses
+    tests/mutate.py compile [NAME...]         compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU
+    tests/mutate.py ablation [OPTIONS]        times steps with one thing changed at a time, in turn, ROUNDS times (5). OPTIONS are a step's.
+                                              STEP="12" or VARIANTS="NAME..." chooses
 
 A change is made in a copy of the tree with its objects, so that only what the change touches is built again. B names the build folder
 that is copied (build/cpu or build/cuda), JOBS how many copies are at work at a time. Exit status: 1 if a mutant survives, does not
 build, no longer fits its file, or if the tree as it is fails a check; 2 for wrong usage."""
-import concurrent.futures, glob, json, os, queue, random, re, shutil, signal, subprocess, sys, threading, time
+import concurrent.futures, copy, glob, json, os, queue, random, re, shutil, signal, statistics, subprocess, sys, threading, time
 
 B = os.environ.get("B") or "build/cpu"
 JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
 LIMIT = float(os.environ.get("LIMIT") or 120)  # seconds for one check
 WORK = "build/mutants"
+ABLATION = "build/ablation"
 CATCHERS = ("cpu", "gpu", "sanitizer", "command")
 
 
@@ -29,8 +31,14 @@ class Bad(Exception):
 class Entry:
     def __init__(self, kind, name, where):
         self.kind, self.name, self.where = kind, name, where
-        self.why = self.file = self.step = self.says = self.group = ""
-        self.caught, self.builds, self.like, self.changes, self.flags = [], [], [], [], set()
+        self.why = self.file = self.step = self.says = self.n = ""
+        self.caught, self.builds, self.like, self.numbers, self.measure, self.changes, self.flags = [], [], [], [], [], [], set()
+
+    def numbered(self, n):
+        """The variant that a name with a * stands for, for the number n."""
+        e = copy.copy(self)
+        e.name, e.n = self.name.replace("*", n), n
+        return e
 
 
 def read_list(path):
@@ -64,16 +72,18 @@ def read_list(path):
             raise Bad(f"{where}: {word}: no mutant or ablation before it")
         elif word == "times":
             times = int(rest)
-        elif word in ("why", "file", "step", "says", "group"):
+        elif word in ("why", "file", "step", "says"):
             setattr(entries[-1], word, rest)
         elif word == "caught":
             kind, _, rest = rest.partition(" ")
             entries[-1].caught = [kind] + ([rest] if kind == "command" else rest.split(None, 0 if kind == "gpu" else 1))
             if kind not in CATCHERS or len(entries[-1].caught) < 2:
                 raise Bad(f"{where}: caught by {kind} {rest}: {', '.join(CATCHERS)} and what is run are allowed")
-        elif word in ("builds", "like"):
+        elif word == "measure":
+            entries[-1].measure.append(rest.split())
+        elif word in ("builds", "like", "numbers"):
             setattr(entries[-1], word, rest.split())
-        elif word in ("hangs", "untried", "gpu"):
+        elif word in ("hangs", "untried", "gpu", "asked"):
             entries[-1].flags.add(word)
         else:
             raise Bad(f"{where}: '{word}': not a word of these lists")
@@ -114,7 +124,7 @@ def changed_files(e):
             except OSError as error:
                 raise Bad(f"{e.name} no longer applies: {file}: {error.strerror}")
         text, begin = files[file], 0
-        old, new = "\n".join(old), "\n".join(new)
+        old, new = "\n".join(old), "\n".join(new).replace("{N}", e.n)
         if anchor:
             found = list(places(text, anchor))
             if len(found) != 1:
@@ -358,7 +368,7 @@ def mutants(names, tenth):
         print("compute-sanitizer is not here: skipped:", *(e.name for e in chosen if e.caught[0] == "sanitizer"))
         chosen = [e for e in chosen if e.caught[0] != "sanitizer"]
     os.makedirs(WORK, exist_ok=True)
-    status, out = make(".", *sorted({t for e in chosen for t in targets(e)}))
+    status, out = make(".", f"-j{JOBS}", *sorted({t for e in chosen for t in targets(e)}))
     if status != 0:
         print(out, end="")
         return 1
@@ -382,9 +392,10 @@ def mutants(names, tenth):
     return 1 if bad else 0
 
 
-def compile_cuda():
+def compile_cuda(names):
     """Every mutant and ablation of a CUDA file must compile: one that does not is caught by nothing, and times nothing."""
-    chosen = [e for e in read_lists() if e.step and any(re.search(r"\.cuh?$", change[0]) for change in e.changes)]
+    chosen = [e.numbered((e.numbers or ["4"])[0]) for e in read_lists() if e.step and any(re.search(r"\.cuh?$", change[0]) for change in e.changes)
+              and (not names or e.name in names)]
     os.makedirs(WORK, exist_ok=True)
     trees = new_trees()
 
@@ -404,6 +415,101 @@ def compile_cuda():
         bad = [said for said in pool.map(compiles, chosen) if said]
     print("\n".join(bad + [f"{len(chosen) - len(bad)} of {len(chosen)} changed CUDA files compile"]))
     return 1 if bad else 0
+
+
+# ---- ablations
+
+
+def variants():
+    """What to time: what VARIANTS names, or all of STEP, or all."""
+    entries = [e for e in read_lists() if e.kind == "ablation"]
+    wanted, step = os.environ.get("VARIANTS", "").split(), os.environ.get("STEP", "")
+    if not wanted:
+        found = [e for e in entries if (e.step[:2] == step.zfill(2) if step else "asked" not in e.flags)]
+        found = [v for e in found for v in ([e] if "*" not in e.name else map(e.numbered, e.numbers))]
+        return entries, found or usage(f"STEP={step}: there are no ablations of it")
+    found = []
+    for name in wanted:
+        for e in entries:
+            match = re.fullmatch(re.escape(e.name).replace(r"\*", "([0-9]+)"), name)
+            if match:
+                found.append(e.numbered(match[1]) if "*" in e.name else e)
+                break
+        else:
+            usage(f"{name}: there is no such variant")
+    return entries, found
+
+
+def build_variant(e, trees):
+    tree = trees.get()
+    try:
+        change(e, tree)
+        status, out = make(tree, f"{B}/{e.step}")
+        if status != 0:
+            return f"it does not build: {first_error(out)}"
+        shutil.copy2(f"{tree}/{B}/{e.step}", f"{ABLATION}/{e.name}")
+    except Bad as error:
+        return str(error)
+    finally:
+        restore(tree)
+        trees.put(tree)
+
+
+def ablation(options):
+    entries, chosen = variants()
+    measure = {e.step: e.measure for e in entries if e.measure}
+    has_gpu = subprocess.run("nvidia-smi >/dev/null 2>&1", shell=True).returncode == 0
+    on_gpu = lambda e: "gpu" in measure[e.step][0]
+    if not has_gpu and any(map(on_gpu, chosen)):
+        print("skipped, there is no GPU here:", *(e.name for e in chosen if on_gpu(e)))
+        chosen = [e for e in chosen if not on_gpu(e)]
+    os.makedirs(ABLATION, exist_ok=True)
+    os.makedirs(WORK, exist_ok=True)
+    status, out = make(".", f"-j{JOBS}", *sorted({f"{B}/{e.step}" for e in chosen}))
+    if status != 0:
+        print(out, end="")
+        return 1
+    trees, bad = new_trees(), 0
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+        for e, wrong in zip(chosen, pool.map(lambda e: build_variant(e, trees), chosen)):
+            if wrong:
+                print(f"{e.name}: {wrong}", flush=True)
+                bad = 1
+                chosen = [c for c in chosen if c is not e]
+    for e in chosen:
+        print(f"{e.name:<14} {e.why}")
+    print(f"\n{'variant':<14} {'dim':>4} {'tokens':>6} {'causal':>6} {'ms':>9} {'TFLOP/s':>8} {'step':>7}   least and most", flush=True)
+    for at in range(max((len(measure[e.step]) for e in chosen), default=0)):
+        runs = {e.name: [] for e in chosen}
+        for turn in range(int(os.environ.get("ROUNDS") or 5)):
+            for e in chosen if turn % 2 == 0 else reversed(chosen):  # in turn, and back: all see the same clock and temperature
+                if runs[e.name] is None or at >= len(measure[e.step]):
+                    continue
+                command = [f"{ABLATION}/{e.name}", *measure[e.step][at], "--budget", "0.05", "--json", *options]
+                status, out = run(command, ".", 600, RESULTS=f"{ABLATION}/results.tsv")
+                try:
+                    runs[e.name].append(json.loads(next(line for line in out.splitlines() if line.startswith("{"))))
+                except (StopIteration, ValueError):
+                    status = 1
+                if status != 0:
+                    print(f"{e.name}: does not run here, or is wrong: {last_line(out)[:100]}", flush=True)
+                    runs[e.name] = None
+        middle = {}
+        for e in chosen:
+            if not runs[e.name]:
+                continue
+            r, rates = runs[e.name][0], sorted(x["tflop_s"] for x in runs[e.name])
+            middle[e.name] = statistics.median_low(rates)
+            ms = statistics.median_low(x["median_ms"] for x in runs[e.name])
+            whole = next((middle[w.name] for w in chosen if w.step == e.step and not w.changes and w.name in middle), None)
+            ratio = f"{middle[e.name] / whole:.2f}x" if whole else ""
+            form = lambda x: f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+            print(f"{e.name:<14} {r['dim']:>4} {r['seq_q']:>6} {r['causal']:>6} {ms:>9.4f} {form(middle[e.name]):>8} {ratio:>7}   "
+                  f"{form(rates[0])} to {form(rates[-1])}", flush=True)
+    return bad
+
+
+# ---- the command line
 
 
 def check_lists():
@@ -426,8 +532,10 @@ def main(words):
     try:
         if words == ["check"]:
             return check_lists()
-        if words == ["compile"]:
-            return compile_cuda()
+        if words[:1] == ["compile"]:
+            return compile_cuda(words[1:])
+        if words[:1] == ["ablation"]:
+            return ablation(words[1:])
         if words[:1] == ["mutants"]:
             tenth = words[2] if words[1:2] == ["--tenth"] and len(words) == 3 else ""
             return mutants([] if tenth else words[1:] + os.environ.get("MUTANTS", "").split(), tenth)

@@ -1,11 +1,15 @@
 #!/bin/sh
-# `make sanitize`: the CPU suites with AddressSanitizer and UBSan, a test a process, so that a finding is that test's failure; and
-# the GPU suites under compute-sanitizer, tool by tool, where it is installed and there is a GPU. With --gpu: only these.
+# `make sanitize`: the CPU suites with AddressSanitizer and UBSan, a test a process, so that a finding is that test's failure; and every GPU
+# step under compute-sanitizer, tool by tool, where it is installed and there is a GPU, on the small cases that CASES names. With --gpu: only
+# these. TOOLS="racecheck" chooses tools; CASES=all takes every GPU test, which is a matter of an hour.
 set -eu
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that wait must not take a core from those that work
 export TESTS_SMALL=1
 B=${B:-build/cuda}
-LIMIT=${LIMIT:-900} # seconds for one tool
+LIMIT=${LIMIT:-300} # seconds for one tool on one case
+# Softmax: every check, small. Attention: masks and grouped heads; every ragged length; maxima that rise tile after tile, and with them
+# rescaling and repairs; the boundaries between tiles and blocks that stay. Words are a suite and, behind a colon, a check (_ is a space).
+CASES=${CASES:-softmax_gpu attention_gpu:grouped_heads attention_gpu:causal attention_gpu:falling attention_gpu:borders layout_gpu}
 
 if [ "${1:-}" != --gpu ]; then
     flags="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
@@ -20,7 +24,13 @@ fi
 [ "${1:-}" = --gpu ] || make -s "$B/main_gpu"
 status=0
 for tool in ${TOOLS:-memcheck racecheck initcheck synccheck}; do
-    echo "compute-sanitizer --tool $tool"
-    timeout "$LIMIT" compute-sanitizer --tool "$tool" --error-exitcode 1 "$B/main_gpu" || status=1
+    for case in $CASES; do
+        echo "compute-sanitizer --tool $tool, $case"
+        (
+            [ "$case" = all ] || export CK_RUN_SUITE="${case%%:*}"
+            case $case in *:*) TESTS_CHECK=$(echo "${case#*:}" | tr _ ' ') && export TESTS_CHECK ;; esac
+            timeout "$LIMIT" compute-sanitizer --tool "$tool" --error-exitcode 1 "$B/main_gpu"
+        ) || { echo "compute-sanitizer --tool $tool, $case: it found something, or took more than $LIMIT s" >&2; status=1; }
+    done
 done
 exit $status
