@@ -138,7 +138,11 @@ ATTENTION_FN bool constant_would_pass(const double *want, const double *bound, d
     return dim > 1 && low <= high;
 }
 
-#define FIRM 4 /* times the firm bound: what is within that is as good as right, whatever else the bound lets pass */
+/*
+ * Times the firm bound: what is within that is as good as right, whatever else the bound lets pass. (With 4, a row whose answer happens to
+ * lie that near to the mean of two values was in doubt.)
+ */
+#define FIRM 8
 
 /* Whether a row tells nothing: its bound lets pass what is not right. firm: firm_bound of each element; mean: V's. All (dim). */
 ATTENTION_FN bool is_blind(const double *want, const double *bound, const double *firm, const double *mean, int64_t dim)

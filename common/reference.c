@@ -71,7 +71,7 @@ struct softmax_answers reference_softmax(const void *x, enum dtype dtype, int64_
     struct softmax_answers a = { malloc((size_t)(rows * cols) * sizeof *a.want), malloc((size_t)rows * sizeof *a.facts) };
     if (!a.want || !a.facts)
         fatal("not enough CPU memory: %.2f GiB needed to verify", (double)(rows * cols) * sizeof *a.want / (1 << 30));
-#pragma omp parallel for schedule(dynamic, 16)
+#pragma omp parallel for schedule(guided)
     for (int64_t row = 0; row < rows; row++)
         a.facts[row] = reference_softmax_row(a.want + row * cols, (const char *)x + (size_t)(row * cols) * dtype_bytes(dtype), dtype, cols);
     return a;
@@ -279,7 +279,7 @@ static void reference_attention_cpu(struct answers *a, const void *Q, const void
 #pragma omp parallel
         {
             struct row_scratch r = { doubles(h.keys), doubles(h.keys), doubles(p.dim), malloc((size_t)h.width * sizeof *r.of) };
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic)
             for (int64_t at = first; at < end; at++) {
                 elements(r.q, Q, a->dtype, a->rows[at] * p.dim, p.dim);
                 attend(a, at, &r, &h, how);

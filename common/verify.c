@@ -166,7 +166,7 @@ static struct verdict compare_rows(const void *y, const void *x, enum dtype dtyp
         double *want = answers ? NULL : malloc((size_t)cols * sizeof *want);
         if (!answers && !want)
             fatal("not enough CPU memory: %.2f GiB needed to verify a row", (double)cols * sizeof *want / (1 << 30));
-#pragma omp for schedule(dynamic, 16)
+#pragma omp for schedule(guided)
         for (int64_t row = 0; row < rows; row++)
             if (answers)
                 compare_row(&mine, answers->want + row * cols, answers->facts[row], y, x, dtype, row, cols, how);
@@ -235,7 +235,7 @@ static void compare_query(struct verdict *v, const void *O, const float *lse, co
 struct verdict verify_answers(const void *O, const float *lse, const struct answers *a)
 {
     struct verdict v = { .first_wrong = -1, .rows = a->p.batch * a->p.heads * a->p.seq_q };
-#pragma omp parallel for schedule(dynamic, 64)
+#pragma omp parallel for schedule(guided)
     for (int64_t at = 0; at < a->count; at++)
         compare_query(&v, O, lse, a, at);
     conclude(&v);

@@ -50,6 +50,43 @@ static void fill_far_below(struct attention_case *c)
         element_set(c->k.data, c->dtype, row * c->p.dim, 640);
 }
 
+/*
+ * Scores of 2^22 + j, and of -2^22 + j for every other query, j from -8 to 7: exact in fp32 and in every step on the way there. What is
+ * rounded after that is too coarse: c times such a score is off by a quarter.
+ */
+static void fill_far_off(struct attention_case *c)
+{
+    fill_noise(c);
+    c->p.scale = 1;
+    memset(c->q.data, 0, c->q.bytes);
+    memset(c->k.data, 0, c->k.bytes);
+    for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row++) {
+        element_set(c->q.data, c->dtype, row * c->p.dim, row % 2 ? -2048 : 2048);
+        element_set(c->q.data, c->dtype, row * c->p.dim + 1, 1);
+    }
+    for (int64_t row = 0; row < c->p.batch * c->p.kv_heads * c->p.seq_k; row++) {
+        element_set(c->k.data, c->dtype, row * c->p.dim, 2048);
+        element_set(c->k.data, c->dtype, row * c->p.dim + 1, (double)(row * 7 % 16 - 8));
+    }
+}
+
+/* Scores of -inf: of every third key; and of all keys of every other head, whose queries have nothing to attend to. */
+static void fill_minus_infinity(struct attention_case *c)
+{
+    fill_noise(c);
+    for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row++)
+        element_set(c->q.data, c->dtype, row * c->p.dim, 0.5);
+    for (int64_t row = 0; row < c->p.batch * c->p.kv_heads * c->p.seq_k; row++)
+        if (row % 3 == 0 || row / c->p.seq_k % 2 == 0)
+            element_set(c->k.data, c->dtype, row * c->p.dim, -INFINITY);
+}
+
+static void fill_scale_of_zero(struct attention_case *c)
+{
+    fill_noise(c);
+    c->p.scale = 0;
+}
+
 static void fill_nan_queries(struct attention_case *c)
 {
     fill_noise(c);
@@ -156,6 +193,23 @@ static struct outcome judge_answer(const struct attention_subject *s, struct att
 {
     const char *problem = attention_case_run(s, c, true);
     return problem ? failed(problem) : attention_case_verdict(s, c);
+}
+
+/*
+ * The verdict allows for fp32 scores of any rounding, which far off is anything. The steps on tensor cores owe more: they subtract before
+ * they scale, so that what is left are the roundings of their type. (Not step 08, which rounds scores to it.)
+ */
+static struct outcome judge_far_off(const struct attention_subject *s, struct attention_case *c)
+{
+    struct outcome o = judge_answer(s, c);
+    if (!o.pass || c->dtype == FP32 || strcmp(s->step->name, "08_library_attention") == 0)
+        return o;
+    const struct answers *a = attention_case_answers(c, s);
+    double allowed = 8 * (c->dtype == BF16 ? 0x1p-8 : 0x1p-11) * 2; /* V reaches 2 */
+    for (int64_t i = 0; i < a->count * c->p.dim; i++)
+        if (!(fabs(element(c->O.data, c->dtype, i) - a->want[i]) <= allowed))
+            return failed("scores that differ by whole numbers are told apart too coarsely");
+    return o;
 }
 
 /* Copies of O and lse, in one piece. */
@@ -409,7 +463,8 @@ static const struct attention dims[] = {
     DIM(8), DIM(21), DIM(32), DIM(40), DIM(59), DIM(64), DIM(72), DIM(96), DIM(128), DIM(160), DIM(256), DIM(1), DIM(3), DIM(65), DIM(129),
 };
 static const struct attention scales[] = {
-    { 1, 2, 2, 64, 64, 64, false, 1.0f / 64 }, { 1, 1, 1, 64, 64, 64, true, 1 }, { 1, 2, 1, 70, 90, 128, true, 0.3f },
+    { 1, 2, 2, 64, 64, 64, false, 1.0f / 64 }, { 1, 1, 1, 64, 64, 64, true, 1 },   { 1, 2, 1, 70, 90, 128, true, 0.3f },
+    { 1, 2, 1, 70, 90, 64, true, -0.3f },      { 1, 1, 1, 200, 133, 128, false, -0.1f }, { 1, 2, 2, 150, 130, 64, true, -0.125f },
 };
 static const struct attention varied[] = {
     { 1, 1, 1, 200, 200, 64, true, 0 }, { 1, 2, 2, 64, 64, 64, false, 0 }, { 1, 1, 1, 33, 500, 128, false, 0 },
@@ -461,6 +516,10 @@ const struct attention_check attention_checks[] = {
     { "lengths", "all lengths that might be mishandled", FAMILY("normal"), ON(lengths) },
     { "dims", "head dimensions from 1 to 256", FAMILY("normal"), ON(dims) },
     { "scale", "other scales than 1 / sqrt(dim)", FAMILY("normal"), ON(scales) },
+    { "scale of 0", "a scale of 0: the mean of the values that a query sees", FILL(fill_scale_of_zero), ON(varied) },
+    { "far off", "scores of 2^22 and of -2^22 that differ by whole numbers", FILL(fill_far_off), JUDGE(judge_far_off), .in_doubt = true,
+      ON(varied) },
+    { "minus infinity", "scores of -inf: of some keys, and of all", FILL(fill_minus_infinity), ON(varied) },
     { "uniform", "numbers from -1 to 1", FAMILY("uniform"), ON(varied) },
     { "equal", "all keys equal: the mean of V", FAMILY("equal"), ON(varied) },
     { "rising", "scores from -320 to +320 along the keys", FAMILY("rising"), ON(varied) },

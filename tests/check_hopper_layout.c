@@ -113,8 +113,8 @@ Suite *layout_gpu_suite(void)
 {
     Suite *suite = suite_create("layout_gpu");
     TCase *checks = tcase_create("checks");
-    if (gpu_capability() != 90)
-        printf("skipped: the layout of tiles: it needs a GPU of sm_90\n");
+    if (gpu_capability() != 90 || !gpu_built_for().hopper)
+        printf("skipped: the layout of tiles: it needs a GPU of sm_90, and a build for sm_90a\n");
     else if (!getenv("TESTS_CHECK"))
         tcase_add_loop_test(checks, test_layout, 0, 8);
     suite_add_tcase(suite, checks);

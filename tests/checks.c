@@ -296,10 +296,9 @@ void case_free(struct softmax_case *c)
     softmax_answers_free(&c->answers);
 }
 
-struct outcome case_judge(const struct softmax_case *c, const struct subject *s, void *y)
+const char *case_run(const struct softmax_case *c, const struct subject *s, void *y)
 {
     const struct problem *p = &c->p;
-    struct outcome o = { .pass = true };
     size_t element = dtype_bytes(s->dtype), bytes = bytes_of(c);
     size_t x_start = (size_t)p->x_offset * element, y_start = (size_t)p->y_offset * element;
     struct buffer in = buffer_new(x_start + bytes, false), out = buffer_new(y_start + bytes, false);
@@ -311,19 +310,23 @@ struct outcome case_judge(const struct softmax_case *c, const struct subject *s,
     else
         subject_run(s, (char *)out.data + y_start, (char *)in.data + x_start, p->rows, p->cols, NULL);
     memcpy(y, (char *)out.data + y_start, bytes);
-    struct verdict v = verify_softmax_answers(y, c->x, s->dtype, p->rows, p->cols, subject_rounding(s), &c->answers);
-    o.error = v.error;
-    o.tolerance = v.tolerance;
-    if (problem)
-        set_failure(&o, s, p, problem);
-    else if (!buffer_guards_intact(&in) || !buffer_guards_intact(&out) || !all_bytes(out.data, y_start, 0xff))
-        set_failure(&o, s, p, "memory outside the tensors was written");
-    else if (memcmp((char *)in.data + x_start, c->x, bytes) != 0)
-        set_failure(&o, s, p, "the input was written");
-    else if (!v.pass)
-        set_failure(&o, s, p, v.what);
+    if (!problem && (!buffer_guards_intact(&in) || !buffer_guards_intact(&out) || !all_bytes(out.data, y_start, 0xff)))
+        problem = "memory outside the tensors was written";
+    if (!problem && memcmp((char *)in.data + x_start, c->x, bytes) != 0)
+        problem = "the input was written";
     buffer_free(&in);
     buffer_free(&out);
+    return problem;
+}
+
+struct outcome case_judge(const struct softmax_case *c, const struct subject *s, void *y)
+{
+    const struct problem *p = &c->p;
+    const char *problem = case_run(c, s, y);
+    struct verdict v = verify_softmax_answers(y, c->x, s->dtype, p->rows, p->cols, subject_rounding(s), &c->answers);
+    struct outcome o = { .pass = true, .error = v.error, .tolerance = v.tolerance };
+    if (problem || !v.pass)
+        set_failure(&o, s, p, problem ? problem : v.what);
     return o;
 }
 

@@ -67,7 +67,11 @@ struct softmax_case {
 struct softmax_case case_new(struct problem p, enum dtype dtype, const char *family); /* NULL: x is left to the caller */
 void case_answer(struct softmax_case *c);                                             /* once x is there */
 void case_free(struct softmax_case *c);
-/* Runs it, between guard bands and with a zeroed workspace. y, of x's size in host memory, takes the result. */
+/*
+ * Runs it, between guard bands and with a zeroed workspace. y, of x's size in host memory, takes the result. case_run: NULL, or what
+ * went wrong besides the numbers. case_judge: the numbers, too.
+ */
+const char *case_run(const struct softmax_case *c, const struct subject *s, void *y);
 struct outcome case_judge(const struct softmax_case *c, const struct subject *s, void *y);
 
 #endif
