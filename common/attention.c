@@ -157,7 +157,7 @@ static void set_ceiling(struct result *r, double fma)
     };
     double longest = 0;
     r->percent = NAN;
-    r->copy_gbs = all[0].rate * 1e-6;
+    r->copy_gbs = all[0].rate > 0 ? all[0].rate * 1e-6 : NAN;
     for (int i = 0; i < 3; i++)
         if (all[i].rate > 0 && all[i].work / all[i].rate > longest) {
             longest = all[i].work / all[i].rate;
@@ -329,7 +329,7 @@ static struct before run_before(const struct attention_step *step, const struct 
     struct buffer workspace = t->gpu ? workspace_new(step, o) : (struct buffer){ 0 };
     struct job job = { step, o->dtype, p, t->O.data, t->lse.data, t->device.q.data, t->device.k.data, t->device.v.data, workspace.data };
     struct work before = { .run = run.run, .arg = &job, .bytes = run.bytes };
-    b.ratio = time_ratio(run, before, t->gpu, o->budget);
+    b.ratio = time_ratio(run, before, t->gpu, o->reps, o->budget);
     buffer_free(&workspace);
     return b;
 }

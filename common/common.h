@@ -306,11 +306,12 @@ void time_gpu(struct work *works, int count, int reps, double budget);
 #define GPU_FLUSH_BYTES (512ll << 20)           /* ten times the largest L2 of today */
 int64_t flush_bytes(bool gpu);                  /* of that buffer */
 int64_t cpu_bytes_flushed(void);                /* so far: for tests */
+extern int64_t flush_limit;                     /* no more than these bytes are read to flush a CPU's caches: tests make do with less */
 double run_once_cpu(const struct work *work);   /* ms */
 double run_once_gpu(const struct work *work);
 void time_in_turn(struct work *works, int count, int reps, double budget, double (*run_once)(const struct work *));
 struct timing timing_of(double *ms, int count); /* sorts ms */
-double now(void);                               /* seconds, on a clock that never goes back */
+extern double (*now)(void);                     /* seconds, on a clock that never goes back; a test puts its own in its place */
 
 /* ---- machine.c: what this runs on */
 
@@ -392,10 +393,10 @@ void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */
 void report_json_ceiling(const struct ceiling *c);
 /*
- * The time of `before` over that of `run`, in turn, for half of `budget` seconds; both may write the same output. Where one run of
- * `before` takes longer than that, it is divided by run.time, which was taken just now.
+ * The time of `before` over that of `run`, in turn, for `reps` rounds, or if that is 0 for half of `budget` seconds; both may write the
+ * same output. Where one run of `before` takes longer than that, it is divided by run.time, which was taken just now.
  */
-double time_ratio(struct work run, struct work before, bool gpu, double budget);
+double time_ratio(struct work run, struct work before, bool gpu, int reps, double budget);
 /* The same ratio in a recorded table, for r's problem, and the device's name; 0 when it is not there. */
 double report_recorded_ratio(const char *path, const struct result *r, const char *before, char *device, size_t size);
 void print_before(const struct result *r, const struct before *b, const char *predicted); /* its line; predicted: in words */

@@ -218,7 +218,7 @@ static struct before run_before(const struct softmax_step *step, const struct op
     struct buffer workspace = workspace_new(step, o, t->gpu);
     struct job job = { step, o->dtype, o->rows, o->cols, t->y.data, t->x.data, workspace.data };
     struct work before = { .run = run.run, .arg = &job, .bytes = run.bytes };
-    b.ratio = time_ratio(run, before, t->gpu, o->budget);
+    b.ratio = time_ratio(run, before, t->gpu, o->reps, o->budget);
     buffer_free(&workspace);
     return b;
 }
@@ -229,7 +229,7 @@ static bool run_shape(const struct softmax_step *step, const struct softmax_step
     buffer_free(&t->workspace);
     t->workspace = workspace_new(step, o, t->gpu);
     struct job job = { step, o->dtype, o->rows, o->cols, t->y.data, t->x.data, t->workspace.data };
-    double bytes = (double)t->x.bytes;
+    double bytes = (double)bytes_of(&job);
     struct result r = {
         .step = step->name, .device = t->gpu ? gpu_name() : cpu_name(), .backend = t->gpu ? "cuda" : "cpu",
         .dtype = o->dtype, .rows = o->rows, .cols = o->cols, .seed = o->seed, .input = o->input,
@@ -274,7 +274,7 @@ static bool run_device(const struct softmax_step *step, const struct softmax_ste
     }
     struct tensors t = tensors_new(x, gpu);
     bool good = run_shape(step, before, &o, &t);
-    while (o.sweep && o.cols < elements && o.cols < SWEEP_COLS_TO) {
+    while (o.sweep && 2 * o.cols <= elements && o.cols < SWEEP_COLS_TO) {
         o.cols *= 2;
         o.rows = elements / o.cols;
         good &= run_shape(step, before, &o, &t);

@@ -5,16 +5,17 @@
 
 #include "common.h"
 
-#define FLUSH_LIMIT (1ll << 30)        /* bytes; no larger buffer is read to flush the caches */
 #define MIN_ROUNDS 3
 #define MAX_ROUNDS 200
 
-double now(void)
+static double monotonic(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
+
+double (*now)(void) = monotonic;
 
 static int ascending(const void *a, const void *b)
 {
@@ -44,10 +45,12 @@ void time_in_turn(struct work *works, int count, int reps, double budget, double
     free(ms);
 }
 
+int64_t flush_limit = 1 << 30;
+
 int64_t flush_bytes(bool gpu)
 {
     int64_t cache = cpu_cache_bytes(3) > 0 ? cpu_cache_bytes(3) : 32 << 20;
-    return gpu ? GPU_FLUSH_BYTES : 2 * cache < FLUSH_LIMIT ? 2 * cache : FLUSH_LIMIT;
+    return gpu ? GPU_FLUSH_BYTES : 2 * cache < flush_limit ? 2 * cache : flush_limit;
 }
 
 static int64_t flushed; /* bytes */
@@ -93,13 +96,13 @@ void time_cpu(struct work *works, int count, int reps, double budget)
     time_in_turn(works, count, reps, budget, run_once_cpu);
 }
 
-double time_ratio(struct work run, struct work before, bool gpu, double budget)
+double time_ratio(struct work run, struct work before, bool gpu, int reps, double budget)
 {
     double (*run_once)(const struct work *) = gpu ? run_once_gpu : run_once_cpu;
     double first = run_once(&before);
     if (first > 500 * budget)
         return first / run.time.median;
     struct work both[] = { run, before };
-    time_in_turn(both, 2, 0, budget / 2, run_once);
+    time_in_turn(both, 2, reps, budget / 2, run_once);
     return both[1].time.median / both[0].time.median;
 }

@@ -17,6 +17,7 @@ static void setup(void)
     setenv("RESULTS", scratch_path("results.tsv"), 1);
     setenv("CEILINGS", scratch_path("ceilings.tsv"), 1);
     ck_assert(freopen(scratch_path("out"), "w", stdout) != NULL);
+    flush_limit = 1 << 20;
 }
 
 static char *said(void)
@@ -208,10 +209,14 @@ static void lse_missing(float *O, float *lse, const float *Q, const float *K, co
     free(other);
 }
 
-static void values_spoiled(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
+static int spoiled; /* which of O, lse, Q, K and V */
+
+static void one_number_behind(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
+    int64_t queries = p.batch * p.heads * p.seq_q, keys = p.batch * p.kv_heads * p.seq_k;
+    const float *ends[] = { O + queries * p.dim, lse + queries, Q + queries * p.dim, K + keys * p.dim, V + keys * p.dim };
     fake_attention_cpu(O, lse, Q, K, V, p);
-    ((float *)V)[p.batch * p.kv_heads * p.seq_k * p.dim] = 1;
+    *(float *)ends[spoiled] = 1;
 }
 
 static struct attention_cost fake_cost(struct attention p, enum dtype dtype)
@@ -277,9 +282,8 @@ END_TEST
 
 START_TEST(test_wrong_attention)
 {
-    static attention_cpu_fn *const wrong[] = { lse_missing, values_spoiled };
-    for (int i = 0; i < 2; i++) {
-        struct attention_step step = fake_attention(wrong[i]);
+    for (spoiled = -1; spoiled < 5; spoiled++) {
+        struct attention_step step = fake_attention(spoiled < 0 ? lse_missing : one_number_behind);
         ck_assert_int_eq(RUN(attention_main, &step, NULL, SMALL_ATTENTION, "--reps", "1", "--device", "cpu"), EXIT_FAILED);
         ck_assert_str_eq(cell("verdict"), "FAIL");
     }

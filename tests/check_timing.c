@@ -56,22 +56,74 @@ START_TEST(test_percentiles)
 }
 END_TEST
 
-/* Without a number of rounds: at least 3 whatever they cost, and as many as fit. */
-START_TEST(test_budget)
+/* ---- a clock that notes when it is looked at, and moves when a run says so */
+
+static double seconds;
+static int looks, runs_at_look[4];
+static int64_t flushed_at_look[4];
+static int runs;
+
+static double noting(void)
 {
-    static const double quick[300];
-    struct scripted s = { quick, 0 };
-    struct work work = { .arg = &s };
-    memset(order, 0, sizeof order);
-    time_in_turn(&work, 1, 0, -1, scripted_run);
-    ck_assert_int_eq(work.time.reps, 3);
-    ck_assert_int_eq(s.runs, 4);
+    runs_at_look[looks] = runs;
+    flushed_at_look[looks++] = cpu_bytes_flushed();
+    return seconds;
+}
+
+static void run_20_seconds(void *arg)
+{
+    (void)arg;
+    runs++;
+    seconds += 20;
+}
+
+/* Flush, look at the clock, run, look again: nothing else is inside. */
+START_TEST(test_only_the_run_is_inside)
+{
+    struct work work = { .run = run_20_seconds, .bytes = 1000 };
+    double (*real)(void) = now;
+    int64_t before = cpu_bytes_flushed();
+    flush_limit = 1 << 20;
+    now = noting;
+    double ms = run_once_cpu(&work);
+    now = real;
+    ck_assert(ms == 20e3 && looks == 2 && runs_at_look[0] == 0 && runs_at_look[1] == 1);
+    ck_assert(flushed_at_look[0] > before && flushed_at_look[1] == flushed_at_look[0]);
+}
+END_TEST
+
+static double moving(void)
+{
+    return seconds;
+}
+
+static double run_for_10_ms(const struct work *work)
+{
+    (void)work;
+    runs++;
+    seconds += 1.0 / 128;
+    return 1;
+}
+
+/* As many rounds as fit, 3 at least and 200 at most; or as many as were asked for. The first, to warm up, is outside. */
+START_TEST(test_rounds)
+{
+    static const struct { int reps; double budget; int rounds; } cases[] = {
+        { 0, 12.0 / 128, 12 }, { 0, 1.0 / 128, 3 }, { 0, 10, 200 }, { 7, 12.0 / 128, 7 }, { 250, 1.0 / 128, 250 },
+    };
+    double (*real)(void) = now;
+    now = moving;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct work work = { 0 };
+        runs = 0;
+        time_in_turn(&work, 1, cases[i].reps, cases[i].budget, run_for_10_ms);
+        ck_assert_msg(work.time.reps == cases[i].rounds && runs == cases[i].rounds + 1, "%d rounds, not %d", work.time.reps, cases[i].rounds);
+    }
+    now = real;
 }
 END_TEST
 
 /* ---- the real clock, of which only a lower bound is certain */
-
-static int runs;
 
 static void run_20_ms(void *arg)
 {
@@ -121,10 +173,10 @@ START_TEST(test_ratio)
     double ten = 10, forty = 40;
     struct work run = { .run = run_for, .arg = &ten, .bytes = INT64_MAX, .time = { 10, 10, 10, 1 } };
     struct work before = { .run = run_for, .arg = &forty, .bytes = INT64_MAX };
-    double ratio = time_ratio(run, before, false, 0.2);
+    double ratio = time_ratio(run, before, false, 0, 0.2);
     ck_assert_msg(ratio > 1.5 && ratio < 6, "%g", ratio);
     run.time.median = 1; /* where the step before is slow: one run of it, and what the step took just now */
-    ratio = time_ratio(run, before, false, 0.01);
+    ratio = time_ratio(run, before, false, 0, 0.01);
     ck_assert_msg(ratio >= 40 && ratio < 400, "%g", ratio);
 }
 END_TEST
@@ -136,7 +188,8 @@ Suite *timing_suite(void)
     tcase_set_timeout(real, 60); /* on a busy machine */
     tcase_add_test(scripted, test_turns);
     tcase_add_test(scripted, test_percentiles);
-    tcase_add_test(scripted, test_budget);
+    tcase_add_test(scripted, test_only_the_run_is_inside);
+    tcase_add_test(scripted, test_rounds);
     tcase_add_test(real, test_the_run_is_inside);
     tcase_add_test(real, test_caches_are_flushed);
     tcase_add_test(real, test_ratio);

@@ -38,6 +38,7 @@ Suite *memory_suite(void);
 Suite *report_suite(void);
 Suite *timing_suite(void);
 Suite *fake_steps_suite(void);
+Suite *golden_suite(void);
 Suite *program_suite(void);
 Suite *probes_suite(void);
 Suite *softmax_cpu_suite(void);
