@@ -158,25 +158,25 @@ $B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) common/
 peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes, into the same table, where PyTorch is installed
 	@python3 plots/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
+# Tables, pictures and records are made by Python programs; nothing else needs it.
+PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'plots and tables need python3; `make setup` installs it' >&2; exit 1; :)
+
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
-	@plots/draw.sh
+	@$(PYTHON) plots/draw.py
 
 # A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (NVCC_EXTRA=-DTIMELINE make B=build/debug step-16) counts.
 timeline: ## what the warps of step 14 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
 	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/14_warp_specialized_attention
-	@mkdir -p build/plots && rm -f build/timeline.txt
+	@rm -f build/timeline.txt
 	@RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention $(TIMED)
-	@[ ! -f build/timeline.txt ] || gnuplot -e "file='build/timeline.txt'; prefix='build/plots/'; shape='$(TIMED)'" plots/timeline.gp
+	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/draw.py --timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
-# Tables, plots and records are made by one Python program; steps need none.
-RESULTS_PY := $(if $(shell command -v python3 2>/dev/null),python3 plots/results.py,echo 'plots and tables need python3; `make setup` installs it' >&2; exit 1; :)
-
 record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date
-	@plots/record.sh $(NAME)
+	@$(PYTHON) plots/results.py record $(NAME)
 
 tables: ## rewrite the tables of README.md and the lessons from plots/recorded
-	@$(RESULTS_PY) tables
+	@$(PYTHON) plots/results.py tables
 
 # ---- tests: they link every step's cpu.o and gpu.o, and no main.o: what is tested is what runs
 

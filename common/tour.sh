@@ -39,18 +39,18 @@ for program; do
 done
 echo "  took $(($(date +%s) - began)) s"
 echo
-if command -v python3 >/dev/null 2>&1; then
+if ! command -v python3 >/dev/null 2>&1; then
+    echo "No table and no plots: they need python3; make setup installs it."
+else
     python3 plots/results.py table $results
-else
-    echo "No table: plots and tables need python3; make setup installs it."
-fi
-if command -v gnuplot >/dev/null 2>&1; then
-    plots/draw.sh $results
-    for recorded in plots/recorded/h100.tsv; do # what these steps do on a GPU, for those who have none
-        [ -f $recorded ] && ! grep -q "cuda" $results && plots/draw.sh --text $recorded
-    done
-else
-    echo "No plots: gnuplot is not here; make setup installs it."
+    if command -v gnuplot >/dev/null 2>&1; then
+        python3 plots/draw.py $results
+        for recorded in plots/recorded/h100.tsv; do # what these steps do on a GPU, for those who have none
+            [ -f $recorded ] && ! grep -q "cuda" $results && python3 plots/draw.py --text $recorded
+        done
+    else
+        echo "No plots: gnuplot is not here; make setup installs it."
+    fi
 fi
 [ $failed = 0 ] || echo "Something failed: see $log."
 exit $failed

@@ -1,6 +1,6 @@
 # Memory that attention needs against the length of one sequence. Nothing is measured here: it is what the steps' workspaces add up to.
-#   gnuplot -e "prefix='build/plots/'" plots/memory.gp
 
+folder = ARG1; picture = ARG2; settings = ARG3; below = ARG4
 load "plots/style.gp"
 
 heads = 32.0
@@ -13,8 +13,6 @@ lse(n) = 4 * heads * n
 # Where that of standard attention reaches a size: the positive root of a quadratic equation.
 longest(bytes, size) = (-4 * dim * size - 4 + sqrt((4 * dim * size + 4) ** 2 + 4 * size * bytes / heads)) / (2 * size)
 
-below = sprintf("one sequence, %g heads of %g, on a GPU: Q, K, V, O, and what the step keeps beside them", heads, dim)
-eval heading("How long a sequence fits into memory?", below)
 shortest = 1024.0
 last = 1024.0 ** 2
 set logscale x 2
@@ -39,15 +37,12 @@ do for [i = 1 : 2] {
         else { set label sprintf("%.0f Ki", n / 1024) at n, sizes[i] right offset -0.7,0.7 textcolor rgb ink }
     }
 }
+# (Texts of this file, not of a table.)
 name(text, y, lt) = sprintf("set label '%s' at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.6,-0.15;", text, 1.25 * last, y, lt)
 eval name("07 and 08 in fp32", (tensors(last, 4) + scores(last, 4)) / GiB, 7)
 eval name("08 in fp16 and bf16", (tensors(last, 2) + scores(last, 2)) / GiB, 8)
 eval name("09 and 10 in fp32", tensors(last, 4) / GiB, 10)
 eval name("11 on, in fp16 and bf16", tensors(last, 2) / GiB, 12)
 
-do for [format in formats] {
-    eval picture(format, "memory")
-    plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 7, (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 8, \
-         (tensors(x, 4) + lse(x)) / GiB with lines lt 10, (tensors(x, 2) + lse(x)) / GiB with lines lt 12
-    set output
-}
+plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 7, (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 8, \
+     (tensors(x, 4) + lse(x)) / GiB with lines lt 10, (tensors(x, 2) + lse(x)) / GiB with lines lt 12

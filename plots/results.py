@@ -4,11 +4,9 @@
     results.py table [FILE]           the terminal's table: each device's steps at the shape that most of them were run at
     results.py tables [--check]       write the tables of the pages from plots/recorded; --check: change nothing, name stale pages
     results.py record [NAME]          keep build/results.tsv as plots/recorded/NAME.tsv, under a header that says where it is from
-    results.py plots [--text] [FILE]  draw FILE with gnuplot into build/plots, and in the terminal; --text: there alone
 
-FILE is build/results.tsv, or $RESULTS, unless it is given. The order below: reading, choosing, words for numbers, tables, record, plots.
-Names from a file (a device's, say) never become a command: all but the device's are checked to be plain words, and gnuplot gets
-that one as an argument.
+FILE is build/results.tsv, or $RESULTS, unless it is given. The order below: reading, words for numbers, tables, record. Pictures: draw.py.
+Names from a file never become a command. All but a device's and an input's are plain words, or their row is left out.
 """
 import glob
 import math
@@ -16,7 +14,6 @@ import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,10 +26,6 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 class Problem(Exception):
     """What is wrong, for a person to read; the exit status is 1."""
-
-
-class NothingToDraw(Exception):
-    """A file has no data for a plot."""
 
 
 def warn(text):
@@ -730,6 +723,13 @@ def record(name):
     return recorded
 
 
+def draw(path):
+    if shutil.which("gnuplot"):
+        return subprocess.run([sys.executable, "plots/draw.py", path]).returncode
+    print("record: no gnuplot here; where there is one: plots/draw.py " + path)
+    return 0
+
+
 def results_path():
     path = os.environ.get("RESULTS") or "build/results.tsv"
     if not os.path.exists(path):
@@ -747,7 +747,7 @@ def main(words):
     options = [w for w in words[1:] if w.startswith("--")]
     files = [w for w in words[1:] if not w.startswith("--")]
     command = words[0] if words else ""
-    allowed = {"table": [], "tables": ["--check"], "record": [], "plots": ["--text"]}
+    allowed = {"table": [], "tables": ["--check"], "record": []}
     if command not in allowed or len(files) > (command != "tables") or set(options) - set(allowed[command]):
         print(__doc__, file=sys.stderr)
         return 2
@@ -760,8 +760,8 @@ def main(words):
             print(terminal_table(Table(files[0] if files else results_path())))
         elif command == "tables":
             return write_tables("--check" in options)
-        elif command == "record":
-            record(files[0] if files else "")
+        else:
+            return draw(record(files[0] if files else ""))
     except Problem as problem:
         print("%s: %s" % (command, problem), file=sys.stderr)
         return 1

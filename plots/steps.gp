@@ -1,34 +1,30 @@
 # Effective bandwidth of every step at one shape, against a copy of the same bytes.
-#   gnuplot -e "file='plots/recorded/M.tsv'; prefix='build/plots/M-'" plots/steps.gp
-#   gnuplot -e "file='plots/recorded/M.tsv'; term='dumb'" plots/steps.gp
 
+folder = ARG1; picture = ARG2; settings = ARG3; below = ARG4
 load "plots/style.gp"
-load query("steps")
-
-title = "How much of copy speed does each step reach?"
+bars = number("bars")
+copy = number("copy")
+top = number("top")
 set yrange [(bars < 6 ? 6 : bars) + 0.6 : 0.4]
 set xrange [0 : 1.02 * top]
 set ytics scale 0 noenhanced
 set grid noytics
 set style fill solid 0.8 noborder
-set datafile separator tab
 
 if (in_text) {
     # A line a bar: as many characters as make its share of the axis.
     width = 38
     hashes(speed) = "######################################"[1 : int(width * speed / top + 0.5)]
-    eval text_heading(title, machine.": ".shape, 8 + bars)
     set lmargin 20; set rmargin 18; set tmargin 4; set bmargin 3
     set border 11; set yrange [bars + 0.5 : 0.5]; set y2range [bars + 0.5 : 0.5]; set y2tics scale 0; unset grid
     set xrange [0 : top]
     set xlabel "#: GB/s reached    P: as the trips over memory predict    |: copy"
     inside = copy < 0.97 * top ? copy : NaN  # otherwise it is the right edge
-    plot $bars using (0):1:(hashes($3)):ytic(7):y2tic(8) with labels left offset 1,0, \
-         $bars using 5:1:("P") with labels, $bars using (inside):1:("|") with labels
+    plot data("bars") using (0):1:(hashes($3)):ytic(7):y2tic(8) with labels left offset 1,0, \
+         data("bars") using 5:1:("P") with labels, data("bars") using (inside):1:("|") with labels
     exit
 }
 
-eval heading(title, machine.": ".shape)
 set xlabel "effective bandwidth, GB/s (x read once and y written once, over the time taken)" textcolor rgb ink
 set lmargin at screen 0.21; set rmargin at screen 0.97; set tmargin at screen 0.81; set bmargin at screen 0.12
 set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 21
@@ -36,10 +32,6 @@ set label 1 sprintf(copy < 100 ? "copy, %.1f GB/s" : "copy, %.0f GB/s", copy) at
 set arrow 2 from graph 0.008, graph 1.02 to graph 0.008, graph 1.07 nohead lw 3 lc rgb ink
 set label 2 "as its trips over memory predict" at graph 0.022, graph 1.045 left textcolor rgb quiet
 half = 0.36
-do for [format in formats] {
-    eval picture(format, "steps")
-    plot $bars using (0):1:(0):3:($1 - half):($1 + half):4:ytic(2) with boxxyerror lc variable, \
-         $bars using 5:($1 - half - 0.06):(0):(2 * half + 0.12) with vectors nohead lw 3 lc rgb ink, \
-         $bars using (0):1:6 with labels left offset 0.8,0 textcolor rgb ink noenhanced
-    set output
-}
+plot data("bars") using (0):1:(0):3:($1 - half):($1 + half):4:ytic(2) with boxxyerror lc variable, \
+     data("bars") using 5:($1 - half - 0.06):(0):(2 * half + 0.12) with vectors nohead lw 3 lc rgb ink, \
+     data("bars") using (0):1:6 with labels left offset 0.8,0 textcolor rgb ink noenhanced

@@ -37,29 +37,38 @@ set grid lc rgb "#e2e2de" lw 1 dt 1
 set key off
 set encoding utf8
 
-# What a script is told with gnuplot -e: file, and perhaps prefix, dtype, threads, dim, and term='dumb' to draw with characters.
-in_text = exists("term") && term eq "dumb"
-if (!exists("prefix")) prefix = ""
-if (!exists("dtype")) dtype = "fp32"
-if (!exists("threads")) threads = ""
-dim = exists("dim") ? "".dim : ""
-causal = ""
+# What draw.py gives: folder, of data files; picture, the picture's name or "dumb", to draw with characters, settings (lines
+# NAME=VALUE), below, the line under the title. Texts are arguments, never commands: a device may be called anything.
+has(name) = strstrt(settings, "\n".name."=") > 0
+setting(name) = (setting_at = strstrt(settings, "\n".name."=") + strlen(name) + 2, \
+                 settings[setting_at : setting_at + strstrt(settings[setting_at : *], "\n") - 2])
+number(name) = setting(name) + 0
+data(name) = folder."/".name
+set datafile separator tab
 
-# The data of a plot, as commands to load: query.awk says which.
-query(want) = sprintf("< awk -f plots/results.awk -f plots/query.awk -v file='%s' -v want=%s -v dtype=%s -v threads='%s' -v dim='%s' -v causal='%s'", \
-                      file, want, dtype, threads, dim, causal)
+in_text = picture eq "dumb"
+if (in_text) {
+    lines = number("lines")
+    set terminal dumb 79 lines noenhanced
+    set label 101 setting("title") at character 1, lines - 1 left
+    set label 102 below at character 1, lines - 2 left
+} else {
+    if (setting("kind") eq "svg") {
+        set terminal svg size 960,600 font 'DejaVu Sans,Verdana,Arial,sans-serif,13' background rgb card rounded
+    } else {
+        set terminal pngcairo size 1920,1200 fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 font 'DejaVu Sans,12' background rgb card rounded
+    }
+    set output picture
+    set label 101 setting("title") at screen 0.03,0.95 left noenhanced font ',16' textcolor rgb ink
+    set label 102 below at screen 0.03,0.90 left noenhanced textcolor rgb quiet
+    set object 101 rectangle from screen 0,0 to screen 1,1 behind fillstyle empty border lc rgb '#d8d8d4'
+}
 
-# A picture is drawn twice; this opens one of the two.
-formats = "svg png"
-picture(format, name) = \
-    sprintf(format eq "svg" ? "set terminal svg size 960,600 font 'DejaVu Sans,Verdana,Arial,sans-serif,13'" \
-                            : "set terminal pngcairo size 1920,1200 fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 font 'DejaVu Sans,12'") \
-    .sprintf(" background rgb '%s' rounded; set output '%s%s%s.%s'", card, prefix, name, dtype eq "fp32" ? "" : "-".dtype, format)
-
-# A title that says what to see, and under it what it was measured on.
-heading(title, below) = \
-    sprintf("set label 101 \"%s\" at screen 0.03,0.95 left noenhanced font ',16' textcolor rgb ink;", title) \
-    .sprintf("set label 102 \"%s\" at screen 0.03,0.90 left noenhanced textcolor rgb quiet;", below) \
-    ."set object 101 rectangle from screen 0,0 to screen 1,1 behind fillstyle empty border lc rgb '#d8d8d4'"
-text_heading(title, below, lines) = sprintf("set terminal dumb 79 %d noenhanced;", lines) \
-    .sprintf("set label 101 \"%s\" at character 1,%d left; set label 102 \"%s\" at character 1,%d left", title, lines - 1, below, lines - 2)
+# Lengths on the x axis: 1 Ki, 2 Ki, ...
+if (has("tics")) {
+    set xtics ("" 1)
+    do for [i = 1 : number("tics")] { set xtics add (setting("ticname".i) number("tic".i)) }
+}
+prefix = ""
+marks = 1
+odd_text = has("rings") && number("rings") > 0 ? "rings: lengths that are not a power of two" : ""

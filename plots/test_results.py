@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of results.py, on rows whose tables are known: python3 plots/test_results.py. Run by `make test`; takes seconds."""
+"""Tests of results.py and draw.py, on rows whose tables are known: python3 plots/test_results.py. Run by `make test`; takes seconds."""
 import contextlib
 import io
 import os
@@ -12,6 +12,7 @@ import unittest
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import draw
 import results
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -298,6 +299,8 @@ class Record(Case):
     def setUp(self):
         super().setUp()
         os.environ.update(self.ELSEWHERE)
+        self.addCleanup(setattr, results, "draw", results.draw)
+        results.draw = lambda path: 0
 
     def record(self, rows, *words):
         self.write("build/results.tsv", text_of(rows))
@@ -339,6 +342,137 @@ class Record(Case):
         for name in ("../x", "a/b", "", ".x", "a b"):
             status = self.record([softmax("01_one", 10)], *([name] if name else []))[0]
             self.assertEqual(status, 1 if name else 0, name)
+
+
+STEPS = ["0%d_step" % n for n in range(1, 7)]
+FACTS = ["# sms: 132", "# cache: L2 50 MiB", "# ceiling: copy fp32 2 40 GB/s", "# ceiling: fma fp32 2 0.5 TFLOP/s", "# ceiling: exp fp32 2 20 Gexp/s"]
+
+
+class Choosing(Case):
+    """What goes into a picture, before gnuplot sees it."""
+
+    def view(self, rows, facts=FACTS):
+        self.write("t.tsv", text_of(rows, CPU, facts))
+        table = results.Table("t.tsv")
+        return draw.View(table, table.threads()[0])
+
+    def test_steps(self):
+        rows = [softmax("01_step", 107.3741824), softmax("02_step", 53.6870912, reads=1), softmax("torch.softmax", 53.6870912, predicted_bytes=None, copy_gb_s=None),
+                softmax("03_step", 1, verdict="FAIL"), softmax("04_step", 1, input="spike"), softmax("05_step", 1, dtype="fp16")]
+        picture = draw.steps(self.view(rows))
+        bars = [(line[1], round(line[2], 6), line[3], round(line[4], 3), line[5]) for line in picture.files["bars"][0] if line[4] == line[4]]
+        self.assertEqual(bars, [("01_step", 10, 1, 26.667, "25 %  10.0 GB/s"), ("02_step", 20, 2, 40, "50 %  20.0 GB/s")])
+        self.assertEqual([line[1] for line in picture.files["bars"][0]], ["01_step", "02_step", "torch.softmax"])
+        self.assertEqual((picture.settings["copy"], picture.settings["bars"]), (40, 3))
+        self.assertEqual(picture.below, "Some CPU, 2 threads: 16384 rows x 8192 columns, fp32")
+
+    def test_a_small_sweep_does_not_outvote_the_standard_run(self):
+        rows = [softmax(step, 10) for step in STEPS]
+        rows += [softmax(step, 1, rows=1024 * 1024 >> i, cols=8 << i) for i in range(12) for step in STEPS[:2]]
+        bars = draw.steps(self.view(rows)).files["bars"][0]
+        self.assertEqual([line[1] for line in bars], STEPS)
+        rows = [attention("%02d_step" % n, 10, seq=2048) for n in (7, 8, 9, 10)]
+        rows += [attention("10_step", 10, seq=512 << i, batch=32 >> i, heads=4, kv_heads=4) for i in range(6)]
+        bars = draw.attention_steps(self.view(rows)).files["bars"][0]
+        self.assertEqual([line[1] for line in bars], ["07_step", "08_step", "09_step", "10_step"])
+
+    def test_lengths_and_error(self):
+        rows = [softmax("01_step", 10, rows=16, cols=1024, gb_s=3, error=2e-7), softmax("01_step", 10, rows=8, cols=2048, gb_s=4, error=3e-7),
+                softmax("01_step", 10, rows=16, cols=1000, gb_s=2, error=1e-7), softmax("01_step", 10, rows=16, cols=1, gb_s=99, error=None)]
+        picture = draw.lengths(self.view(rows))
+        self.assertEqual(picture.files["curves"], [[(1024, 40, "c"), (2048, 40, "c")], [(1024, 3, "1"), (2048, 4, "1")]])
+        self.assertEqual(picture.files["rings"], [[(1000, 2, 1)]])
+        self.assertEqual(picture.settings["log"], True)  # the copy is ten times as fast
+        self.assertEqual(draw.error(self.view(rows)).files["curves"], [[(1024, 2e-7, "1"), (2048, 3e-7, "1")]])
+        with self.assertRaises(draw.NothingToDraw):
+            draw.lengths(self.view(rows), "fp16")
+
+    def test_cliffs(self):
+        rows = [softmax("01_step", 10, rows=16384 >> i, cols=128 << i) for i in range(12)]
+        settings = draw.lengths(self.view(rows)).settings
+        self.assertEqual([round(settings["cliff%d" % i]) for i in (1, 2, 3)], [776, 6206, 24824])
+
+    def test_attention(self):
+        rows = [attention("07_step", 68.719476736, moved=10, exps=3), attention("08_step", 34.359738368, moved=5, exps=2),
+                attention("08_step", 34.359738368 / 4, seq=2048)]
+        bars = draw.attention_steps(self.view(rows)).files["bars"][0]
+        self.assertEqual([(b[1], round(b[3], 3), round(b[4], 3), round(b[5]), b[7]) for b in bars], [
+            ("07_step", 68.719, 137.439, 671088640, "68.7 ms, 1.00 TFLOP/s, 41 % of fma"),
+            ("08_step", 34.36, 137.439, 335544320, "34.4 ms, 2.00 TFLOP/s, 41 % of fma")])
+        picture = draw.attention_tflops(self.view(rows), 64)
+        self.assertEqual([[(x, round(y, 3)) for x, y, _ in block] for block in picture.files["p1curves"]], [[(4096, 1)], [(2048, 2), (4096, 2)]])
+        self.assertEqual((picture.settings["unit"], picture.settings["limit"]), ("TFLOP/s", 0.5))
+        points = draw.roofline(self.view(rows)).files["points"][0]
+        self.assertEqual([(round(x, 3), round(y), lt) for x, y, lt in points], [(102.4, 1000, 7), (204.8, 2000, 8)])
+        rows = [attention("08_step", 1, input="normal, scale %d" % s, error=e, tolerance=2 * e) for s, e in ((1, 1e-3), (2, 3e-3))]
+        self.assertEqual(draw.attention_scale(self.view(rows)).files["curves"], [[(8, 1e-3, 2e-3), (16, 3e-3, 6e-3)]])
+
+    def test_labels_keep_apart(self):
+        picture = draw.Picture("lengths", "", "", "")
+        picture.labels(["01_a", "02_b", "03_c"], {"01_a": (1, 99.0), "02_b": (1, 99.5), "03_c": (1, 1)}, 0, 110, 2, False)
+        ys = [picture.settings["y%d" % i] for i in (1, 2, 3)]
+        self.assertEqual(ys, [1, 99, 104])
+
+
+@unittest.skipUnless(shutil.which("gnuplot"), "no gnuplot here: nothing is drawn")
+class Drawing(Case):
+    def table(self, rows, device=CPU):
+        self.write("t.tsv", text_of([dict(row, device=device) for row in rows], device, FACTS))
+        return results.Table("t.tsv")
+
+    def svg(self, picture):
+        picture.draw(self.folder + "/p.svg")
+        return self.read("p.svg")
+
+    def dumb(self, picture):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            picture.draw("dumb")
+        return out.getvalue()
+
+    def test_names_are_shown_as_they_are_and_do_nothing(self):
+        names = ["`touch x`", 'a"b', "a'b", "a\\b", "a\\nb", "x@y_z {u} ^2 %g $(touch x)", "<b>&amp;", "\u00fc", "'; system('touch x') #", "| touch x"]
+        for name in names:
+            table = self.table([softmax("01_step", 10), attention("07_step", 10)], name)
+            for make in (draw.steps, draw.attention_steps):
+                picture = make(draw.View(table, 2))
+                self.assertIn(name.replace("&", "&amp;").replace("<", "&lt;"), self.svg(picture))
+                self.assertIn(name, self.dumb(picture))
+        self.assertEqual(sorted(os.listdir(".")), ["p.svg", "steps", "t.tsv"])
+        self.assertFalse(os.path.exists(os.path.join(os.path.dirname(HERE), "x")))
+
+    def test_any_number_of_bars_in_the_terminal(self):
+        for count in (1, 2, 6):
+            table = self.table([softmax(step, 10) for step in STEPS[:count]] + [attention("%02d_step" % n, 10) for n in range(7, 7 + count)])
+            for make, first in ((draw.steps, "01_step"), (draw.attention_steps, "07_step")):
+                text = self.dumb(make(draw.View(table, 2)))
+                self.assertEqual(len(re.findall(r"\d\d_step", text)), count)
+                self.assertIn(first, text)
+
+    def test_every_script_draws(self):
+        rows = [softmax(step, 10 + i, rows=16384 >> i, cols=8192 << i, dtype=dtype) for step in STEPS for i in range(-6, 4) for dtype in ("fp32", "fp16") for i in [max(i, 0)]]
+        rows += [attention("%02d_step" % n, 10, seq=512 << i, batch=32 >> i, causal=c) for n in (7, 8) for i in range(6) for c in (0, 1)]
+        rows += [attention("08_step", 1, input="normal, scale %d" % s) for s in (1, 2, 4)]
+        pictures = [p for _, p in draw.pictures(self.table(rows))] + [draw.memory()]
+        self.assertEqual({p.script for p in pictures} | {"timeline"}, {f[:-3] for f in os.listdir(HERE) if f.endswith(".gp")} - {"style", "labels"})
+        for picture in pictures:
+            self.assertIn("</svg>", self.svg(picture))
+
+    def test_a_picture_that_cannot_be_drawn_is_an_error(self):
+        with self.assertRaises(results.Problem):
+            draw.Picture("absent", "", "", "").draw(self.folder + "/p.svg")
+        self.assertFalse(os.path.exists("p.svg"))
+
+
+class Recorded(unittest.TestCase):
+    def test_each_recorded_picture_is_shown_by_a_page_and_each_that_is_shown_is_there(self):
+        saved = os.getcwd()
+        os.chdir(results.ROOT)
+        try:
+            here = {f for f in os.listdir("plots/recorded") if not f.endswith((".tsv", ".txt"))}
+            self.assertEqual(here, draw.shown_pictures())
+        finally:
+            os.chdir(saved)
 
 
 if __name__ == "__main__":
