@@ -18,8 +18,8 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 
-from results import (Problem, ROOT, Table, bytes_name, catch_signals, copy_speed, devices_of, digits3, heads, length_name,
-                     machine_name, of_ceiling, pages, ratio, record_text, results_path, share, slug, tflops, write_whole)
+from results import (Problem, ROOT, Table, bytes_name, copy_speed, devices_of, digits3, heads, length_name,
+                     machine_name, of_ceiling, pages, prepare, record_text, results_path, share, slug, tflops, write_whole)
 
 # A step keeps its colour in every plot: line type 1 is step 01, ... (style.gp). The copy and peers have their own.
 PEERS = (("compile", 23), ("cudnn", 23), ("math", 24), ("attention-3", 25), ("", 22))
@@ -113,9 +113,10 @@ class Picture:
                         file.write("\n\n")
             made = output if output == "dumb" else os.path.join(folder, "out")
             kind = output.rsplit(".", 1)[-1]
-            run = subprocess.run(["gnuplot", "-c", os.path.join(ROOT, "plots", self.script + ".gp"), folder, made, self.text() + "kind=%s\n" % kind, self.below],
-                                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            if run.returncode or run.stderr.strip():
+            script = os.path.join(ROOT, "plots", self.script + ".gp")
+            run = subprocess.run(["gnuplot", "-c", script, folder, made, self.text() + "kind=%s\n" % kind, self.below.encode("utf-8", "replace")],
+                                 cwd=ROOT, env=dict(os.environ, LC_ALL="C"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            if run.returncode:  # in this locale it warns that it has no degree sign
                 raise Problem("gnuplot could not draw %s:\n%s" % (self.script, run.stderr.decode(errors="replace").strip()))
             if output == "dumb":
                 print("\n".join(line.rstrip() for line in run.stdout.decode(errors="replace").split("\n")), end="")
@@ -504,7 +505,7 @@ def main(words):
     if not timeline_of and (len(files) > 1 or any(f.startswith("--") for f in files)) or len(timeline_of) > 2:
         print(__doc__, file=sys.stderr)
         return 2
-    catch_signals()
+    prepare()
     try:
         if not shutil.which("gnuplot"):
             raise Problem("gnuplot is not here; make setup installs it")

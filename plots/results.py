@@ -737,8 +737,11 @@ def results_path():
     return path
 
 
-def catch_signals():
-    """They end this as an exception does, so that temporary files are removed."""
+def prepare():
+    """Signals end this as an exception does, so that temporary files are removed; a name that the reader's language cannot write is no failure."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
@@ -751,7 +754,7 @@ def main(words):
     if command not in allowed or len(files) > (command != "tables") or set(options) - set(allowed[command]):
         print(__doc__, file=sys.stderr)
         return 2
-    catch_signals()
+    prepare()
     files = [os.path.abspath(f) for f in files] if command != "record" else files
     os.chdir(ROOT)
     files = [os.path.relpath(f) for f in files] if command != "record" else files

@@ -286,7 +286,7 @@ class Tables(Case):
     def test_a_signal_leaves_the_old_file_and_nothing_else(self):
         self.write("old", "old")
         tool = "import os, signal, sys; sys.path.insert(0, %r); import results; " \
-               "os.fsync = lambda _: os.kill(os.getpid(), signal.%s); results.catch_signals(); results.write_whole('old', 'new')"
+               "os.fsync = lambda _: os.kill(os.getpid(), signal.%s); results.prepare(); results.write_whole('old', 'new')"
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
             said = subprocess.run([sys.executable, "-B", "-c", tool % (HERE, name)], stderr=subprocess.DEVNULL)
             self.assertNotEqual(said.returncode, 0)
