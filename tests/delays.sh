@@ -1,9 +1,8 @@
 #!/bin/sh
 # `make delays`: the Hopper steps once more, built so that their warps are late now and then, at random, wherever one waits for
 # another. Nothing may hang, every check must pass, and every bit must be that of the ordinary build.
-# Usage: B=build/cuda tests/delays.sh; CHECK="a thousand runs" runs that check alone, and not all of them.
+# Usage: B=build/cuda tests/delays.sh; TESTS_CHECK="a thousand runs" runs that check alone, and not all of them.
 set -u
-[ -n "${CHECK:-}" ] && export TESTS_CHECK="$CHECK"
 LIMIT=${LIMIT:-600} # seconds for the whole suite
 export CK_RUN_SUITE=attention_gpu TESTS_STEPS="13 14 15 16" TESTS_BITS=1
 if ! nvidia-smi >/dev/null 2>&1; then
