@@ -131,12 +131,6 @@ class Reading(Case):
         rows, _ = self.rows_of(text_of([softmax("01_one", 10), softmax("02_two", 20), softmax("01_one", 30)]))
         self.assertEqual([(r.step, r.median_ms) for r in rows], [("01_one", 30), ("02_two", 20)])
 
-    def test_shapes(self):
-        rows, _ = self.rows_of(text_of([softmax("01_one", 1), attention("07_seven", 1), attention("07_seven", 1, kv_heads=4, seq_k=512, causal=1),
-                                        attention("07_seven", 1, heads=1, kv_heads=1)]))
-        self.assertEqual([r.shape() for r in rows], ["16384 x 8192", "batch 1, 16 heads of 64, 4096 tokens",
-                                                     "batch 1, 16 heads of 64, 4096 to 512 tokens, 4 of keys, causal", "batch 1, 1 head of 64, 4096 tokens"])
-
     def test_windows_line_ends(self):
         rows, err = self.rows_of(text_of([softmax("01_one", 10)]).replace("\n", "\r\n"))
         self.assertEqual((rows[0].verdict, err), ("pass", ""))
@@ -384,8 +378,7 @@ class Choosing(Case):
 
     def test_lengths_and_error(self):
         rows = [softmax("01_step", 10, rows=16, cols=1024, gb_s=3, error=2e-7), softmax("01_step", 10, rows=8, cols=2048, gb_s=4, error=3e-7),
-                softmax("01_step", 10, rows=16, cols=1000, gb_s=2, error=1e-7), softmax("01_step", 10, rows=16, cols=1, gb_s=99, error=None),
-                softmax("01_step", 10, rows=4, cols=1024, gb_s=99, error=1e-8)]
+                softmax("01_step", 10, rows=16, cols=1000, gb_s=2, error=1e-7), softmax("01_step", 10, rows=16, cols=1, gb_s=99, error=None)]
         picture = draw.lengths(self.view(rows))
         self.assertEqual(picture.files["curves"], [[(1024, 40, "c"), (2048, 40, "c")], [(1024, 3, "1"), (2048, 4, "1")]])
         self.assertEqual(picture.files["rings"], [[(1000, 2, 1)]])
@@ -409,9 +402,6 @@ class Choosing(Case):
         picture = draw.attention_tflops(self.view(rows), 64)
         self.assertEqual([[(x, round(y, 3)) for x, y, _ in block] for block in picture.files["p1curves"]], [[(4096, 1)], [(2048, 2), (4096, 2)]])
         self.assertEqual((picture.settings["unit"], picture.settings["limit"]), ("TFLOP/s", 0.5))
-        slow = draw.attention_tflops(self.view([dict(r, median_ms=r["median_ms"] * 10, tflop_s=r["tflop_s"] / 10) for r in rows]), 64)
-        self.assertEqual([[(x, round(y, 3)) for x, y, _ in block] for block in slow.files["p1curves"]], [[(4096, 100)], [(2048, 200), (4096, 200)]])
-        self.assertEqual((slow.settings["unit"], slow.settings["limit"]), ("GFLOP/s", 500))
         points = draw.roofline(self.view(rows)).files["points"][0]
         self.assertEqual([(round(x, 3), round(y), lt) for x, y, lt in points], [(102.4, 1000, 7), (204.8, 2000, 8)])
         rows = [attention("08_step", 1, input="normal, scale %d" % s, error=e, tolerance=2 * e) for s, e in ((1, 1e-3), (2, 3e-3))]

@@ -11,12 +11,12 @@
 A change is made in a copy of the tree with its objects, so that only what the change touches is built again. B names the build folder
 that is copied (build/cpu or build/cuda), JOBS how many copies are at work at a time. Exit status: 1 if a mutant survives, does not
 build, no longer fits its file, or if the tree as it is fails a check; 2 for wrong usage."""
-import concurrent.futures, copy, glob, json, os, queue, random, re, shutil, signal, statistics, subprocess, sys, threading, time
+import concurrent.futures, copy, fcntl, glob, json, os, queue, random, re, shutil, signal, statistics, subprocess, sys, threading, time
 
 B = os.environ.get("B") or "build/cpu"
 JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
 LIMIT = float(os.environ.get("LIMIT") or 120)  # seconds for one check
-WORK = "build/mutants"
+WORK = "build/mutants/" + os.path.basename(B)
 ABLATION = "build/ablation"
 CATCHERS = ("cpu", "gpu", "sanitizer", "command")
 
@@ -76,7 +76,7 @@ def read_list(path):
             setattr(entries[-1], word, rest)
         elif word == "caught":
             kind, _, rest = rest.partition(" ")
-            entries[-1].caught = [kind] + ([rest] if kind == "command" else rest.split(None, 0 if kind == "gpu" else 1))
+            entries[-1].caught = [kind] + ([rest] if kind in ("command", "gpu") else rest.split(None, 1 if kind == "sanitizer" else 2))
             if kind not in CATCHERS or len(entries[-1].caught) < 2:
                 raise Bad(f"{where}: caught by {kind} {rest}: {', '.join(CATCHERS)} and what is run are allowed")
         elif word == "measure":
@@ -181,6 +181,12 @@ def restore(tree):
 
 def new_trees():
     """A queue of JOBS copies: who takes one out has it alone."""
+    global lock
+    lock = open(f"{WORK}/lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise Bad(f"{WORK}: another run is at work there")
     trees = queue.Queue()
     for i in range(JOBS):
         os.makedirs(f"{WORK}/{i}", exist_ok=True)
@@ -198,6 +204,23 @@ def environment(**more):
     return env
 
 
+def end_session(session):
+    """Ends what belongs to it: the group of its leader, and the groups that Check makes of its tests."""
+    groups = {session}
+    for stat in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            fields = open(stat).read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            groups.add(int(fields[2]))
+    for group in groups:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
 def run(command, tree, limit=LIMIT, **more):
     """(status, output); the status of what was still running after the limit is None. Nothing that it started stays."""
     with open(os.path.join(WORK, f"log-{threading.get_ident()}"), "w+", encoding="utf-8", errors="replace") as log:
@@ -207,10 +230,7 @@ def run(command, tree, limit=LIMIT, **more):
             status = child.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        end_session(child.pid)
         child.wait()
         log.seek(0)
         return status, log.read()
@@ -250,6 +270,8 @@ def check(e, tree):
             more["CK_RUN_SUITE"] = e.caught[1]
             if len(e.caught) > 2:
                 more["CK_RUN_CASE"] = e.caught[2]
+            if len(e.caught) > 3:
+                more["TESTS_CHECK"] = e.caught[3]
             if e.step:
                 more["TESTS_STEPS"] = e.step[:2]
         else:
@@ -395,7 +417,7 @@ def mutants(names, tenth):
 def compile_cuda(names):
     """Every mutant and ablation of a CUDA file must compile: one that does not is caught by nothing, and times nothing."""
     chosen = [e.numbered((e.numbers or ["4"])[0]) for e in read_lists() if e.step and any(re.search(r"\.cuh?$", change[0]) for change in e.changes)
-              and (not names or e.name in names)]
+              and (e.name in names if names else "asked" not in e.flags)]
     os.makedirs(WORK, exist_ok=True)
     trees = new_trees()
 
@@ -425,7 +447,7 @@ def variants():
     entries = [e for e in read_lists() if e.kind == "ablation"]
     wanted, step = os.environ.get("VARIANTS", "").split(), os.environ.get("STEP", "")
     if not wanted:
-        found = [e for e in entries if (e.step[:2] == step.zfill(2) if step else "asked" not in e.flags)]
+        found = [e for e in entries if "asked" not in e.flags and step.zfill(2) in ("00", e.step[:2])]
         found = [v for e in found for v in ([e] if "*" not in e.name else map(e.numbered, e.numbers))]
         return entries, found or usage(f"STEP={step}: there are no ablations of it")
     found = []

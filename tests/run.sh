@@ -11,12 +11,13 @@ status=0
 if command -v python3 >/dev/null 2>&1; then
     python3 plots/results.py tables --check || status=1
     python3 plots/test_results.py || status=1
+    python3 tests/mutate.py check || status=1
+    python3 tests/test_mutate.py || status=1
 else
-    echo "tests: tables and plots are not checked: they need python3, which make setup installs" >&2
+    echo "tests: tables, plots and the lists of mutants are not checked: they need python3, which make setup installs" >&2
     status=1
 fi
 tests/platform.sh || status=1
-tests/mutate.py check || status=1
 if command -v timeout >/dev/null 2>&1; then limit="timeout $GPU_SECONDS"; else limit=; fi
 $limit "$B/main_gpu"
 case $? in
