@@ -340,7 +340,7 @@ def attention_tflops(view, dim, dtype="fp32"):
 
 
 def attention_scale(view, dtype="fp32"):
-    rows = [r for r in view.table.rows if r.threads == view.threads and r.score_size() and r.verdict == "pass" and r.dtype == dtype and r.error]
+    rows = [r for r in view.table.rows if r.threads == view.threads and r.score_size() and r.verdict == "pass" and r.dtype == dtype and r.error and r.tolerance]
     if len({r.score_size() for r in rows}) < 2:
         raise NothingToDraw
     bits = BITS[dtype] + 1  # 2^-bits is the unit roundoff
@@ -445,7 +445,7 @@ def pictures(table):
             here += try_draw(error, view, dtype, True)
             for dim in sorted({r.dim for r in view.usual(dtype)}):
                 here += try_draw(attention_tflops, view, dim, dtype)
-        found += [(("threads-%d-" % threads if i else "") + p.name, p) for p in here]
+        found += [(("threads-%d-" % threads if i and threads else "") + p.name, p) for p in here]
     return found
 
 
@@ -479,9 +479,10 @@ def draw_all(path, text_only):
     if not table.fact("device"):  # results as the programs leave them may be of several devices, and have no header
         files = []
         for device in devices_of(table):
-            draft = "build/plots/%s.tsv" % slug(device)
+            name = slug(device) + ("-%d" % len(files) if slug(device) in dict(files) else "")
+            draft = "build/plots/%s.tsv" % name
             write_whole(draft, record_text(table, device))
-            files.append((slug(device), Table(draft)))
+            files.append((name, Table(draft)))
     recorded = os.path.dirname(os.path.abspath(path)) == os.path.join(ROOT, "plots", "recorded")
     shown = shown_pictures() if recorded else set()
     for name, table in files:

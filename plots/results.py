@@ -39,7 +39,7 @@ NUMBERS = ("rows cols batch heads kv_heads seq_q seq_k dim causal seed threads r
            "flops exps gb_s tflop_s copy_gb_s percent error tolerance").split()
 PROBLEM = "step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal input threads".split()
 PLAIN = {"step": r"[A-Za-z0-9][\w.:-]*", "dtype": "fp32|fp16|bf16|fp64", "backend": r"\w+", "ceiling": r"\w+|-", "verdict": "pass|FAIL|in doubt|-"}
-NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|inf", re.ASCII)
+NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|inf", re.ASCII)
 
 
 class Row(SimpleNamespace):
@@ -56,7 +56,7 @@ class Row(SimpleNamespace):
 
     def usable(self):
         """Speed and error are worth showing only for right answers, and comparable only on the same kind of input. Peers have no verdict."""
-        return self.verdict in ("pass", "-") and self.input == "normal" and (self.median_ms or 0) > 0
+        return self.verdict in ("pass", "-") and self.input == "normal"
 
     def score_size(self):
         """The standard deviation of an attention's scores on normal input, of rows that were made to show it (--sweep-scale); 0 of others."""
@@ -99,15 +99,19 @@ def parse_row(names, line):
             if not re.fullmatch(PLAIN.get(name, "[^\0]+"), text, re.ASCII):
                 return None, "%s is %r" % (name, text)
             setattr(row, name, text)
-    attention = (row.batch, row.heads, row.kv_heads, row.seq_q, row.seq_k, row.dim)
-    if not all(attention if row.seq_q else (row.rows, row.cols)):
-        return None, "it has no shape"
+    needed = "batch heads kv_heads seq_q seq_k dim" if row.seq_q else "rows cols"
+    if row.verdict in ("pass", "-"):
+        needed += " median_ms useful_bytes " + ("flops tflop_s" if row.seq_q else "gb_s")
+    for name in needed.split():
+        if not getattr(row, name):
+            return None, "%s is missing, or 0" % name
+    row.causal = row.causal or 0
     return row, None
 
 
 class Table:
     def __init__(self, path):
-        self.path, self.facts, self.rows, self.names = path, defaultdict(list), [], None
+        self.path, self.facts, self.rows, self.names, self.left_out = path, defaultdict(list), [], None, 0
         try:
             with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
                 lines = file.read().split("\n")
@@ -129,6 +133,7 @@ class Table:
                     raise Problem("%s:%d: no line that names the columns stands above" % (path, number))
                 row, wrong = parse_row(self.names, line)
                 if wrong:
+                    self.left_out += 1
                     warn("%s:%d: left out: %s" % (path, number, wrong))
                     continue
                 key = tuple(getattr(row, name) for name in PROBLEM)
@@ -212,6 +217,8 @@ def tflops(x):
 
 
 def bytes_name(count):
+    if count is None:
+        return "-"
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if count < 999.5:
             break
@@ -701,6 +708,8 @@ def record(name):
         raise Problem("%s is of several devices; say which one: DEVICE='%s'" % (path, device))
     if device not in devices:
         raise Problem("%s has no results of '%s'" % (path, device))
+    if table.left_out:
+        raise Problem("%s has lines that are no rows (named above), and what they said is not known; when they are gone: make record" % path)
     name = name or slug(device)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
         raise Problem("NAME is %r: letters, digits, '-', '_' and '.' make a file's name" % name)

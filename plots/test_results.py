@@ -123,7 +123,7 @@ class Reading(Case):
         text = text_of([softmax("01_one", 10)])
         rows, err = self.rows_of(text + text_of([softmax("02_two", 20)]))
         self.assertEqual(([r.median_ms for r in rows], err), ([10, 20], ""))
-        rows, err = self.rows_of(text + "step\tmedian_ms\tcols\trows\tdtype\tinput\n02_two\t20\t8\t4\tfp32\tnormal\n")
+        rows, err = self.rows_of(text + "step\tmedian_ms\tcols\trows\tdtype\tinput\tgb_s\tuseful_bytes\n02_two\t20\t8\t4\tfp32\tnormal\t1\t2\n")
         self.assertEqual([(r.median_ms, r.rows, r.cols) for r in rows], [(10, 16384, 8192), (20, 4, 8)])
         self.assertIn("other columns", err)
 
@@ -137,7 +137,7 @@ class Reading(Case):
 
     def test_names_that_are_no_plain_words_are_left_out(self):
         for change in ({"step": "1`touch x`"}, {"dtype": "fp32'"}, {"threads": "2; touch x"}, {"ceiling": "a b"}, {"backend": '"'},
-                       {"cols": "8192_0"}, {"median_ms": "nan"}, {"cols": None}):
+                       {"cols": "8192_0"}, {"median_ms": "nan"}, {"cols": None}, {"rows": 0}, {"rows": -4}, {"gb_s": None}, {"median_ms": 0}, {"median_ms": "inf"}):
             rows, err = self.rows_of(text_of([dict(softmax("01_one", 10), **change)]))
             self.assertEqual(rows, [], change)
             self.assertIn("left out", err)
@@ -190,8 +190,8 @@ class Terminal(Case):
             "08_eight, fp32 | 34.4 | 2.00 TFLOP/s | 41 % of fma | 2.00 (memory 2.00, exps 1.50) | 3.0e-06"])
 
     def test_an_empty_column_is_no_zero(self):
-        row = self.show([softmax("01_one", 10, error=None, copy_gb_s=None, gb_s=None)])[2]
-        self.assertEqual(row, "01_one | 10.0 | - | - | -")
+        row = self.show([softmax("01_one", 107.3741824, error=None, copy_gb_s=None)])[2]
+        self.assertEqual(row, "01_one | 107 | 10.0 | - | -")
 
     def test_wrong_and_doubtful_results_are_not_shown(self):
         for verdict in ("FAIL", "in doubt"):
@@ -322,6 +322,17 @@ class Record(Case):
                 status, _, err = self.record([softmax("01_one", 20), row, softmax("01_one", 30)], "mine")
                 self.assertEqual((status, self.read("plots/recorded/mine.tsv")), (1, before))
                 self.assertIn(row["step"], err)
+
+    def test_tables_with_lines_that_are_no_rows_are_not_recorded(self):
+        rows = text_of([softmax("01_one", 10), softmax("02_two", 20)])
+        self.write("build/results.tsv", rows.replace("\t20\t", "\tNaN\t"))
+        self.assertEqual((self.run_tool("record", "mine")[0], os.path.exists("plots")), (1, False))
+        self.write("build/results.tsv", rows + text_of([softmax("01_one", 1)]).split("\n")[1][:80])  # a torn last line was never a result
+        self.assertEqual(self.run_tool("record", "mine")[0], 0)
+
+    def test_a_wrong_result_without_a_time_is_one(self):
+        self.assertEqual(self.record([softmax("01_one", 10), softmax("02_two", 1, verdict="FAIL", median_ms=None, gb_s=None)], "mine")[0], 1)
+        self.assertFalse(os.path.exists("plots"))
 
     def test_what_this_machine_cannot_know_must_be_given(self):
         for key in self.ELSEWHERE:
