@@ -17,6 +17,7 @@ import warnings
 
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 from attention_peers import bench_attention
+from results import append_row
 
 ELEMENTS = {"fp32": 1 << 27, "fp16": 1 << 28, "bf16": 1 << 28}  # of a tensor: 512 MiB
 COLUMNS = [1 << k for k in range(7, 25)]
@@ -63,7 +64,6 @@ class Table:
 
     def __init__(self):
         self.path = os.environ.get("RESULTS") or "build/results.tsv"
-        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         self.rows = 0
         self.ceilings = read_rows(os.environ.get("CEILINGS") or "build/ceilings.tsv")
 
@@ -71,10 +71,7 @@ class Table:
         unknown = set(cells) - set(NAMES)
         assert not unknown, unknown
         text = [word(cells.get(n, "-")) for n in NAMES]
-        with open(self.path, "a", encoding="utf-8") as file:
-            if file.tell() == 0:
-                file.write("\t".join(NAMES) + "\n")
-            file.write("\t".join(text) + "\n")
+        append_row(self.path, NAMES, text)
         self.rows += 1
 
     def verified(self, names, cells):

@@ -119,6 +119,14 @@ class Reading(Case):
             self.assertEqual([r.step for r in rows], ["02_two"])
             self.assertIn("t.tsv:2: left out", err)
 
+    def test_rows_are_appended_whole(self):
+        one, two = (text_of([softmax(step, 10)]).split("\n")[1] for step in ("01_one", "02_two"))
+        results.append_row("new/t.tsv", COLUMNS, one.split("\t"))
+        with open("new/t.tsv", "a", encoding="utf-8") as file:
+            file.write(one[:50])  # a disk that was full
+        results.append_row("new/t.tsv", COLUMNS, two.split("\t"))
+        self.assertEqual(self.read("new/t.tsv"), text_of([softmax("01_one", 10), softmax("02_two", 10)]))
+
     def test_two_headers(self):
         text = text_of([softmax("01_one", 10)])
         rows, err = self.rows_of(text + text_of([softmax("02_two", 20)]))
