@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 
+sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 from results import (Problem, ROOT, Table, bytes_name, copy_speed, devices_of, digits3, heads, length_name,
                      machine_name, of_ceiling, pages, prepare, record_text, results_path, share, slug, tflops, write_whole)
 

@@ -484,6 +484,13 @@ class Drawing(Case):
 
 
 class Recorded(unittest.TestCase):
+    def test_no_program_leaves_a_folder_of_its_own(self):  # `make record` would refuse a tree with changes
+        there = os.path.exists(os.path.join(HERE, "__pycache__"))
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        for program in ("results.py", "draw.py"):
+            self.assertEqual(subprocess.run([sys.executable, os.path.join(HERE, program), "--no-such"], env=environment, stderr=subprocess.DEVNULL).returncode, 2)
+        self.assertEqual(os.path.exists(os.path.join(HERE, "__pycache__")), there)
+
     def test_each_recorded_picture_is_shown_by_a_page_and_each_that_is_shown_is_there(self):
         saved = os.getcwd()
         os.chdir(results.ROOT)
