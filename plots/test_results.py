@@ -150,6 +150,12 @@ class Reading(Case):
             self.assertEqual(rows, [], change)
             self.assertIn("left out", err)
 
+    def test_shapes_in_words(self):
+        self.write("t.tsv", text_of([attention("07_seven", 1, seq=128, dim=32, batch=3, heads=8, kv_heads=2, causal=1), softmax("01_one", 1)]))
+        first, second = results.Table("t.tsv").rows
+        self.assertEqual(first.shape(), "batch 3, 8 heads of 32, 128 tokens, 2 of keys, causal")
+        self.assertEqual(second.shape(), "%d x %d" % (second.rows, second.cols))
+
     def test_files_that_are_no_tables(self):
         self.write("t.tsv", "01_one\t3\n")
         for words in (["table", "t.tsv"], ["table", "absent.tsv"], ["table", "."]):

@@ -102,6 +102,21 @@ START_TEST(test_attention_sizes)
 }
 END_TEST
 
+/* Ki, Mi and Gi; and what does not fit 64 bits, or is no device. */
+START_TEST(test_suffixes)
+{
+    ck_assert_int_eq(parse(false, "--rows 7Ki --cols 1").rows, 7 * 1024);
+    ck_assert_int_eq(parse(false, "--rows 3Mi --cols 1").rows, 3 << 20);
+    ck_assert_int_eq(parse(false, "--rows 5Gi --cols 1").rows, (int64_t)5 << 30);
+    ck_assert_int_eq(parse(true, "--seq 2Ki").attention.seq_q, 2048);
+    assert_refused(false, "--rows 9223372036854775808", "--rows", "a whole number");
+    assert_refused(false, "--rows 9007199254740993Ki", "--rows", "a whole number"); /* modulo 2^64 it would be 1024 */
+    assert_refused(false, "--rows 18014398509481985Ki", "--rows", "a whole number");
+    assert_refused(true, "--seq 4194304Ki", "--seq", "a whole number"); /* of 32 bits it would be 0 */
+    assert_refused(false, "--device tpu", "'tpu'", "cpu, gpu and all");
+}
+END_TEST
+
 START_TEST(test_softmax_sizes)
 {
     static const struct { const char *words; int64_t rows, cols; } all[] = {
@@ -368,6 +383,7 @@ Suite *options_suite(void)
     }
     tcase_add_test(sizes, test_attention_sizes);
     tcase_add_test(sizes, test_softmax_sizes);
+    tcase_add_test(sizes, test_suffixes);
     tcase_add_test(sizes, test_help_names_the_defaults);
     tcase_add_test(values, test_scale);
     tcase_add_test(values, test_values_in_messages);

@@ -291,12 +291,32 @@ START_TEST(test_json_is_one_object)
 }
 END_TEST
 
+START_TEST(test_units)
+{
+    static const struct { double bytes; const char *text; } all[] = {
+        { 0, "0 B" }, { 999, "999 B" }, { 1e3, "1 KB" }, { 12.3e3, "12.3 KB" }, { 1e6, "1 MB" }, { 537e6, "537 MB" }, { 2.5e9, "2.5 GB" }, { 3e12, "3 TB" },
+    };
+    ck_assert(freopen(scratch_path("said"), "w", stdout) != NULL);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        print_bytes(all[i].bytes);
+        printf("\n");
+    }
+    fflush(stdout);
+    size_t size;
+    char *text = scratch_read(scratch_path("said"), &size), *line = strtok(text, "\n");
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++, line = strtok(NULL, "\n"))
+        ck_assert_str_eq(line, all[i].text);
+    free(text);
+}
+END_TEST
+
 Suite *report_suite(void)
 {
     Suite *suite = suite_create("report");
     TCase *table = tcase_create("table"), *before = tcase_create("before"), *json = tcase_create("json");
     tcase_add_checked_fixture(table, setup, scratch_teardown);
     tcase_add_test(table, test_names_once_then_rows);
+    tcase_add_test(table, test_units);
     tcase_add_test(table, test_every_column);
     tcase_add_test(table, test_a_failure_is_recorded);
     tcase_add_test(table, test_a_folder_is_made);

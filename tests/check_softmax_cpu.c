@@ -112,6 +112,27 @@ START_TEST(test_rows_sum_to_one)
 }
 END_TEST
 
+/*
+ * A sum of 2^20, and then as many numbers of which 1024 add up to 0.05: a float does not see that any more, step by step or block by block.
+ * Where a step adds in float all the same, its bound says so.
+ */
+START_TEST(test_small_numbers_beside_a_large_sum)
+{
+    struct subject s = subject_of(_i);
+    const int64_t half = 1 << 20;
+    if (s.dtype != FP32)
+        return;
+    float *x = malloc(2 * (size_t)half * sizeof *x), *y = malloc(2 * (size_t)half * sizeof *y);
+    for (int64_t i = 0; i < 2 * half; i++)
+        x[i] = i < half ? 0 : -10;
+    subject_run(&s, y, x, 1, 2 * half, NULL);
+    struct verdict v = verify_softmax(y, x, FP32, 1, 2 * half, subject_rounding(&s));
+    ck_assert_msg(v.pass, "%s: %s", subject_name(&s), v.what);
+    free(x);
+    free(y);
+}
+END_TEST
+
 /* Two right answers may differ by twice the bound. Column col of `other` is column map(col) of y. */
 static void assert_same(const struct subject *s, const struct rows *r, const void *other, int64_t shift, const char *after)
 {
@@ -278,6 +299,7 @@ Suite *softmax_cpu_suite(void)
     TCase *invariants = tcase_create("invariants");
     tcase_set_timeout(invariants, 60);
     tcase_add_loop_test(invariants, test_rows_sum_to_one, 0, subjects);
+    tcase_add_loop_test(invariants, test_small_numbers_beside_a_large_sum, 0, subjects);
     tcase_add_loop_test(invariants, test_shift_by_a_constant, 0, subjects);
     tcase_add_loop_test(invariants, test_rotation_of_the_columns, 0, subjects);
     tcase_add_loop_test(invariants, test_same_bits_every_time, 0, subjects);
