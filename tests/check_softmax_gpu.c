@@ -81,8 +81,16 @@ static bool too_long_for(const struct subject *s, int64_t cols)
     return is_naive(s) && s->dtype == FP16 && cols > 1024;
 }
 
+/* With TESTS_SMALL, as `make sanitize` sets it, where everything takes a hundred times as long. */
+static bool too_large(int64_t elements)
+{
+    return getenv("TESTS_SMALL") && elements > 1 << 20;
+}
+
 START_TEST(test_large)
 {
+    if (too_large(large[_i % LARGE][0] * large[_i % LARGE][1]))
+        return;
     struct subject s[MAX_SUBJECTS];
     enum dtype dtype = (enum dtype)(_i / LARGE);
     int count = subjects_of(s, dtype, true);
@@ -102,7 +110,7 @@ START_TEST(test_same_bits_every_time)
     enum dtype dtype = (enum dtype)_i;
     int count = subjects_of(s, dtype, true);
     progress("same bits", dtype_name(dtype));
-    for (int shape = 0; shape < 5; shape++) {
+    for (int shape = 0; shape < 5 && !too_large(shapes[shape][0] * shapes[shape][1]); shape++) {
         struct softmax_case c = case_new((struct problem){ shapes[shape][0], shapes[shape][1], 0, 0 }, dtype, "normal");
         for (int i = 0; i < count; i++) {
             if (too_long_for(&s[i], c.p.cols))
@@ -129,8 +137,8 @@ START_TEST(test_more_elements_than_32_bits_count)
     int64_t cols = 1024, rows = ((int64_t)1 << 32) / cols + 3, last = (rows - 1) * cols;
     size_t element = dtype_bytes(s.dtype), row_bytes = (size_t)cols * element, bytes = (size_t)rows * row_bytes;
     size_t workspace_bytes = s.step->workspace ? s.step->workspace(rows, cols, s.dtype) : 0;
-    if (2 * bytes + workspace_bytes + ((size_t)1 << 28) > memory_available(true)) {
-        printf("skipped: %s beyond 2^32 elements: the GPU has too little memory\n", subject_name(&s));
+    if (too_large(rows * cols) || 2 * bytes + workspace_bytes + ((size_t)1 << 28) > memory_available(true)) {
+        printf("skipped: %s beyond 2^32 elements: the GPU has too little memory, or TESTS_SMALL is set\n", subject_name(&s));
         return;
     }
     progress(subject_name(&s), "beyond 2^32 elements");
