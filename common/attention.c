@@ -127,9 +127,11 @@ static void print_result(const struct result *r, const struct before *before, do
 
 static void print_line(const struct result *r)
 {
-    printf("    %8lld x %-8lld %9.4g ms  %7.4g TFLOP/s  %4.0f %% of %-6s  error %-8.2g %s\n", (long long)r->seq_q, (long long)r->seq_k,
-           r->time.median, r->flops / r->time.median * 1e-9, r->percent, r->ceiling ? r->ceiling : "-", r->verdict.error,
-           r->verdict.pass ? "pass" : r->verdict.what);
+    char share[32] = "ceiling unknown";
+    if (r->ceiling)
+        snprintf(share, sizeof share, "%4.0f %% of %-6s", r->percent, r->ceiling);
+    printf("    %8lld x %-8lld %9.4g ms  %7.4g TFLOP/s  %-16s  error %-8.2g %s\n", (long long)r->seq_q, (long long)r->seq_k,
+           r->time.median, r->flops / r->time.median * 1e-9, share, r->verdict.error, r->verdict.pass ? "pass" : r->verdict.what);
     fflush(stdout);
 }
 

@@ -172,7 +172,5 @@ int ceilings_main(const struct ceilings_step *step, int argc, char **argv)
         measure_device(step, &o, true);
     else if (o.gpu && !o.json)
         printf("  gpu: skipped: %s\n", gpu_missing());
-    if (o.json && !o.cpu && gpu_count() == 0)
-        fatal("nothing was measured, and nothing written: %s", gpu_missing());
     return 0;
 }

@@ -9,6 +9,7 @@
 
 #include "common.h"
 #include "scratch.h"
+#include "steps.h"
 #include "suites.h"
 
 static void setup(void)
@@ -120,6 +121,9 @@ START_TEST(test_softmax_row)
     ck_assert(close_to(number("gb_s"), 24000 / ms * 1e-6));
     ck_assert(close_to(number("percent"), 100 * number("gb_s") / number("copy_gb_s")));
     ck_assert_str_eq(cell("ceiling"), "copy");
+    char *text = said(), *copy = strstr(text, "a copy "); /* in ms; four digits of it */
+    ck_assert_msg(copy && fabs(atof(copy + 7) * number("copy_gb_s") / (24000 * 1e-6) - 1) < 1e-3, "%s", text);
+    free(text);
     exp.threads++; /* another number of threads has other ceilings */
     ceiling_put(&exp);
     ck_assert_int_eq(RUN(softmax_main, &step, NULL, "--rows", "30", "--cols", "100", "--reps", "1", "--device", "cpu"), 0);
@@ -129,9 +133,29 @@ START_TEST(test_softmax_row)
     ck_assert_int_eq(RUN(softmax_main, &step, NULL, "--rows", "30", "--cols", "100", "--reps", "1", "--device", "cpu"), 0);
     ck_assert_str_eq(cell("ceiling"), "exp");
     ck_assert(close_to(number("percent"), 100 * (9000 / 1e-9 * 1e-6) / number("median_ms")));
-    char *text = said();
+    text = said();
     ck_assert_msg(strstr(text, "ERROR       above the ceiling"), "%s", text);
     free(text);
+}
+END_TEST
+
+static double tolerance(const struct softmax_step *step, char *dtype)
+{
+    RUN(softmax_main, step, NULL, "--rows", "3", "--cols", "100", "--reps", "1", "--device", "cpu", "--dtype", dtype);
+    return number("tolerance");
+}
+
+/* How the step adds up, on this device and in this type, is what its tolerance is made of. */
+START_TEST(test_softmax_rounding)
+{
+    struct softmax_step step = fake_softmax(right);
+    step.cpu_fp16 = resident_softmax_fp16_cpu;
+    double fp32 = tolerance(&step, "fp32"), fp16 = tolerance(&step, "fp16");
+    step.gpu_sum.unit = step.fp16_unit = 0x1p-9;
+    ck_assert(tolerance(&step, "fp32") == fp32);
+    ck_assert(tolerance(&step, "fp16") > fp16);
+    step.fp16_unit = 0, step.cpu_sum.unit = 0x1p-9;
+    ck_assert(tolerance(&step, "fp32") > fp32);
 }
 END_TEST
 
@@ -308,14 +332,15 @@ START_TEST(test_wrong_attention)
 }
 END_TEST
 
-/* A step for GPUs alone, where there is none: said, and no error; but an error where something was to be written. */
+/* A step for GPUs alone, where there is none: said, and no error; but an error where something was to be written, or where it was asked for. */
 START_TEST(test_attention_skipped)
 {
     struct attention_step step = fake_attention(NULL);
     ck_assert(freopen("/dev/null", "w", stderr) != NULL);
     step.gpu_bf16 = NULL;
-    exit(_i ? RUN(attention_main, &step, NULL, SMALL_ATTENTION, "--dtype", "bf16", "--json")
-            : RUN(attention_main, &step, NULL, SMALL_ATTENTION, "--dtype", "bf16"));
+    exit(_i == 1   ? RUN(attention_main, &step, NULL, SMALL_ATTENTION, "--dtype", "bf16", "--json")
+         : _i == 2 ? RUN(attention_main, &step, NULL, SMALL_ATTENTION, "--dtype", "bf16", "--device", "cpu")
+                   : RUN(attention_main, &step, NULL, SMALL_ATTENTION, "--dtype", "bf16"));
 }
 END_TEST
 
@@ -330,6 +355,7 @@ Suite *fake_steps_suite(void)
     tcase_add_checked_fixture(attention, setup, scratch_teardown);
     tcase_add_checked_fixture(nothing, setup, NULL);
     tcase_add_test(softmax, test_softmax_row);
+    tcase_add_test(softmax, test_softmax_rounding);
     tcase_add_test(softmax, test_softmax_before);
     tcase_add_test(softmax, test_wrong_softmax);
     tcase_add_test(softmax, test_poison);
@@ -339,7 +365,7 @@ Suite *fake_steps_suite(void)
     tcase_add_test(attention, test_wrong_attention);
     tcase_add_exit_test(nothing, test_nothing_to_run, EXIT_FAILED);
     tcase_add_loop_exit_test(nothing, test_attention_skipped, 0, 0, 1);
-    tcase_add_loop_exit_test(nothing, test_attention_skipped, EXIT_FAILED, 1, 2);
+    tcase_add_loop_exit_test(nothing, test_attention_skipped, EXIT_FAILED, 1, 3);
     suite_add_tcase(suite, softmax);
     suite_add_tcase(suite, attention);
     suite_add_tcase(suite, nothing);

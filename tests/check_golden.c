@@ -242,6 +242,36 @@ START_TEST(test_attention)
 }
 END_TEST
 
+/* The step against itself, and at another scale than usual: every second run takes 10 ms, the others 5, and multiply-adds between them 1. */
+static void every_second_attention(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
+{
+    fused_attention_cpu(O, lse, Q, K, V, p);
+    seconds += 1e-3 * (runs++ % 2 ? 4 : 9);
+}
+
+START_TEST(test_attention_noise)
+{
+    struct attention_step step = attention;
+    size_t bytes;
+    step.cpu = every_second_attention;
+    ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS(SMALL, "--reps", "3", "--noise", "--scale", "2")), 0);
+    fflush(stdout);
+    char *text = scratch_read(scratch_path("out"), &bytes);
+    ck_assert_msg(strstr(text, "time        5 ms") && strstr(text, "against itself: 2.000x") && strstr(text, "normal, scale 2\n"), "%s", text);
+    free(text);
+    text = scratch_read(getenv("RESULTS"), &bytes);
+    ck_assert_msg(strstr(text, "\tnormal, scale 2\t"), "%s", text);
+    free(text);
+}
+END_TEST
+
+START_TEST(test_attention_json_is_json_alone)
+{
+    ck_assert_int_eq(RUN(attention_main, &attention, &attention_before, ARGS(SMALL, "--reps", "10", "--json")), 0);
+    assert_lines(scratch_path("out"), "{\"step\": \"08_known\", *, \"heads\": 6, \"kv_heads\": 3, *, \"median_ms\": 7, *, \"flops\": 9600, *}", NULL);
+}
+END_TEST
+
 /* exp so slow that it is the tightest, and that nine runs of ten are above it; then nothing but multiply-adds. */
 START_TEST(test_attention_ceilings)
 {
@@ -273,6 +303,7 @@ END_TEST
 static void spoils_one_problem(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
     fused_attention_cpu(O, lse, Q, K, V, p);
+    take_time();
     if (p.scale == 2 || p.seq_q == 1024)
         lse[p.batch * p.heads * p.seq_q] = 1;
 }
@@ -283,7 +314,8 @@ START_TEST(test_attention_sweeps)
     struct attention_step step = attention;
     step.cpu = spoils_one_problem;
     ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS("--heads", "1", "--seq", "5", "--dim", "1", "--reps", "1", "--sweep-scale")), EXIT_FAILED);
-    ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS("--batch", "4", "--heads", "1", "--seq", "512", "--dim", "1", "--reps", "1", "--sweep")),
+    runs = 0;
+    ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS("--batch", "4", "--heads", "1", "--seq", "512", "--dim", "1", "--reps", "10", "--sweep")),
                      EXIT_FAILED);
     assert_lines(scratch_path("out"), "08_known: *", "  Q is (1, 1, 5, 1), *",
                  "    scale 0.25      worst error * of the row's largest, allowed there * pass",
@@ -291,7 +323,7 @@ START_TEST(test_attention_sweeps)
                  "    scale 4         *pass", "    scale 8         *pass", "    scale 16        *pass", "    scale 32        *pass",
                  "    scale 64        *pass",
                  "08_known: *", "  Q is (4, 1, 512, 1), *",
-                 "         512 x 512 *1 ms *% of -  *pass", "        1024 x 1024 *memory outside the tensors was written",
+                 "         512 x 512              7 ms  0.0005992 TFLOP/s  ceiling unknown   error *pass", "        1024 x 1024 *memory outside the tensors was written",
                  "        2048 x 2048 *pass", NULL);
 }
 END_TEST
@@ -400,6 +432,8 @@ static const struct ceilings_step ceilings = {
 /* It takes a run to see whether a probe can run, and one to warm up, before ten are timed. */
 START_TEST(test_ceilings)
 {
+    char cache[64];
+    snprintf(cache, sizeof cache, "*\t%d\tL1\tfp32\t%lld\tKiB", cpu_threads(), (long long)cpu_cache_bytes(1) / 1024);
     if (cpu_cache_bytes(1) && cpu_cache_bytes(2) && cpu_cache_bytes(3)) {
         ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "10")), 0);
         assert_lines(scratch_path("out"), "00_known: ceilings that are known", here("  cpu: %s: %d thread*, L1 * KiB, L2 * KiB, L3 * KiB, * GiB free"),
@@ -409,10 +443,15 @@ START_TEST(test_ceilings)
                      "    exponentials                     0.5 Gexp/s   fp32; 8 ms, p10 8, p90 8",
                      "    matrix product                 1.074 TFLOP/s  fp32; 16 ms, p10 16, p90 16",
                      "    in the time of one byte: 13 FLOPs, 0.00326 exponentials, 7 FLOPs of a matrix product", NULL);
-        assert_lines(getenv("CEILINGS"), "device\tthreads\tname\tdtype\tvalue\tunit", here("%s\t%d\tL1\tfp32\t*\tKiB"), "*\tL2\tfp32\t*\tKiB",
+        assert_lines(getenv("CEILINGS"), "device\tthreads\tname\tdtype\tvalue\tunit", cache, "*\tL2\tfp32\t*\tKiB",
                      "*\tL3\tfp32\t*\tKiB", here("%s\t%d\tcopy\tfp32\t153.392\tGB/s"), "*\tcopy_cached\tfp32\t536.871\tGB/s",
                      "*\tfma\tfp32\t2\tTFLOP/s", "*\texp\tfp32\t0.5\tGexp/s", "*\tmatmul\tfp32\t1.07374\tTFLOP/s", NULL);
     }
+    ck_assert(freopen(scratch_path("out"), "w", stdout) != NULL);
+    ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "1", "--json", "--threads", "1")), 0);
+    assert_lines(scratch_path("out"),
+                 "{\"device\": \"*\", \"threads\": 1, \"ceiling\": \"copy\", \"dtype\": \"fp32\", \"value\": 153.392, \"unit\": \"GB/s\"}",
+                 "{*\"copy_cached\"*}", "{*\"fma\"*}", "{*\"exp\"*}", "{*\"matmul\"*}", NULL);
 }
 END_TEST
 
@@ -431,6 +470,8 @@ Suite *golden_suite(void)
     tcase_add_test(softmax_case, test_softmax_sweep);
     tcase_add_test(softmax_case, test_json_is_json_alone);
     tcase_add_test(attention_case, test_attention);
+    tcase_add_test(attention_case, test_attention_noise);
+    tcase_add_test(attention_case, test_attention_json_is_json_alone);
     tcase_add_test(attention_case, test_attention_ceilings);
     tcase_add_test(attention_case, test_attention_sweeps);
     tcase_add_test(attention_case, test_recorded);

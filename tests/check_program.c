@@ -542,8 +542,13 @@ START_TEST(test_steps_for_gpus_alone)
         setenv("CUDA_VISIBLE_DEVICES", "", 1);
     for (int i = 0; i < 2; i++) {
         const struct said *s = run(alone[i], "--seq 64 --reps 1");
-        ck_assert_msg(s->status == 0 && s->err[0] == 0 && strstr(s->out, "cpu: skipped") && strstr(s->out, "gpu: skipped"),
+        ck_assert_msg(s->status == 0 && s->err[0] == 0 && strstr(s->out, "cpu: skipped") && strstr(s->out, "gpu: skipped") &&
+                          strstr(s->out, "recorded on an"),
                       "status %d: %s%s", s->status, s->out, s->err);
+        s = run(alone[i], "--seq 64 --device cpu"); /* what was asked for did not run */
+        ck_assert_msg(s->status == EXIT_FAILED && strstr(s->out, "cpu: skipped"), "status %d: %s%s", s->status, s->out, s->err);
+        s = run(alone[i], "--seq 64 --json");
+        ck_assert_msg(s->status == EXIT_FAILED && !s->out[0] && strstr(s->err, "nothing ran"), "status %d: %s%s", s->status, s->out, s->err);
     }
 }
 END_TEST
