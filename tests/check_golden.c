@@ -294,8 +294,9 @@ START_TEST(test_attention_ceilings)
     ck_assert_int_eq(RUN(attention_main, &attention, NULL, ARGS(SMALL, "--reps", "10")), 0);
     char pattern[512], percent[32]; /* the probe takes 1 ms */
     snprintf(percent, sizeof percent, "%.4g", 100 * (9600 / fma_cpu(4000000)) / 7);
-    percent[strcspn(percent, "e") - 1] = 0; /* three digits */
-    snprintf(pattern, sizeof pattern, ROW "-\t%s*e-*\tfma\t*\t*\tpass", "*", cpu_threads(), percent);
+    char *e = strchr(percent, 'e'); /* below 1e-4, which depends on how wide this build's vectors are */
+    strcpy(e ? e - 1 : percent + strlen(percent) - 1, e ? "*e-*" : "*"); /* three digits */
+    snprintf(pattern, sizeof pattern, ROW "-\t%s\tfma\t*\t*\tpass", "*", cpu_threads(), percent);
     assert_lines(getenv("RESULTS"), COLUMNS, pattern, NULL);
 }
 END_TEST
