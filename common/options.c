@@ -326,7 +326,7 @@ struct options options_parse(int argc, char **argv, const char *idea, enum step_
 {
     struct options o = { .is_attention = kind == ATTENTION_STEP, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2 };
     opterr = 0;
-    optind = 1; /* a second call, as in tests, begins anew */
+    optind = 0; /* a second call, as in tests, begins anew; 1 would go on within the word where the first one stopped */
     for (int option; (option = getopt_long(argc, argv, ":", options_of[kind], NULL)) != -1;) {
         if (option == HELP) {
             print_help(&o, argv[0], idea, kind);

@@ -3,7 +3,6 @@
  * one place, and what cannot be meant is refused in one line before anything is computed. tests/check_program.c has the built programs.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +26,6 @@ static struct options parse(bool is_attention, const char *words)
     snprintf(buffer, sizeof buffer, "%s", words);
     for (char *word = strtok(buffer, " "); word && argc <= MAX_ARGS; word = strtok(NULL, " "))
         argv[argc++] = strcmp(word, "''") == 0 ? "" : word;
-    optind = 0;
     return options_parse(argc, argv, "idea", is_attention ? ATTENTION_STEP : SOFTMAX_STEP);
 }
 
@@ -358,14 +356,12 @@ START_TEST(test_options_of_step_00)
         pid_t child = fork();
         if (child == 0) {
             ck_assert(freopen("/dev/null", "w", stderr) != NULL);
-            optind = 0;
             options_parse(2, (char *[]){ "program", (char *)tensors[i], NULL }, "", CEILINGS_STEP);
             _exit(0);
         }
         ck_assert(waitpid(child, &status, 0) == child && WIFEXITED(status));
         ck_assert_msg(WEXITSTATUS(status) == EXIT_USAGE, "%s is taken", tensors[i]);
     }
-    optind = 0;
     struct options o = options_parse(3, (char *[]){ "program", "--json", "--threads=1", NULL }, "", CEILINGS_STEP);
     ck_assert(o.json && o.threads == 1 && o.cpu && o.gpu);
 }

@@ -3,7 +3,6 @@
  * range, or one line says what is wrong. usage_error and fatal are defined here, in the place of error.c's, so that refusing
  * the arguments does not end the fuzzer. `make fuzz` runs it for a minute.
  */
-#include <getopt.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -73,7 +72,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             return 0;
         argv[argc++] = arg;
     }
-    optind = 0; /* getopt starts anew */
     if (setjmp(refused))
         return 0;
     enum step_kind kind = size % 3;
