@@ -17,7 +17,7 @@ export LC_ALL := C
 # `make setup tour` installs first, and only then looks at what is here: hence a make of its own for what follows setup.
 REST := $(if $(filter setup,$(MAKECMDGOALS)),$(filter-out setup,$(MAKECMDGOALS)))
 ifneq ($(REST),)
-setup: ; @common/setup.sh
+setup: ; @common/scripts/setup.sh
 $(REST): setup ; @$(MAKE) --no-print-directory $@
 .PHONY: setup $(REST)
 else
@@ -67,7 +67,7 @@ C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) -Wa
 ifeq ($(CUDA),1)
 # Without ARCH: the GPU in this machine; without one, sm_75, to compile and no more. The newest of ARCH is kept as PTX, too, which the
 # driver of a newer GPU compiles. (ARCH=compute_75 keeps nothing else. sm_90a's own instructions run on sm_90a alone: as PTX, sm_90.)
-FOUND := $(if $(ARCH),,$(shell common/gpu_arch.sh $(NVCC)))
+FOUND := $(if $(ARCH),,$(shell common/scripts/gpu_arch.sh $(NVCC)))
 ARCH ?= $(or $(FOUND),sm_75)
 NUMBERS := $(sort $(patsubst %a,%,$(patsubst sm_%,%,$(patsubst compute_%,%,$(ARCH)))))
 NEWEST := $(lastword $(filter-out 1%,$(NUMBERS)) $(filter 1%,$(NUMBERS)))
@@ -85,8 +85,8 @@ $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),C
 
 # ---- how programs are built: build/cpu and build/cuda are two trees, never mixed
 
-COMMON := $(filter-out $(if $(filter 1,$(CUDA)),common/gpu_none.c),$(sort $(wildcard common/*.c))) $(if $(filter 1,$(CUDA)),$(sort $(wildcard common/*.cu)))
-COMMON_O := $(addsuffix .o,$(addprefix $B/,$(basename $(COMMON))))
+HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c),$(sort $(wildcard common/harness/*.c $(if $(filter 1,$(CUDA)),common/harness/*.cu))))
+HARNESS_O := $(addsuffix .o,$(addprefix $B/,$(basename $(HARNESS))))
 # A step's objects: its cpu.o where it has a cpu.c, and with CUDA its gpu.o.
 parts = $(foreach l,cpu $(if $(filter 1,$(CUDA)),gpu),$(if $(wildcard steps/$(1)/$l.c*),$B/steps/$(1)/$l.o))
 PROGRAMS := $(STEPS:%=$B/%)
@@ -109,16 +109,20 @@ $B/steps/%/claims.o: steps/%/main.c $B/flags
 	@mkdir -p $(@D)
 	$Q$(C) -DCLAIMS_ALONE -c $< -o $@
 
-$B/libcommon.a: $(COMMON_O)
+$B/libharness.a: $(HARNESS_O)
 	@rm -f $@
 	$Qar rcs $@ $^
+
+# What judges kernels sees the harness; what kernels are made of, a step's cpu.c and gpu.cu, cannot include it.
+$B/common/harness/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o: C += -Icommon/harness
+$B/common/harness/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
 
 # A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and the
 # step before, which its main.c names and which is timed in turn with it: all but its main().
 step_before = $(filter %_$(or $(shell sed -n 's/.*_main.&[a-z_]*, &\([a-z_]*\),.*/\1/p' steps/$(1)/main.c),none),$(STEPS))
 .SECONDEXPANSION:
 $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call step_before,%),$$(call parts,$$s))) \
-             $$(addprefix $B/steps/,$$(addsuffix /claims.o,$$(call step_before,%))) $B/libcommon.a
+             $$(addprefix $B/steps/,$$(addsuffix /claims.o,$$(call step_before,%))) $B/libharness.a
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
@@ -127,36 +131,36 @@ $B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main
 # ---- what a reader does
 
 help: ## this list
-	@awk -f common/help.awk Makefile
+	@awk -f common/scripts/help.awk Makefile tests/tests.mk
 
 setup: ## install what is missing: a C compiler, gnuplot, Check, OpenBLAS (never CUDA)
-	@common/setup.sh
+	@common/scripts/setup.sh
 
 all: $(PROGRAMS) ## build every step
 
 tour: $(PROGRAMS) ## run every step on every device, on real and on random input, and plot what came out
-	@common/tour.sh $(PROGRAMS)
+	@common/scripts/tour.sh $(PROGRAMS)
 
 # step-N runs step N; diff-N shows what N changes over the step before it.
 number = $(patsubst 0%,%,$(firstword $(subst _, ,$(1))))
 define step_rules
 step-$(call number,$(1)): $B/$(1)
 	@$B/$(1) $$(ARGS)
-diff-$(call number,$(1)): ; @common/diff.sh $(2) $(1)
+diff-$(call number,$(1)): ; @common/scripts/diff.sh $(2) $(1)
 endef
 before :=
 $(foreach s,$(STEPS),$(eval $(call step_rules,$s,$(before)))$(eval before := $s))
 
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
-	@common/bench.sh $(PROGRAMS)
+	@common/scripts/bench.sh $(PROGRAMS)
 
 # The GPU steps from 10 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made of.
-$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) common/error.c
+$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) common/harness/error.c
 	@$(if $(V),,echo "  link    $@")
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Wno-deprecated-gpu-targets $^ -o $@
 
 peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes, into the same table, where PyTorch is installed
-	@python3 plots/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
+	@python3 common/scripts/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
 # Tables, pictures and records are made by Python programs; nothing else needs it.
 PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'plots and tables need python3; `make setup` installs it' >&2; exit 1; :)
@@ -178,61 +182,9 @@ record: ## keep build/results.tsv under plots/recorded, with this machine's name
 tables: ## rewrite the tables of README.md and the lessons from plots/recorded
 	@$(PYTHON) plots/results.py tables
 
-# ---- tests: they link every step's cpu.o and gpu.o, and no main.o: what is tested is what runs
+include tests/tests.mk
 
-TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
-TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
-
-$B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
-
-ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(STEPS))) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libcommon.a
-LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
-
-$B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
-	$(call LINK_TESTS,$^)
-
-# The GPU tests around the Hopper steps with random delays.
-DELAYED := $(foreach s,$(filter 13% 14% 15% 16%,$(STEPS)),steps/$s/gpu.o)
-$B/delayed/%.o: %.cu $B/flags
-	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, delayed")
-	$Q$(NVCC) $(NVCCFLAGS) -DRANDOM_DELAYS -MF $(@:.o=.d) -c $< -o $@
-$B/delayed/main_gpu: $(DELAYED:%=$B/delayed/%) $B/main_gpu
-	$(call LINK_TESTS,$(filter %.o,$^) $B/tests/main_gpu.o $(filter-out $(DELAYED:%=$B/%),$(ALL_O)))
-
-ifeq ($(CHECK),)
-$B/tests/%.o: ; $(error the tests need Check, which is not here; `make setup` installs it)
-endif
-
-test: $(PROGRAMS) $B/main_cpu $B/main_gpu ## every test; SUITE=merge or CASE=malformed runs one suite or case by name
-	@B=$B SUITE=$(SUITE) CASE=$(CASE) tests/run.sh
-
-bug: $B/bug ## the gallery of broken kernels; bug-3 shows number 3, and which check catches it
-	@$B/bug
-bug-%: $B/bug
-	@$B/bug $*
-
-# MUTANTS="NAME ..." runs some of them; TENTH=random a tenth, with a seed that is printed, TENTH=SEED the same tenth again.
-mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
-	@B=$B MUTANTS='$(MUTANTS)' tests/mutate.py mutants $(if $(TENTH),--tenth $(TENTH))
-
-ablation: ## what is each idea of steps 10, 12, 13, 14 and 16 worth? STEP=12 or VARIANTS="whole no-lag", and ARGS, choose
-	@B=$B STEP='$(STEP)' VARIANTS='$(VARIANTS)' tests/mutate.py ablation $(ARGS)
-
-delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, each warp late at random: no hang, and the same bits
-	@B=$B tests/delays.sh
-
-repairs: ## how often step 16 repairs, on which input, and that no repair is for nothing, on a Hopper GPU
-	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/16_optimistic_attention
-	@B=build/debug tests/repairs.sh
-
-older-gpus: ## the GPU tests as a T4 and an RTX 30xx would run them, on the GPU that is here
-	@tests/older_gpus.sh
-
-sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
-	@tests/sanitize.sh
-
-fuzz: ## a minute of random bytes for the .npy reader, and of random words for the command line (needs clang)
-	@tests/fuzz.sh
+# ---- the rest
 
 format: ## clang-format on all sources
 	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
@@ -240,7 +192,7 @@ format: ## clang-format on all sources
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots timeline record tables test bug mutants ablation delays older-gpus repairs sanitize fuzz format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots timeline record tables format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-struct softmax_step; /* what a step claims: common.h has them, main.c fills them in */
+struct softmax_step; /* what a step claims: harness.h has them, main.c fills them in */
 struct attention_step;
 
 /* GPU(f) is f in a CUDA build and NULL otherwise, so that no step needs an #ifdef. */

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 static const struct softmax_step *const softmax_steps[] = {

@@ -2,7 +2,7 @@
 #ifndef ALL_STEPS_H
 #define ALL_STEPS_H
 
-#include "common.h"
+#include "harness.h"
 
 /* NULL when there is no such step. number: 0, 1, 2, ... in the order of the ladder. */
 const struct softmax_step *step_at(int number);

@@ -11,7 +11,7 @@
 #define REPEATS 5
 #define THREADS 5
 
-/* ---- numbers that no family of common/input.c has */
+/* ---- numbers that no family of common/harness/input.c has */
 
 static float noise(uint64_t seed, int64_t at)
 {

@@ -20,7 +20,7 @@ struct attention_case {
 
 /* Tensors that hold nothing yet; a scale of 0 becomes 1 / sqrt(dim). */
 struct attention_case attention_case_new(struct attention p, enum dtype dtype);
-/* Q, K and V of a family of common/input.c. "real" has a shape of its own, of which only `causal` is chosen. */
+/* Q, K and V of a family of common/harness/input.c. "real" has a shape of its own, of which only `causal` is chosen. */
 struct attention_case attention_case_of(struct attention p, enum dtype dtype, const char *family);
 void attention_case_free(struct attention_case *c);
 /*

@@ -1,5 +1,5 @@
 /*
- * The programs of common/step.c and common/attention.c, run on steps that are made up: right ones whose cost is known, and wrong ones.
+ * The programs of common/harness/step.c and common/harness/attention.c, run on steps that are made up: right ones whose cost is known, and wrong ones.
  * What they report must follow from what is known; what is wrong must end with status 1.
  */
 #include <math.h>
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 #include "scratch.h"
 #include "steps.h"
 #include "suites.h"

@@ -1,4 +1,4 @@
-/* common/file.c: a file appears whole or not at all, where it was asked for, and nothing else is left, whatever happens. */
+/* common/harness/file.c: a file appears whole or not at all, where it was asked for, and nothing else is left, whatever happens. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 #include "scratch.h"
 #include "suites.h"
 

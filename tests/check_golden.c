@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 #include "scratch.h"
 #include "steps.h"
 #include "suites.h"

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "suites.h"
 

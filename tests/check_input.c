@@ -1,9 +1,9 @@
-/* common/input.c: families of inputs that are the same everywhere, and what each is for. */
+/* common/harness/input.c: families of inputs that are the same everywhere, and what each is for. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "suites.h"
 

@@ -1,4 +1,4 @@
-/* common/memory.c: buffers that show what was never written, and what was written outside. */
+/* common/harness/memory.c: buffers that show what was never written, and what was written outside. */
 #include <math.h>
 #include <signal.h>
 #include <stdint.h>
@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "scratch.h"
 #include "suites.h"

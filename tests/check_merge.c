@@ -24,7 +24,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-#include "common.h"
+#include "harness.h"
 #include "merge.h"
 #include "suites.h"
 

@@ -1,4 +1,4 @@
-/* common/npy.c: what NumPy writes is read, what is malformed is refused in one line, and no partial file is ever left. */
+/* common/harness/npy.c: what NumPy writes is read, what is malformed is refused in one line, and no partial file is ever left. */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "scratch.h"
 #include "suites.h"

@@ -1,5 +1,5 @@
 /*
- * common/options.c and the tensors that options choose (input.c): what is given is kept wherever it stands, the rest is completed in
+ * common/harness/options.c and the tensors that options choose (input.c): what is given is kept wherever it stands, the rest is completed in
  * one place, and what cannot be meant is refused in one line before anything is computed. tests/check_program.c has the built programs.
  */
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "scratch.h"
 #include "suites.h"

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "blas.h"
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "scratch.h"
 #include "suites.h"

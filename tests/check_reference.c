@@ -1,10 +1,10 @@
-/* common/reference.c against answers that are known without it. */
+/* common/harness/reference.c against answers that are known without it. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "suites.h"
 

@@ -1,4 +1,4 @@
-/* common/report.c: the table that plots and lessons are made of, and JSON. */
+/* common/harness/report.c: the table that plots and lessons are made of, and JSON. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 #include "scratch.h"
 #include "suites.h"
 

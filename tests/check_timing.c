@@ -1,10 +1,10 @@
-/* common/timing.c: what is timed, how often, and what is made of the times. Clocks are the test's own, where that is possible. */
+/* common/harness/timing.c: what is timed, how often, and what is made of the times. Clocks are the test's own, where that is possible. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "common.h"
+#include "harness.h"
 #include "suites.h"
 
 static void sleep_ms(double ms)

@@ -1,9 +1,9 @@
-/* common/verify.c must reject: a verdict that lets one of these pass is worth nothing. */
+/* common/harness/verify.c must reject: a verdict that lets one of these pass is worth nothing. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "suites.h"
 

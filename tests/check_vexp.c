@@ -1,7 +1,7 @@
 /* common/vexp.h against exp in double: in a loop that the compiler vectorises, and called one at a time. */
 #include <math.h>
 
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 #include "suites.h"
 #include "vexp.h"

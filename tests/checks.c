@@ -10,7 +10,7 @@
 
 #define SMALL_ELEMENTS 10000 /* see TESTS_SMALL in checks.h */
 
-/* ---- numbers that no family of common/input.c has */
+/* ---- numbers that no family of common/harness/input.c has */
 
 static float noise(int64_t row, int64_t col, int64_t cols)
 {

@@ -5,13 +5,13 @@ set -eu
 seconds=$((${1:-60} / 2))
 command -v clang >/dev/null || { echo "fuzz: clang, with its sanitizer runtime, is needed and not here" >&2; exit 1; }
 mkdir -p build/fuzz
-sources="common/file.c common/npy.c common/input.c common/reference.c common/gpu_none.c common/machine.c common/memory.c"
+sources="common/harness/file.c common/harness/npy.c common/harness/input.c common/harness/reference.c common/harness/gpu_none.c common/harness/machine.c common/harness/memory.c"
 for harness in npy options; do
     corpus=build/fuzz/$harness.corpus
     mkdir -p $corpus
-    more=common/error.c
-    [ $harness = npy ] || more=common/options.c # the harness has errors of its own, which do not exit
-    clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -Icommon -Isteps -Itests \
+    more=common/harness/error.c
+    [ $harness = npy ] || more=common/harness/options.c # the harness has errors of its own, which do not exit
+    clang -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -Icommon -Icommon/harness -Isteps -Itests \
         tests/fuzz_$harness.c $sources $more -lm -o build/fuzz/fuzz_$harness
     if [ $harness = npy ]; then
         for seed in tests/data/*.npy; do head -c 200 $seed >$corpus/$(basename $seed); done

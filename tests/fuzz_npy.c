@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 
 #define REQUIRE(condition)                                                  \
     do {                                                                    \

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 
 #define MAX_ARGS 30
 #define MAX_INPUT 4096

@@ -2,7 +2,7 @@
 #ifndef HOPPER_LAYOUT_H
 #define HOPPER_LAYOUT_H
 
-#include "common.h"
+#include "harness.h"
 
 #define LAYOUT_QUERIES 64   /* of a warpgroup */
 #define LAYOUT_HEADS 2

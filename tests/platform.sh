@@ -26,7 +26,7 @@ link() { for name; do ln -sf "$(command -v "$name")" "$work/bin/$name"; done; }
 
 arch() { # what nvidia-smi prints; its status
     program nvidia-smi "printf '%s\\n' '$1'; exit $2"
-    PATH=$work/bin:$PATH common/gpu_arch.sh "$work/bin/nvcc" | tr '\n' ' '
+    PATH=$work/bin:$PATH common/scripts/gpu_arch.sh "$work/bin/nvcc" | tr '\n' ' '
 }
 fresh
 program nvcc 'echo compute_75; echo compute_90; echo compute_90a; echo compute_120; echo compute_103; echo compute_120a'
@@ -39,7 +39,7 @@ is "$(arch 'Failed to initialize NVML: Driver/library version mismatch' 18)" "" 
 is "$(arch 'No devices were found' 0)" "" "a driver without a device"
 is "$(arch '[N/A]' 0)" "" "a device without a number"
 program nvidia-smi 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18'
-(unset ARCH; MAKEFLAGS= PATH=$work/bin:$PATH ${MAKE:-make} CUDA=1 CUDA_HOME="$work" -n build/cuda/common/gpu.o) >"$work/out" 2>&1
+(unset ARCH; MAKEFLAGS= PATH=$work/bin:$PATH ${MAKE:-make} CUDA=1 CUDA_HOME="$work" -n build/cuda/common/harness/gpu.o) >"$work/out" 2>&1
 says "$(cat "$work/out")" "code=sm_75" "the build beside a broken driver"
 
 # ---- the Makefile, for GNU make from 3.81 on
@@ -60,7 +60,7 @@ is "$(CUDA=0 ${MAKE:-make} --no-print-directory -s help 2>/dev/null | head -n 1)
 # ---- setup
 
 setup() { # what is here beside a shell: its output, and its status
-    out=$(PATH=$work/bin CC= "$work/bin/sh" common/setup.sh 2>&1)
+    out=$(PATH=$work/bin CC= "$work/bin/sh" common/scripts/setup.sh 2>&1)
     status=$?
 }
 fresh
@@ -105,10 +105,10 @@ done
 
 # ---- awk: mawk is Debian's, gawk Fedora's, busybox's Alpine's
 
-want=$(awk -f common/help.awk Makefile)
+want=$(awk -f common/scripts/help.awk Makefile tests/tests.mk)
 for awk in mawk gawk "busybox awk"; do
     $awk 'BEGIN { exit 0 }' >/dev/null 2>&1 || continue
-    is "$($awk -f common/help.awk Makefile)" "$want" "help by $awk"
+    is "$($awk -f common/scripts/help.awk Makefile tests/tests.mk)" "$want" "help by $awk"
 done
 
 echo "platform: $checks checks, $failures failures"

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "suites.h"
 
 #define SLOW 1.0 /* seconds: a check that takes longer is named */

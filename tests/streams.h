@@ -2,7 +2,7 @@
 #ifndef STREAMS_H
 #define STREAMS_H
 
-#include "common.h"
+#include "harness.h"
 
 #ifdef USE_CUDA
 #ifdef __cplusplus

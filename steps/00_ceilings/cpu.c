@@ -2,7 +2,7 @@
  * Step 00, ceilings: what this CPU can do at most. Each probe does one thing, as fast as it goes, on all threads; whoever calls
  * it holds the clock. The compute probes return how many operations they did, so that rate = result / time.
  *
- * (Matrix products are a library's: common/blas.c.)
+ * (Matrix products are a library's: common/harness/blas.c.)
  */
 #include "steps.h"
 #include "stream.h"

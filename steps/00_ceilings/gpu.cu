@@ -6,12 +6,12 @@
  *     fma_gpu     fp32 multiply-adds: 2 FLOPs each, on the ordinary cores
  *     exp_gpu     exponentials: their unit is a quarter as wide as a multiply-add's, or narrower
  *
- * (Matrix products are the vendor's library's: common/blas_gpu.cu.)
+ * (Matrix products are the vendor's library's: common/harness/blas_gpu.cu.)
  *
  * A launcher that computes returns the number of operations that it launched; rate = operations / time.
  */
-#include "common.h"
 #include "gpu.cuh"
+#include "machine.h"
 #include "steps.h"
 
 #define THREADS 256       /* threads per block */

@@ -1,6 +1,6 @@
 /* Step 00: the ruler. What this machine can do at most; every later step is drawn against it. */
 #include "blas.h"
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 int main(int argc, char **argv)

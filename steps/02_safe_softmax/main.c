@@ -1,5 +1,5 @@
 /* Step 02: what it claims. The program measures the claim. */
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 const struct softmax_step safe_softmax = {

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 
 #include "chunk.h"
-#include "common.h"
+#include "machine.h"
 #include "merge.h"
 #include "steps.h"
 #include "vexp.h"

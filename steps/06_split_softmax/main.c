@@ -1,5 +1,5 @@
 /* Step 06: what it claims. The program measures the claim. */
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 const struct softmax_step split_softmax = {

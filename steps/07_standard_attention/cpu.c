@@ -10,7 +10,7 @@
  */
 #include <math.h>
 
-#include "common.h"
+#include "machine.h"
 #include "steps.h"
 
 /* S = scale Q K^T, where the query sees the key. S: (seq_q, seq_k), Q: (seq_q, dim), K: (seq_k, dim). */

@@ -12,7 +12,7 @@
 #include <math.h>
 
 #include "blas.h"
-#include "common.h"
+#include "machine.h"
 #include "steps.h"
 #include "vexp.h"
 

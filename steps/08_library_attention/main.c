@@ -1,6 +1,6 @@
 /* Step 08: what it claims. The program measures the claim. */
 #include "blas.h"
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 static struct attention_cost library_attention_cost(struct attention p, enum dtype dtype)

@@ -13,7 +13,6 @@
  */
 #include <math.h>
 
-#include "common.h"
 #include "merge.h"
 #include "steps.h"
 

@@ -15,7 +15,6 @@
  * 2 elements for 2 multiply-adds, and adds up each score through five shuffles in a row: bound by both, far from any ceiling.
  * Changed since step 08: one kernel, no scores in memory, O(L dim) of it in all; fp32 only.
  */
-#include "common.h"
 #include "gpu.cuh"
 #include "merge.h"
 #include "steps.h"

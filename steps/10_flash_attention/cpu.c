@@ -16,7 +16,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "common.h"
 #include "half.h"
 #include "steps.h"
 

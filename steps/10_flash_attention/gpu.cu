@@ -30,7 +30,6 @@
  */
 #include <cuda_pipeline.h>
 
-#include "common.h"
 #include "gpu.cuh"
 #include "merge.h"
 #include "ptx.cuh"

@@ -1,5 +1,5 @@
 /* Step 10: what it claims. The program measures the claim. */
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 static struct attention_cost flash_attention_cost(struct attention p, enum dtype dtype)

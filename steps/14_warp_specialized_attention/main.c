@@ -1,5 +1,5 @@
 /* Step 14: what it claims. The program measures the claim. */
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 static struct attention_cost warp_specialized_attention_cost(struct attention p, enum dtype dtype)

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "../../common/common.h"
+#include "../../common/harness/harness.h"
 
 struct attention_mutant {
     struct attention_step step; /* its function; name is that of the file */

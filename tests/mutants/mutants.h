@@ -2,7 +2,7 @@
 #ifndef MUTANTS_H
 #define MUTANTS_H
 
-#include "../../common/common.h"
+#include "../../common/harness/harness.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,4 +1,4 @@
-"""The attention part of plots/peers.py: PyTorch's scaled_dot_product_attention and, on a GPU, our own steps and a matrix product
+"""The attention part of common/scripts/peers.py: PyTorch's scaled_dot_product_attention and, on a GPU, our own steps and a matrix product
 in turn with it.
 
 Ours are called through $B/libattention.so, which `make peers` links from the objects that the steps' programs are made of. Every
@@ -10,7 +10,7 @@ import math
 import os
 import re
 
-TOKENS = int(os.environ.get("BENCH_TOKENS") or 16384)  # as common/bench.sh has it: tokens in all,
+TOKENS = int(os.environ.get("BENCH_TOKENS") or 16384)  # as common/scripts/bench.sh has it: tokens in all,
 HEADS = int(os.environ.get("BENCH_HEADS") or 32)       # and heads of 64; of 128 half as many
 LENGTHS = [512 << k for k in range(6)]
 QUICK_LENGTHS = [1024, 8192]
@@ -23,7 +23,7 @@ MATMUL = 8192                    # rows and columns of the matrix product that t
 DTYPES = ["fp32", "fp16", "bf16", "fp64"]  # enum dtype of common/types.h
 BACKENDS = {"flash": "FLASH_ATTENTION", "cudnn": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
 CLAIMS = ["predicted_bytes", "exps", "error", "tolerance", "verdict"]  # of our steps: from the row that their own program left
-STEPS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "steps")
+STEPS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "steps")
 
 
 class Attention(ctypes.Structure):
@@ -182,7 +182,7 @@ def matrix_product(torch, device, dtype):
 
 
 def percent_of_ceiling(table, device, p, exps, matmul, ms):
-    """The ceiling that alone would take longest, as common/attention.c has it; empty when step 00 has not measured any. matmul:
+    """The ceiling that alone would take longest, as common/harness/attention.c has it; empty when step 00 has not measured any. matmul:
     TFLOP/s of the matrix product that took turns, 0 if there was none."""
     arithmetic, of_type = ("fma", "fp32") if p.dtype == "fp32" else ("matmul", "bf16")
     copy = table.ceiling(device, "copy", "fp32")

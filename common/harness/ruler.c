@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 
 #define COPY_BYTES (512ll << 20)   /* of x, and as many of y */
 #define FMA_ROUNDS_CPU 1000000     /* about 10 ms */

@@ -1,5 +1,5 @@
 /* gpu.cu's functions in a build without CUDA: there is no device, and nobody gets further than asking. */
-#include "common.h"
+#include "harness.h"
 
 static _Noreturn void none(void)
 {

@@ -4,7 +4,7 @@
 #ifdef USE_CBLAS
 #include <cblas.h>
 
-#include "common.h"
+#include "harness.h"
 
 #ifdef _OPENMP
 #include <omp.h>

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 
 #ifndef PATH_MAX
 #define PATH_MAX 4096

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 /* One call of the step, or of the copy that it is measured against. */

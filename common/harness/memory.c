@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "common.h"
+#include "harness.h"
 
 #define POISON 0xFF               /* every byte; as fp16, bf16, fp32 and fp64 this is a NaN */
 #define HUGE_PAGE (2u << 20)      /* bytes; large pages make copies 10-20 % faster */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "steps.h"
 
 #define FMA_ROUNDS 4000000  /* of the probe on a CPU: about 10 ms */

@@ -3,7 +3,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "common.h"
+#include "harness.h"
 
 #define MIN_ROUNDS 3
 #define MAX_ROUNDS 200

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 
 #define LONGEST 2000 /* bytes of a message; what is longer is cut */
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 
 #define MAX_THREADS 4096
 #define MAX_SHOWN 60  /* bytes of a value that a message quotes */

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "bound.h"
-#include "common.h"
+#include "harness.h"
 
 #define WORST_ALLOWED 0.5        /* however long the chain: a result that is wrong by half is wrong */
 #define BLOCK 1024               /* numbers that are converted to double at a time */

@@ -9,7 +9,7 @@
 #include <sys/sysctl.h>
 #endif
 
-#include "common.h"
+#include "harness.h"
 
 /* Copies the value of "key : value" from /proc/cpuinfo; false when there is none. */
 static bool cpuinfo(const char *key, char *value, size_t size)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write common/wgmma.cuh: `python3 common/wgmma.py >common/wgmma.cuh`. A product's operands are listed one by one, up to 128."""
+"""Write common/wgmma.cuh: `python3 common/scripts/wgmma.py >common/wgmma.cuh`. A product's operands are listed one by one, up to 128."""
 
 import textwrap
 

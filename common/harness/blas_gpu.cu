@@ -2,7 +2,7 @@
 #include <cublas_v2.h>
 
 #include "blas.h"
-#include "common.h"
+#include "harness.h"
 
 static cudaDataType_t cuda_type(enum dtype dtype)
 {

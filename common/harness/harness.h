@@ -1,21 +1,21 @@
 /*
- * What every step shares: the command line, inputs, references, verdicts, clocks and reports. Grouped by the file that
- * defines it. A step's main.c needs this header and steps.h; its cpu.c and gpu.cu need steps.h, merge.h and little else.
+ * What judges the steps: the command line, inputs, references, verdicts, clocks and reports. Grouped by the file that defines it.
+ * A step's main.c includes this header; its cpu.c and gpu.cu cannot.
  *
  * Sizes are elements unless a name ends in `bytes`. Times are milliseconds. Tensors are row-major.
  */
-#ifndef COMMON_H
-#define COMMON_H
+#ifndef HARNESS_H
+#define HARNESS_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
+#include "machine.h"
 #include "types.h"
 
 #ifdef __cplusplus
-#define _Noreturn [[noreturn]]
 extern "C" {
 #endif
 
@@ -25,10 +25,9 @@ enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /*
  * Print "program: message" on stderr, in one line that is safe for a terminal whatever a value holds, and exit. Bad usage ends with
- * status 2; whatever else goes wrong, with 1.
+ * status 2; whatever else goes wrong, by fatal() of machine.h, with 1.
  */
 _Noreturn void usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
-_Noreturn void fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Copy text with its control characters, and bytes that are no UTF-8, as \n and \x1b. Cut to `size` bytes, which should be 6 or more. */
 void printable(char *out, size_t size, const char *text);
 
@@ -55,7 +54,6 @@ struct buffer buffer_new(size_t bytes, bool gpu); /* fatal when there is too lit
 void buffer_free(struct buffer *b);
 void buffer_poison(struct buffer *b);             /* all NaN again, bands included */
 bool buffer_guards_intact(const struct buffer *b);
-void *scratch(size_t bytes);                      /* for a step's intermediate results: the same memory call after call, grown as needed */
 size_t memory_available(bool gpu);                /* bytes that can still be had: within limits of control groups and of ulimit */
 size_t cpu_memory_available(const char *root);    /* the same of the CPU, with /proc and /sys below `root`, for tests */
 void memory_require(double bytes, bool gpu);      /* fatal when there is less: a run says at its start what it needs in all */
@@ -316,9 +314,7 @@ extern double (*now)(void);                     /* seconds, on a clock that neve
 /* ---- machine.c: what this runs on */
 
 const char *cpu_name(void);
-int cpu_threads(void);                /* that OpenMP uses now */
 void cpu_set_threads(int threads);
-int64_t cpu_cache_bytes(int level);   /* 1, 2, 3; 0 where there is none or it cannot be told */
 
 /* ---- gpu.cu, or gpu_none.c in a build without CUDA. All but the first two need a device. */
 
@@ -332,7 +328,6 @@ struct gpu_build {                    /* what the code that runs here was compil
 };
 struct gpu_build gpu_built_for(void);
 size_t gpu_shared_bytes(void);        /* shared memory that a block may have */
-int gpu_sms(void);
 int64_t gpu_l2_bytes(void);
 size_t gpu_memory_available(void);
 void *gpu_allocate(size_t bytes);     /* NULL when there is too little */

@@ -9,7 +9,7 @@
 #include <cuda_fp16.h>
 
 #include "bound.h"
-#include "common.h"
+#include "harness.h"
 
 #define THREADS 256
 #define BLOCKS_PER_SM 8

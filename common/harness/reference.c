@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "bound.h"
-#include "common.h"
+#include "harness.h"
 #include "half.h"
 
 double element(const void *x, enum dtype dtype, int64_t at)

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "common.h"
+#include "harness.h"
 #include "gpu.cuh"
 #include "ptx.cuh"
 

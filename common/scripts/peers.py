@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time PyTorch's softmax and attention on the shapes that `make bench` uses, and add the rows to the same table.
 
-    plots/peers.py [--part softmax|attention|all] [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N] [--reps N]
+    common/scripts/peers.py [--part softmax|attention|all] [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N] [--reps N]
                    [--budget SECONDS] [--quick] [--clock] [--library FILE]
 
 Every peer is given its best: an output that exists already, AVX-512 and huge pages on a CPU, a compiled kernel for each shape on
@@ -16,6 +16,7 @@ import time
 import warnings
 
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plots"))
 from attention_peers import bench_attention
 from results import append_row
 

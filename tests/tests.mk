@@ -1,0 +1,58 @@
+# How the tests are built and run; the Makefile above includes this. They link every step's cpu.o and gpu.o, and no main.o: what is
+# tested is what runs.
+
+TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
+TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
+
+$B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
+
+ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(STEPS))) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libharness.a
+LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
+
+$B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
+	$(call LINK_TESTS,$^)
+
+# The GPU tests around the Hopper steps with random delays.
+DELAYED := $(foreach s,$(filter 13% 14% 15% 16%,$(STEPS)),steps/$s/gpu.o)
+$B/delayed/%.o: %.cu $B/flags
+	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, delayed")
+	$Q$(NVCC) $(NVCCFLAGS) -DRANDOM_DELAYS -MF $(@:.o=.d) -c $< -o $@
+$B/delayed/main_gpu: $(DELAYED:%=$B/delayed/%) $B/main_gpu
+	$(call LINK_TESTS,$(filter %.o,$^) $B/tests/main_gpu.o $(filter-out $(DELAYED:%=$B/%),$(ALL_O)))
+
+ifeq ($(CHECK),)
+$B/tests/%.o: ; $(error the tests need Check, which is not here; `make setup` installs it)
+endif
+
+test: $(PROGRAMS) $B/main_cpu $B/main_gpu ## every test; SUITE=merge or CASE=malformed runs one suite or case by name
+	@B=$B SUITE=$(SUITE) CASE=$(CASE) tests/run.sh
+
+bug: $B/bug ## the gallery of broken kernels; bug-3 shows number 3, and which check catches it
+	@$B/bug
+bug-%: $B/bug
+	@$B/bug $*
+
+# MUTANTS="NAME ..." runs some of them; TENTH=random a tenth, with a seed that is printed, TENTH=SEED the same tenth again.
+mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
+	@B=$B MUTANTS='$(MUTANTS)' tests/mutate.py mutants $(if $(TENTH),--tenth $(TENTH))
+
+ablation: ## what is each idea of steps 10, 12, 13, 14 and 16 worth? STEP=12 or VARIANTS="whole no-lag", and ARGS, choose
+	@B=$B STEP='$(STEP)' VARIANTS='$(VARIANTS)' tests/mutate.py ablation $(ARGS)
+
+delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, each warp late at random: no hang, and the same bits
+	@B=$B tests/delays.sh
+
+repairs: ## how often step 16 repairs, on which input, and that no repair is for nothing, on a Hopper GPU
+	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/16_optimistic_attention
+	@B=build/debug tests/repairs.sh
+
+older-gpus: ## the GPU tests as a T4 and an RTX 30xx would run them, on the GPU that is here
+	@tests/older_gpus.sh
+
+sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
+	@tests/sanitize.sh
+
+fuzz: ## a minute of random bytes for the .npy reader, and of random words for the command line (needs clang)
+	@tests/fuzz.sh
+
+.PHONY: test bug mutants ablation delays older-gpus repairs sanitize fuzz
