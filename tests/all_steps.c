@@ -25,6 +25,11 @@ enum {
 
 static const enum dtype dtypes[DTYPES] = { FP32, FP16, BF16 };
 
+const struct device *device_of(bool gpu)
+{
+    return gpu ? &gpu_device : &cpu_device;
+}
+
 const struct softmax_step *step_at(int number)
 {
     return number < 0 || number >= STEPS ? NULL : softmax_steps[number];
@@ -40,11 +45,7 @@ const struct softmax_step *step_named(const char *name)
 
 bool subject_exists(const struct subject *s)
 {
-    switch (s->dtype) {
-    case FP16: return s->gpu ? s->step->gpu_fp16 != NULL : s->step->cpu_fp16 != NULL;
-    case BF16: return s->gpu ? s->step->gpu_bf16 != NULL : s->step->cpu_bf16 != NULL;
-    default: return s->gpu ? s->step->gpu != NULL : s->step->cpu != NULL;
-    }
+    return softmax_has(s->step, device_of(s->gpu), s->dtype);
 }
 
 bool subject_at(struct subject *s, int index, bool gpu)
@@ -85,27 +86,12 @@ const char *subject_name(const struct subject *s)
 
 struct rounding subject_rounding(const struct subject *s)
 {
-    struct rounding how = s->gpu ? s->step->gpu_sum : s->step->cpu_sum;
-    if (s->dtype == FP16)
-        how.unit = s->step->fp16_unit;
-    return how;
+    return softmax_rounding(s->step, device_of(s->gpu), s->dtype);
 }
 
 void subject_run(const struct subject *s, void *y, const void *x, int64_t rows, int64_t cols, void *workspace)
 {
-    const struct softmax_step *step = s->step;
-    if (s->gpu)
-        switch (s->dtype) {
-        case FP16: step->gpu_fp16(y, x, rows, cols, workspace, NULL); break;
-        case BF16: step->gpu_bf16(y, x, rows, cols, workspace, NULL); break;
-        default: step->gpu(y, x, rows, cols, workspace, NULL); break;
-        }
-    else
-        switch (s->dtype) {
-        case FP16: step->cpu_fp16(y, x, rows, cols); break;
-        case BF16: step->cpu_bf16(y, x, rows, cols); break;
-        default: step->cpu(y, x, rows, cols); break;
-        }
+    softmax_run(s->step, device_of(s->gpu), s->dtype, y, x, rows, cols, workspace);
 }
 
 /* ---- attention */
@@ -125,11 +111,7 @@ const struct attention_step *attention_step_named(const char *name)
 
 bool attention_subject_exists(const struct attention_subject *s)
 {
-    switch (s->dtype) {
-    case FP16: return s->gpu && s->step->gpu_fp16 != NULL;
-    case BF16: return s->gpu && s->step->gpu_bf16 != NULL;
-    default: return s->gpu ? s->step->gpu != NULL : s->step->cpu != NULL;
-    }
+    return attention_has(s->step, device_of(s->gpu), s->dtype);
 }
 
 /* A step is chosen by the number that its name begins with. */
@@ -168,7 +150,7 @@ const char *attention_subject_name(const struct attention_subject *s)
 
 struct attention_rounding attention_subject_rounding(const struct attention_subject *s)
 {
-    return s->dtype == FP32 ? (struct attention_rounding){ 0 } : s->step->rounding;
+    return attention_rounding(s->step, s->dtype);
 }
 
 int attention_subjects_of(struct attention_subject *subjects, enum dtype dtype, bool gpu)
@@ -183,10 +165,7 @@ int attention_subjects_of(struct attention_subject *subjects, enum dtype dtype, 
 
 bool attention_subject_takes(const struct attention_subject *s, int64_t dim)
 {
-    for (const int *d = s->step->dims; *d; d++)
-        if (*d == dim)
-            return true;
-    if (s->step->dims[0] || dim > 256)
+    if (!attention_takes(s->step, dim))
         return false;
     const char *why = s->gpu ? attention_gpu_missing(s->step, s->dtype, dim) : NULL;
     if (why)
@@ -204,13 +183,5 @@ const char *attention_subject_missing(const struct attention_subject *s)
 void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
                            struct attention p, void *workspace, cudaStream_t stream)
 {
-    const struct attention_step *step = s->step;
-    if (!s->gpu)
-        step->cpu(O, lse, Q, K, V, p);
-    else
-        switch (s->dtype) {
-        case FP16: step->gpu_fp16(O, lse, Q, K, V, p, workspace, stream); break;
-        case BF16: step->gpu_bf16(O, lse, Q, K, V, p, workspace, stream); break;
-        default: step->gpu(O, lse, Q, K, V, p, workspace, stream); break;
-        }
+    attention_run(s->step, device_of(s->gpu), s->dtype, O, lse, Q, K, V, p, workspace, stream);
 }

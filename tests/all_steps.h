@@ -4,6 +4,8 @@
 
 #include "harness.h"
 
+const struct device *device_of(bool gpu);
+
 /* NULL when there is no such step. number: 0, 1, 2, ... in the order of the ladder. */
 const struct softmax_step *step_at(int number);
 const struct softmax_step *step_named(const char *name);

@@ -15,17 +15,17 @@ static struct attention with_scale(struct attention p)
 
 static void add_outputs(struct attention_case *c)
 {
-    c->O = buffer_new(c->q.bytes, false);
-    c->lse = buffer_new((size_t)(c->p.batch * c->p.heads * c->p.seq_q) * sizeof(float), false);
+    c->O = buffer_new(c->q.bytes, &cpu_device);
+    c->lse = buffer_new((size_t)(c->p.batch * c->p.heads * c->p.seq_q) * sizeof(float), &cpu_device);
 }
 
 struct attention_case attention_case_new(struct attention p, enum dtype dtype)
 {
     struct attention_case c = { .p = with_scale(p), .dtype = dtype };
     size_t row = (size_t)p.dim * dtype_bytes(dtype), keys = (size_t)(p.batch * p.kv_heads * p.seq_k);
-    c.q = buffer_new((size_t)(p.batch * p.heads * p.seq_q) * row, false);
-    c.k = buffer_new(keys * row, false);
-    c.v = buffer_new(keys * row, false);
+    c.q = buffer_new((size_t)(p.batch * p.heads * p.seq_q) * row, &cpu_device);
+    c.k = buffer_new(keys * row, &cpu_device);
+    c.v = buffer_new(keys * row, &cpu_device);
     add_outputs(&c);
     return c;
 }
@@ -77,11 +77,11 @@ static const char *run_on_gpu(const struct attention_subject *s, struct attentio
     struct buffer *host[] = { &c->q, &c->k, &c->v, &c->O, &c->lse }, device[6] = { { 0 } };
     enum { Q, K, V, O, LSE, WORKSPACE };
     for (int i = 0; i < 5; i++)
-        device[i] = buffer_new(host[i]->bytes, true);
+        device[i] = buffer_new(host[i]->bytes, &gpu_device);
     for (int i = Q; i <= V; i++)
         gpu_upload(device[i].data, host[i]->data, host[i]->bytes);
     if (bytes) {
-        device[WORKSPACE] = buffer_new(bytes, true);
+        device[WORKSPACE] = buffer_new(bytes, &gpu_device);
         gpu_fill(device[WORKSPACE].data, 0, bytes);
     }
 
@@ -230,7 +230,7 @@ bool flash_attention_rule(struct attention_case *c, double *error, double *allow
     double size;
     if (c->rule == 0) {
         struct numbers x = numbers_of_case(c);
-        struct attention_case plain = { .p = c->p, .dtype = c->dtype, .O = buffer_new(c->O.bytes, false) };
+        struct attention_case plain = { .p = c->p, .dtype = c->dtype, .O = buffer_new(c->O.bytes, &cpu_device) };
         same_precision_all(&plain, &x);
         c->rule = 2 * largest_error(&plain.O, a, &size) + unit16_of(c->dtype) * size;
         buffer_free(&plain.O);

@@ -36,21 +36,6 @@ static void fill_unit_values(struct attention_case *c)
 }
 
 /*
- * All scores of a query are about -51200 * (8 scale): finite stand-ins for -infinity may be larger. The values are all positive, so that
- * zeros are wrong although fp32 hardly knows the weights.
- */
-static void fill_far_below(struct attention_case *c)
-{
-    fill_noise(c);
-    for (int64_t at = 0; at < c->p.batch * c->p.kv_heads * c->p.seq_k * c->p.dim; at++)
-        element_set(c->v.data, c->dtype, at, 3 + noise(27, at));
-    for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row++)
-        element_set(c->q.data, c->dtype, row * c->p.dim, -640);
-    for (int64_t row = 0; row < c->p.batch * c->p.kv_heads * c->p.seq_k; row++)
-        element_set(c->k.data, c->dtype, row * c->p.dim, 640);
-}
-
-/*
  * Scores of 2^22 + j, and of -2^22 + j for every other query, j from -8 to 7: exact in fp32 and in every step on the way there. What is
  * rounded after that is too coarse: c times such a score is off by a quarter.
  */
@@ -87,13 +72,6 @@ static void fill_scale_of_zero(struct attention_case *c)
     c->p.scale = 0;
 }
 
-static void fill_nan_queries(struct attention_case *c)
-{
-    fill_noise(c);
-    for (int64_t row = 0; row < c->p.batch * c->p.heads * c->p.seq_q; row += 7)
-        element_set(c->q.data, c->dtype, row * c->p.dim + row % c->p.dim, NAN);
-}
-
 /* One element of one value of each head: that column of O, and no other. */
 static void fill_nan_value(struct attention_case *c)
 {
@@ -111,43 +89,6 @@ static void fill_nan_later(struct attention_case *c)
             element_set(c->k.data, c->dtype, row * c->p.dim + i, NAN);
             element_set(c->v.data, c->dtype, row * c->p.dim + i, NAN);
         }
-}
-
-/*
- * How large the values of a column are: from 1e-30 to 1e30 over the columns, in fp16 from 1e-4 to 6e4. All values of a column are of
- * one size, so that the bound is, too; none is small, so that nothing cancels.
- */
-static double size_of_column(const struct attention_case *c, int64_t i)
-{
-    double place = c->p.dim > 1 ? (double)i / (double)(c->p.dim - 1) : 1;
-    return c->dtype == FP16 ? 1e-4 * pow(6e8, place) : 1e-30 * pow(1e60, place);
-}
-
-static void fill_wide_values(struct attention_case *c)
-{
-    fill_noise(c);
-    for (int64_t at = 0; at < c->p.batch * c->p.kv_heads * c->p.seq_k * c->p.dim; at++) {
-        float plain = noise(24, at);
-        element_set(c->v.data, c->dtype, at, (float)(size_of_column(c, at % c->p.dim) * (plain < 0 ? plain - 1 : plain + 1) / 2));
-    }
-}
-
-/*
- * A query's scores rise by `rise` along the keys, the first query's by -320, the last one's by 320: between them are those that
- * outgrow an old maximum a little with every tile, and every few tiles. The values are wide, so that sums have no room to spare.
- */
-static void fill_slopes(struct attention_case *c)
-{
-    struct attention p = c->p;
-    fill_wide_values(c);
-    for (int64_t row = 0; row < p.batch * p.heads * p.seq_q; row++)
-        for (int64_t i = 0; i < p.dim; i++) {
-            double rise = p.seq_q > 1 ? 640 * (double)(row % p.seq_q) / (double)(p.seq_q - 1) - 320 : 320;
-            element_set(c->q.data, c->dtype, row * p.dim + i,
-                        i == 0 ? (float)(rise / 16 / p.scale) : 0.2f * noise(25, row * p.dim + i));
-        }
-    for (int64_t row = 0; row < p.batch * p.kv_heads * p.seq_k; row++)
-        element_set(c->k.data, c->dtype, row * p.dim, p.seq_k > 1 ? 16 * (float)(row % p.seq_k) / (float)(p.seq_k - 1) - 8 : 8);
 }
 
 /* The key that a query is made for: in turn the first that it sees, the last, and those at the borders of tiles. */
@@ -528,11 +469,11 @@ const struct attention_check attention_checks[] = {
     { "rising", "scores from -320 to +320 along the keys", FAMILY("rising"), ON(varied) },
     { "falling", "scores from +320 to -320 along the keys", FAMILY("falling"), ON(varied) },
     { "adversarial", "in turn: rising, falling, around -320, and normal", FAMILY("adversarial"), ON(varied) },
-    { "far below", "scores around -51200", FILL(fill_far_below), .in_doubt = true, ON(far) },
+    { "far below", "scores around -51200", FAMILY("deep"), .in_doubt = true, ON(far) },
     { "peak", "one key 20 times as large as the others", FAMILY("peak"), ON(varied) },
     { "large", "Q 5 times, K and V 3 times as large", FAMILY("large"), ON(varied) },
-    { "wide values", "V from 1e-30 to 1e30, in fp16 from 1e-4 to 6e4", FILL(fill_wide_values), ON(varied) },
-    { "slopes", "scores that rise by -320 to 320 along the keys, each query's by another amount; wide values", FILL(fill_slopes),
+    { "wide values", "V from 1e-30 to 1e30, in fp16 from 1e-4 to 6e4", FAMILY("wide"), ON(varied) },
+    { "slopes", "scores that rise by -320 to 320 along the keys, each query's by another amount; wide values", FAMILY("slopes"),
       ON(slopes) },
     { "own key", "a query sees one key: the first, the last, those at borders; V says which", FILL(fill_own_key), ON(own) },
     { "borders", "lengths around the borders of tiles; scores as in \"adversarial\"", FAMILY("adversarial"), ON(borders) },
@@ -540,7 +481,7 @@ const struct attention_check attention_checks[] = {
       ON(many) },
     { "real", "Q, K and V of a real model", FAMILY("real"), ON(real) },
     { "weights", "V is the unit matrix: O is P, and its rows sum to 1", FILL(fill_unit_values), JUDGE(judge_weights), ON(within_dim) },
-    { "NaN queries", "a NaN in every seventh row of Q: NaN there, and only there", FILL(fill_nan_queries), ON(varied) },
+    { "NaN queries", "a NaN in every seventh row of Q: NaN there, and only there", FAMILY("nan"), ON(varied) },
     { "NaN value", "a NaN in a row of V: NaN in that column of O", FILL(fill_nan_value), ON(open) },
     { "NaN later", "causal, the later keys and values are NaN: nothing before may notice", FILL(fill_nan_later), .cpu_only = true,
       .library_fails = true, ON(squares) },

@@ -127,7 +127,7 @@ struct on_gpu {
 
 static struct buffer copy_on_gpu(const struct buffer *host)
 {
-    struct buffer device = buffer_new(host->bytes, true);
+    struct buffer device = buffer_new(host->bytes, &gpu_device);
     gpu_upload(device.data, host->data, host->bytes);
     return device;
 }
@@ -145,9 +145,9 @@ static struct on_gpu on_gpu_new(const struct attention_subject *s, struct attent
     buffer_poison(&c->lse);
     g.q = copy_on_gpu(&c->q), g.k = copy_on_gpu(&c->k), g.v = copy_on_gpu(&c->v);
     g.O = copy_on_gpu(&c->O), g.lse = copy_on_gpu(&c->lse);
-    g.workspace = buffer_new((s->step->workspace ? s->step->workspace(c->p, s->dtype) : 0) + 1, true);
+    g.workspace = buffer_new((s->step->workspace ? s->step->workspace(c->p, s->dtype) : 0) + 1, &gpu_device);
     gpu_fill(g.workspace.data, 0, g.workspace.bytes);
-    g.differs = buffer_new(sizeof(unsigned), true);
+    g.differs = buffer_new(sizeof(unsigned), &gpu_device);
     start(s, &g, NULL);
     gpu_finish(attention_subject_name(s));
     gpu_download(c->O.data, g.O.data, c->O.bytes);
@@ -303,7 +303,7 @@ START_TEST(test_more_elements_than_32_bits_count)
            lse_bytes = (size_t)(heads * p.seq_q) * sizeof(float);
     size_t workspace_bytes = s.step->workspace ? s.step->workspace(p, s.dtype) : 0;
     if (getenv("TESTS_SMALL") ||
-        2 * q_bytes + 2 * k_bytes + lse_bytes + workspace_bytes + ((size_t)1 << 29) > memory_available(true)) {
+        2 * q_bytes + 2 * k_bytes + lse_bytes + workspace_bytes + ((size_t)1 << 29) > gpu_device.memory()) {
         printf("skipped: %s beyond 2^32 elements: %s\n", attention_subject_name(&s),
                getenv("TESTS_SMALL") ? "TESTS_SMALL" : "the GPU has too little memory");
         return;
@@ -315,10 +315,10 @@ START_TEST(test_more_elements_than_32_bits_count)
     c.p.scale = p.scale = 0.125f;
 
     size_t bytes[] = { q_bytes, k_bytes, k_bytes, q_bytes, lse_bytes };
-    struct buffer *host[] = { &c.q, &c.k, &c.v, &c.O, &c.lse }, device[5], workspace = buffer_new(workspace_bytes + 1, true);
+    struct buffer *host[] = { &c.q, &c.k, &c.v, &c.O, &c.lse }, device[5], workspace = buffer_new(workspace_bytes + 1, &gpu_device);
     gpu_fill(workspace.data, 0, workspace.bytes);
     for (int t = 0; t < 5; t++) {
-        device[t] = buffer_new(bytes[t], true);
+        device[t] = buffer_new(bytes[t], &gpu_device);
         if (t < 3) {
             gpu_fill(device[t].data, 0, bytes[t]);
             gpu_upload((char *)device[t].data + bytes[t] - host[t]->bytes, host[t]->data, host[t]->bytes);

@@ -14,7 +14,7 @@ enum pattern { NUMBER, ROW, COLUMN, PATTERNS };
 
 static struct buffer new_on_gpu(int64_t count, size_t size, const void *from)
 {
-    struct buffer b = buffer_new((size_t)count * size, true);
+    struct buffer b = buffer_new((size_t)count * size, &gpu_device);
     if (from)
         gpu_upload(b.data, from, b.bytes);
     return b;

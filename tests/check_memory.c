@@ -21,8 +21,8 @@ enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 START_TEST(test_starts_as_nan)
 {
-    struct buffer b = buffer_new(sizes[_i], false);
-    ck_assert(b.bytes == sizes[_i] && !b.gpu && (uintptr_t)b.data % 64 == 0);
+    struct buffer b = buffer_new(sizes[_i], &cpu_device);
+    ck_assert(b.bytes == sizes[_i] && b.device == &cpu_device && (uintptr_t)b.data % 64 == 0);
     for (size_t i = 0; i < b.bytes; i++)
         REQUIRE(((unsigned char *)b.data)[i] == 0xff, "byte %zu", i);
     for (size_t i = 0; i < b.bytes / 4; i++) {
@@ -37,7 +37,7 @@ END_TEST
 
 START_TEST(test_writes_inside_are_fine)
 {
-    struct buffer b = buffer_new(sizes[_i], false);
+    struct buffer b = buffer_new(sizes[_i], &cpu_device);
     memset(b.data, 0, b.bytes);
     ck_assert(buffer_guards_intact(&b));
     buffer_free(&b);
@@ -47,7 +47,7 @@ END_TEST
 /* One byte, anywhere in the bands. */
 START_TEST(test_writes_outside_show)
 {
-    struct buffer b = buffer_new(sizes[_i], false);
+    struct buffer b = buffer_new(sizes[_i], &cpu_device);
     unsigned char *data = b.data;
     for (int distance = 1; distance <= GUARD_BYTES; distance += distance < 70 ? 1 : 67) {
         unsigned char *outside[] = { data - distance, data + b.bytes - 1 + distance };
@@ -64,7 +64,7 @@ END_TEST
 
 START_TEST(test_poison_again)
 {
-    struct buffer b = buffer_new(sizes[_i], false);
+    struct buffer b = buffer_new(sizes[_i], &cpu_device);
     memset((char *)b.data - 1, 0, b.bytes + 2);
     buffer_poison(&b);
     ck_assert(buffer_guards_intact(&b));
@@ -78,7 +78,7 @@ END_TEST
 START_TEST(test_guard_pages)
 {
     setenv("GUARD_PAGES", "1", 1);
-    struct buffer b = buffer_new(sizes[_i], false);
+    struct buffer b = buffer_new(sizes[_i], &cpu_device);
     unsigned char *data = b.data;
     for (size_t i = 0; i < b.bytes; i++)
         REQUIRE(data[i] == 0xff, "byte %zu", i);
@@ -109,9 +109,9 @@ END_TEST
 START_TEST(test_too_much_memory_ends_with_status_1)
 {
     static const size_t too_much[] = { (size_t)1 << 45, (size_t)1 << 62 };
-    ck_assert(memory_available(false) > 0);
+    ck_assert(cpu_device.memory() > 0);
     ck_assert(freopen("/dev/null", "w", stderr) != NULL);
-    buffer_new(too_much[_i], false);
+    buffer_new(too_much[_i], &cpu_device);
 }
 END_TEST
 
@@ -196,7 +196,7 @@ START_TEST(test_limits_of_the_shell)
 {
     static const struct { int resource; const char *used; } all[] = { { RLIMIT_AS, "VmSize:" }, { RLIMIT_DATA, "VmData:" } };
     const size_t room = 900 << 20; /* above what is in use, which under a sanitizer is a great deal */
-    size_t bytes, before = memory_available(false);
+    size_t bytes, before = cpu_device.memory();
     FILE *file = fopen("/proc/self/status", "r");
     char text[8192] = "";
     if (!file) /* not Linux: there is no telling what is in use */
@@ -206,13 +206,13 @@ START_TEST(test_limits_of_the_shell)
     ck_assert(bytes > 0 && strstr(text, all[_i].used));
     long long used = atoll(strstr(text, all[_i].used) + 7) * 1024;
     setrlimit(all[_i].resource, &(struct rlimit){ (rlim_t)used + room, RLIM_INFINITY });
-    size_t after = memory_available(false);
+    size_t after = cpu_device.memory();
     ck_assert_msg(after <= room && after > room / 2 && after <= before, "%zu bytes", after);
-    memory_require((double)after / 2, false);
+    memory_require((double)after / 2, &cpu_device);
     pid_t child = fork(); /* not a test of its exit status: a failed assertion has the same */
     if (child == 0) {
         ck_assert(freopen("/dev/null", "w", stderr) != NULL);
-        memory_require(2.0 * (double)room, false);
+        memory_require(2.0 * (double)room, &cpu_device);
         _exit(0);
     }
     int status;

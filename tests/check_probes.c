@@ -13,7 +13,7 @@ START_TEST(test_copies)
 {
     static const size_t sizes[] = { 0, 1, 63, 64, 65, 1024, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, (3 << 16) + 77, MOST };
     void (*const copies[])(void *, const void *, size_t) = { copy_cpu, copy_cached_cpu };
-    struct buffer x = buffer_new(MOST, false), y = buffer_new(MOST + 2 * AROUND, false);
+    struct buffer x = buffer_new(MOST, &cpu_device), y = buffer_new(MOST + 2 * AROUND, &cpu_device);
     unsigned char *from = x.data, *to = (unsigned char *)y.data + AROUND;
     for (size_t i = 0; i < MOST; i++)
         from[i] = (unsigned char)random_bits(1, i);

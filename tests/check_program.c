@@ -230,7 +230,7 @@ START_TEST(test_too_little_memory)
     assert_refused("02_safe_softmax", "--rows 1Gi --cols 512Mi --device cpu", EXIT_FAILED, "memory", "GiB needed", "available",
                    NULL);
     char words[128]; /* x fits, and x and y do not */
-    snprintf(words, sizeof words, "--rows %lld --cols 1000 --device cpu", (long long)(memory_available(false) / 4000 * 3 / 4));
+    snprintf(words, sizeof words, "--rows %lld --cols 1000 --device cpu", (long long)(cpu_device.memory() / 4000 * 3 / 4));
     assert_refused("02_safe_softmax", words, EXIT_FAILED, "memory", "GiB needed", NULL);
 }
 END_TEST
@@ -239,7 +239,7 @@ END_TEST
 START_TEST(test_too_little_memory_for_scores)
 {
     assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", " 368", "available", NULL);
-    if (memory_available(false) < (size_t)300 << 30)
+    if (cpu_device.memory() < (size_t)300 << 30)
         assert_refused("07_standard_attention", "--seq 300000 --heads 1 --causal --device cpu", EXIT_FAILED, "memory", " 33",
                        "available", NULL);
 }

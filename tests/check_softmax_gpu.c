@@ -137,12 +137,12 @@ START_TEST(test_more_elements_than_32_bits_count)
     int64_t cols = 1024, rows = ((int64_t)1 << 32) / cols + 3, last = (rows - 1) * cols;
     size_t element = dtype_bytes(s.dtype), row_bytes = (size_t)cols * element, bytes = (size_t)rows * row_bytes;
     size_t workspace_bytes = s.step->workspace ? s.step->workspace(rows, cols, s.dtype) : 0;
-    if (too_large(rows * cols) || 2 * bytes + workspace_bytes + ((size_t)1 << 28) > memory_available(true)) {
+    if (too_large(rows * cols) || 2 * bytes + workspace_bytes + ((size_t)1 << 28) > gpu_device.memory()) {
         printf("skipped: %s beyond 2^32 elements: the GPU has too little memory, or TESTS_SMALL is set\n", subject_name(&s));
         return;
     }
     progress(subject_name(&s), "beyond 2^32 elements");
-    struct buffer x = buffer_new(bytes, true), y = buffer_new(bytes, true), workspace = buffer_new(workspace_bytes + 1, true);
+    struct buffer x = buffer_new(bytes, &gpu_device), y = buffer_new(bytes, &gpu_device), workspace = buffer_new(workspace_bytes + 1, &gpu_device);
     char *host_x = malloc(2 * row_bytes), *host_y = malloc(2 * row_bytes); /* the first row and the last one */
     gpu_fill(x.data, 0, bytes);
     gpu_fill(workspace.data, 0, workspace_bytes + 1);

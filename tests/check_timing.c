@@ -154,7 +154,7 @@ START_TEST(test_caches_are_flushed)
 {
     struct work small = { .run = run_nothing, .bytes = 1000 }, large = { .run = run_nothing, .bytes = INT64_MAX };
     int64_t level = cpu_cache_bytes(3) > 0 ? cpu_cache_bytes(3) : 32 << 20, most = 1 << 30, before = cpu_bytes_flushed();
-    time_cpu(&small, 1, 2, 0);
+    time_in_turn(&small, 1, 2, 0, run_once_cpu);
     ck_assert_int_ge(cpu_bytes_flushed() - before, 3 * (2 * level < most ? 2 * level : most));
     before = cpu_bytes_flushed();
     run_once_cpu(&large);
@@ -173,10 +173,10 @@ START_TEST(test_ratio)
     double ten = 10, forty = 40;
     struct work run = { .run = run_for, .arg = &ten, .bytes = INT64_MAX, .time = { 10, 10, 10, 1 } };
     struct work before = { .run = run_for, .arg = &forty, .bytes = INT64_MAX };
-    double ratio = time_ratio(run, before, false, 0, 0.2);
+    double ratio = time_ratio(run, before, &cpu_device, 0, 0.2);
     ck_assert_msg(ratio > 1.5 && ratio < 6, "%g", ratio);
     run.time.median = 1; /* where the step before is slow: one run of it, and what the step took just now */
-    ratio = time_ratio(run, before, false, 0, 0.01);
+    ratio = time_ratio(run, before, &cpu_device, 0, 0.01);
     ck_assert_msg(ratio >= 40 && ratio < 400, "%g", ratio);
 }
 END_TEST

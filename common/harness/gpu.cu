@@ -192,8 +192,3 @@ double run_once_gpu(const struct work *work)
     CHECK(cudaEventElapsedTime(&ms, begin, end));
     return ms;
 }
-
-void time_gpu(struct work *works, int count, int reps, double budget)
-{
-    time_in_turn(works, count, reps, budget, run_once_gpu);
-}

@@ -37,9 +37,3 @@ void reference_attention_gpu(struct answers *a, const void *Q, const void *K, co
 double reference_gpu_work(void) { none(); }
 double reference_gpu_bytes(struct attention p, enum dtype dtype) { (void)p, (void)dtype; none(); }
 double run_once_gpu(const struct work *work) { (void)work; none(); }
-
-void time_gpu(struct work *works, int count, int reps, double budget)
-{
-    (void)works, (void)count, (void)reps, (void)budget;
-    none();
-}

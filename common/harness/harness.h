@@ -31,18 +31,41 @@ _Noreturn void usage_error(const char *format, ...) __attribute__((format(printf
 /* Copy text with its control characters, and bytes that are no UTF-8, as \n and \x1b. Cut to `size` bytes, which should be 6 or more. */
 void printable(char *out, size_t size, const char *text);
 
+/* ---- device.c: where tensors lie, and where work runs */
+
+struct work;
+
+struct device {
+    const char *name, *backend;                   /* cpu or gpu; as tables have it: cpu or cuda */
+    bool apart;                                   /* it has memory of its own, which the host cannot reach */
+    const char *(*model)(void);
+    int (*threads)(void);                         /* 0 on a GPU */
+    const char *(*missing)(void);                 /* why there is none, in one line; NULL: it is here. All that follow need it */
+    size_t (*memory)(void);                       /* bytes that can still be had */
+    void *(*allocate)(size_t bytes);              /* NULL when there is too little */
+    void (*release)(void *p);
+    void (*fill)(void *p, int byte, size_t bytes);
+    void (*upload)(void *device, const void *host, size_t bytes);
+    void (*download)(void *host, const void *device, size_t bytes);
+    void (*finish)(const char *what);             /* waits; fatal if anything failed since the last call */
+    double (*run_once)(const struct work *work);  /* ms, from cold caches */
+    int64_t (*flush_bytes)(void);                 /* that are read to make them cold */
+};
+
+extern const struct device cpu_device, gpu_device;
+
 /* ---- memory.c: guarded buffers */
 
 /*
  * A buffer between two guard bands of GUARD_BYTES. Buffer and bands start as 0xFF bytes, which is NaN in every element
- * type: an element that is never written shows, and so does a write outside. `gpu` says which memory it lies in. data is aligned to
+ * type: an element that is never written shows, and so does a write outside. data is aligned to
  * 4096 bytes; but with GUARD_PAGES=1 in the environment, a CPU's ends where a page begins that nobody may touch, instead of the second
  * band: what so much as reads past the end then crashes, and the alignment is that of the size. For tests.
  */
 struct buffer {
     void *data;
     size_t bytes;
-    bool gpu;
+    const struct device *device;
     size_t behind;  /* bytes of the second band */
     void *base;     /* of the allocation, and its page that nobody may touch, or NULL */
     void *locked;
@@ -50,13 +73,12 @@ struct buffer {
 
 enum { GUARD_BYTES = 4096 };
 
-struct buffer buffer_new(size_t bytes, bool gpu); /* fatal when there is too little memory: says how much, of how much */
+struct buffer buffer_new(size_t bytes, const struct device *device); /* fatal when there is too little memory: says how much, of how much */
 void buffer_free(struct buffer *b);
 void buffer_poison(struct buffer *b);             /* all NaN again, bands included */
 bool buffer_guards_intact(const struct buffer *b);
-size_t memory_available(bool gpu);                /* bytes that can still be had: within limits of control groups and of ulimit */
-size_t cpu_memory_available(const char *root);    /* the same of the CPU, with /proc and /sys below `root`, for tests */
-void memory_require(double bytes, bool gpu);      /* fatal when there is less: a run says at its start what it needs in all */
+size_t cpu_memory_available(const char *root);    /* within limits of control groups and of ulimit; /proc and /sys lie below `root`, for tests */
+void memory_require(double bytes, const struct device *device); /* fatal when there is less: a run says at its start what it needs in all */
 
 /* ---- file.c: files that appear whole or not at all */
 
@@ -296,18 +318,16 @@ struct work {
 
 /*
  * Warm up, then run all works in turn, round after round, until `reps` rounds are done (0: until `budget` seconds are
- * spent, at least 3 rounds and at most 200). Taking turns gives all of them the same clock and the same neighbours. Caches are
- * flushed before every run, by reading a buffer larger than the last level.
+ * spent, at least 3 rounds and at most 200). Taking turns gives all of them the same clock and the same neighbours. run_once is a
+ * device's: caches are flushed before every run, by reading a buffer larger than the last level.
  */
-void time_cpu(struct work *works, int count, int reps, double budget);
-void time_gpu(struct work *works, int count, int reps, double budget);
-#define GPU_FLUSH_BYTES (512ll << 20)           /* ten times the largest L2 of today */
-int64_t flush_bytes(bool gpu);                  /* of that buffer */
-int64_t cpu_bytes_flushed(void);                /* so far: for tests */
-extern int64_t flush_limit;                     /* no more than these bytes are read to flush a CPU's caches: tests make do with less */
+void time_in_turn(struct work *works, int count, int reps, double budget, double (*run_once)(const struct work *));
 double run_once_cpu(const struct work *work);   /* ms */
 double run_once_gpu(const struct work *work);
-void time_in_turn(struct work *works, int count, int reps, double budget, double (*run_once)(const struct work *));
+#define GPU_FLUSH_BYTES (512ll << 20)           /* ten times the largest L2 of today */
+int64_t cpu_flush_bytes(void);
+extern int64_t flush_limit;                     /* no more than these bytes are read to flush a CPU's caches: tests make do with less */
+int64_t cpu_bytes_flushed(void);                /* so far: for tests */
 struct timing timing_of(double *ms, int count); /* sorts ms */
 extern double (*now)(void);                     /* seconds, on a clock that never goes back; a test puts its own in its place */
 
@@ -338,7 +358,7 @@ void gpu_download(void *host, const void *device, size_t bytes);
 const char *gpu_error(void);          /* waits for the GPU; CUDA's reason if anything failed since the last call, or NULL */
 void gpu_finish(const char *what);    /* the same, fatal */
 
-/* ---- ceilings.c: what step 00 measured, in build/ceilings.tsv (CEILINGS overrides the path) */
+/* ---- ceilings.c: what step 00 measures, in build/ceilings.tsv (CEILINGS overrides the path) */
 
 struct ceiling {
     char device[128];
@@ -352,6 +372,22 @@ struct ceiling {
 const char *ceilings_path(void);
 double ceiling_get(const char *device, int threads, const char *name, enum dtype dtype); /* 0 when not measured */
 void ceiling_put(const struct ceiling *c);
+
+struct ceilings_step {
+    const char *name, *idea;
+    void (*copy_cpu)(void *y, const void *x, size_t bytes);        /* stores past the caches */
+    void (*copy_cached_cpu)(void *y, const void *x, size_t bytes); /* ordinary stores */
+    double (*fma_cpu)(int64_t rounds);                             /* returns the FLOPs done */
+    double (*exp_cpu)(int64_t rounds);                             /* returns the exponentials done */
+    bool (*matmul_cpu)(float *c, const float *a, const float *b, int m, int n, int k);
+    void (*copy_gpu)(void *y, const void *x, size_t bytes, cudaStream_t stream);
+    double (*fma_gpu)(float *out, int64_t rounds, cudaStream_t stream);
+    double (*exp_gpu)(float *out, int64_t rounds, cudaStream_t stream);
+    double (*matmul_gpu)(void *c, const void *a, const void *b, int n, enum dtype dtype, cudaStream_t stream);
+};
+
+/* main() of step 00: measure, print a card of the machine, and keep the ceilings for the other steps. */
+int ceilings_main(const struct ceilings_step *step, int argc, char **argv);
 
 /* ---- report.c: text, TSV, JSON */
 
@@ -370,6 +406,7 @@ struct result {
     double copy_gbs;                                     /* a copy of the same bytes, in turn with the runs */
     double percent;                                      /* of the tightest ceiling */
     const char *ceiling;                                 /* its name */
+    bool excused;                                        /* a percentage above 100 is no error: what is compared took turns */
     struct verdict verdict;
 };
 
@@ -391,14 +428,20 @@ void report_json_ceiling(const struct ceiling *c);
  * The time of `before` over that of `run`, in turn, for `reps` rounds, or if that is 0 for half of `budget` seconds; both may write the
  * same output. Where one run of `before` takes longer than that, it is divided by run.time, which was taken just now.
  */
-double time_ratio(struct work run, struct work before, bool gpu, int reps, double budget);
+double time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget);
 /* The same ratio in a recorded table, for r's problem, and the device's name; 0 when it is not there. */
 double report_recorded_ratio(const char *path, const struct result *r, const char *before, char *device, size_t size);
 void print_before(const struct result *r, const struct before *b, const char *predicted); /* its line; predicted: in words */
 bool above_ceiling(const struct result *r);   /* by more than noise, and what it is above is a ceiling: cuBLAS is a peer */
 void report_recorded(const char *step);   /* prints what an H100 did, for machines that cannot run the step */
 
-/* ---- step.c: a step's program */
+/* ---- softmax.c, attention.c: a step's program (program.h says what they share) */
+
+/* What a step is predicted to move and to compute on a problem. */
+struct cost {
+    double bytes;  /* DRAM traffic */
+    double exps;
+};
 
 /* One softmax step: what it claims, and the functions that are held to it. */
 struct softmax_step {
@@ -414,6 +457,7 @@ struct softmax_step {
     softmax_fp16_gpu_fn *gpu_fp16;
     softmax_bf16_cpu_fn *cpu_bf16;
     softmax_bf16_gpu_fn *gpu_bf16;
+    bool overflows;                      /* on purpose: it is judged on ordinary inputs alone */
     double fp16_unit;                    /* unit roundoff of the fp16 versions' arithmetic; 0: they compute in fp32 */
     workspace_fn *workspace;             /* bytes of zeroed workspace that the GPU version wants; NULL: none */
 };
@@ -424,18 +468,18 @@ struct softmax_step {
  */
 int softmax_main(const struct softmax_step *step, const struct softmax_step *before, int argc, char **argv);
 
-/* ---- attention.c: an attention step's program */
+extern int small_limit; /* no more small problems than these are judged in a run: for tests */
 
-/* What a step is predicted to move and to compute on a problem. */
-struct attention_cost {
-    double bytes;  /* DRAM traffic */
-    double exps;
-};
+/* Whether the step has a version for this device and type; run it; how it adds up. Tensors: where the device can reach them. */
+bool softmax_has(const struct softmax_step *s, const struct device *device, enum dtype dtype);
+void softmax_run(const struct softmax_step *s, const struct device *device, enum dtype dtype, void *y, const void *x, int64_t rows,
+                 int64_t cols, void *workspace);
+struct rounding softmax_rounding(const struct softmax_step *s, const struct device *device, enum dtype dtype);
 
 /* One attention step: what it claims, and the functions that are held to it. */
 struct attention_step {
     const char *name, *idea;
-    struct attention_cost (*predict)(struct attention p, enum dtype dtype);
+    struct cost (*predict)(struct attention p, enum dtype dtype);
     attention_cpu_fn *cpu;               /* NULL where the step has no such version */
     attention_gpu_fn *gpu;
     attention_fp16_gpu_fn *gpu_fp16;
@@ -454,6 +498,13 @@ struct attention_step {
 /* Why the GPU in this machine cannot run the step on such heads: one line; NULL if it can. Needs a GPU. */
 const char *attention_gpu_missing(const struct attention_step *step, enum dtype dtype, int64_t dim);
 
+/* As for softmax; and whether it takes heads of this dimension. lse may be NULL; the stream is for a GPU. */
+bool attention_has(const struct attention_step *s, const struct device *device, enum dtype dtype);
+bool attention_takes(const struct attention_step *s, int64_t dim);
+void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse, const void *Q,
+                   const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream);
+struct attention_rounding attention_rounding(const struct attention_step *s, enum dtype dtype);
+
 /* main() of an attention step. Returns the exit status. */
 int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);
 
@@ -461,24 +512,6 @@ int attention_main(const struct attention_step *step, const struct attention_ste
 double attention_bytes(struct attention p, enum dtype dtype);
 /* Pairs of a query and a key that it sees: batch * heads * seq_q * seq_k, or fewer with a causal mask. */
 double attention_pairs(struct attention p);
-
-/* ---- ruler.c: step 00's program */
-
-struct ceilings_step {
-    const char *name, *idea;
-    void (*copy_cpu)(void *y, const void *x, size_t bytes);        /* stores past the caches */
-    void (*copy_cached_cpu)(void *y, const void *x, size_t bytes); /* ordinary stores */
-    double (*fma_cpu)(int64_t rounds);                             /* returns the FLOPs done */
-    double (*exp_cpu)(int64_t rounds);                             /* returns the exponentials done */
-    bool (*matmul_cpu)(float *c, const float *a, const float *b, int m, int n, int k);
-    void (*copy_gpu)(void *y, const void *x, size_t bytes, cudaStream_t stream);
-    double (*fma_gpu)(float *out, int64_t rounds, cudaStream_t stream);
-    double (*exp_gpu)(float *out, int64_t rounds, cudaStream_t stream);
-    double (*matmul_gpu)(void *c, const void *a, const void *b, int n, enum dtype dtype, cudaStream_t stream);
-};
-
-/* main() of step 00: measure, print a card of the machine, and keep the ceilings for the other steps. */
-int ceilings_main(const struct ceilings_step *step, int argc, char **argv);
 
 #ifdef __cplusplus
 }

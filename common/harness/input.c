@@ -48,13 +48,14 @@ static float rising(uint64_t bits, int64_t col, int64_t cols)
 /* One place for all families, so that the list and what it means cannot differ. */
 static const char *const families[] = {
     "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "shifted", "far", "masked", "empty", "nan", "real", "large", "plateau",
+    "deep", "drift", "slopes", "wide",
 };
-enum family { NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL, LARGE, PLATEAU };
+enum family { NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL, LARGE, PLATEAU, DEEP, DRIFT, SLOPES, WIDE_VALUES };
 
 const char *const input_families =
-    "normal, uniform, rising, falling, adversarial, equal, peak, shifted, far, masked, empty, nan, real";
+    "normal, uniform, rising, falling, adversarial, equal, peak, shifted, far, deep, drift, masked, empty, nan, real";
 
-const char *const attention_families = "normal, uniform, rising, falling, adversarial, equal, peak, large, plateau, real";
+const char *const attention_families = "normal, uniform, rising, falling, adversarial, equal, peak, large, wide, deep, slopes, plateau, nan, real";
 
 static int family_of(const char *name)
 {
@@ -79,7 +80,23 @@ bool input_is_family(const char *name, bool attention)
     return listed(name, attention ? attention_families : input_families);
 }
 
-static float value(enum family family, uint64_t seed, int64_t row, int64_t col, int64_t cols)
+static float at_least(float x, float low)
+{
+    return x < low ? low : x;
+}
+
+/* Finite stand-ins for -infinity are larger than some of these: -5e4, -1e30. largest: of the type. */
+static float deep(int64_t row, int64_t col, float largest, uint64_t bits)
+{
+    switch (row % 4) {
+    case 0:  return -largest;
+    case 1:  return -6e4f - (float)(col % 7) * 32;
+    case 2:  return at_least(-1e5f - (float)(col % 5), -largest);
+    default: return at_least(-1e35f * (1.5f + uniform(bits)), -largest);
+    }
+}
+
+static float value(enum family family, uint64_t seed, int64_t row, int64_t col, int64_t cols, float largest)
 {
     uint64_t bits = random_bits(seed, (uint64_t)(row * cols + col));
     switch (family) {
@@ -97,6 +114,8 @@ static float value(enum family family, uint64_t seed, int64_t row, int64_t col, 
     case PEAK:    return (uint64_t)col == random_bits(~seed, (uint64_t)row) % (uint64_t)cols ? 1e4f : normal(bits);
     case SHIFTED: return normal(bits) + 100; /* exp(100) does not fit a float */
     case FAR:     return normal(bits) - 1e4f;
+    case DEEP:    return deep(row, col, largest, bits);
+    case DRIFT:   return col == cols - 1 ? 0 : -1.25f - 0.125f * (float)(row % 8); /* all additions to a sum round the same way */
     case MASKED:  return bits % 4 == 0 ? -INFINITY : normal(bits);
     case EMPTY:   return row % 2 == 0 ? -INFINITY : normal(bits); /* every other row has nothing in it */
     case NOT_A_NUMBER: return row % 2 == 0 && col == cols / 2 ? NAN : normal(bits);
@@ -145,10 +164,11 @@ void input_fill(void *x, enum dtype dtype, int64_t rows, int64_t cols, const cha
         fill_real(x, dtype, rows, cols);
         return;
     }
+    float largest = dtype == FP16 ? 65504 : dtype == BF16 ? 0x1.fep127f : FLT_MAX;
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++)
         for (int64_t col = 0; col < cols; col++)
-            element_set(x, dtype, row * cols + col, value(f, seed, row, col, cols));
+            element_set(x, dtype, row * cols + col, value(f, seed, row, col, cols, largest));
 }
 
 /* ---- files */
@@ -213,7 +233,7 @@ static struct buffer tensor_from(const char *option, const char *path, enum dtyp
         held *= file.shape[d];
     if (held != count)
         fatal("%s: it was changed while this program ran", path);
-    struct buffer b = buffer_new((size_t)count * dtype_bytes(dtype), false);
+    struct buffer b = buffer_new((size_t)count * dtype_bytes(dtype), &cpu_device);
 #pragma omp parallel for reduction(+ : lost) reduction(min : first)
     for (int64_t i = 0; i < count; i++) {
         double x = element(file.data, file.dtype, i);
@@ -271,7 +291,7 @@ struct buffer input_tensor(const struct options *o)
 {
     if (o->x_path)
         return tensor_from("x", o->x_path, o->dtype, o->rows * o->cols);
-    struct buffer x = buffer_new((size_t)(o->rows * o->cols) * dtype_bytes(o->dtype), false);
+    struct buffer x = buffer_new((size_t)(o->rows * o->cols) * dtype_bytes(o->dtype), &cpu_device);
     input_fill(x.data, o->dtype, o->rows, o->cols, o->input, o->seed);
     return x;
 }
@@ -354,39 +374,86 @@ static float query_value(enum family family, int64_t query, int64_t i, float pla
     }
 }
 
+#define DEEP_AT 640.0f   /* a query's first coordinate is -DEEP_AT and a key's DEEP_AT: scores lie around -51200 at dim 64 */
+#define SLOPE 320.0f     /* how much the scores of the first query fall along the keys, and those of the last one rise */
+#define SLOPE_KEYS 8.0f  /* a key's first coordinate goes from -SLOPE_KEYS to SLOPE_KEYS */
+
+/* The coordinates of a query where each has its own slope, so that some outgrow an old maximum a little with every tile. */
+static float slope_of_query(const struct attention *p, int64_t query, int64_t i, float plain)
+{
+    float place = p->seq_q > 1 ? 2 * (float)query / (float)(p->seq_q - 1) - 1 : 1;
+    return i == 0 ? SLOPE * place / (2 * SLOPE_KEYS) / p->scale : 0.1f * plain;
+}
+
 /*
- * Scores rise or fall along the keys because a key's first coordinate rises from -WIDE to WIDE, and a query's is +-high; its second
- * is WIDE in all keys, which moves all scores of a query alike.
+ * Values from 1e-30 to 1e30 over the columns, in fp16 from 1e-4 to 6e4: sums have no room to spare. All values of a column are of one
+ * size, so that the bound is, too; none is small, so that nothing cancels. plain: from -1 to 1.
  */
+static float wide_value(const struct attention *p, enum dtype dtype, int64_t i, float plain)
+{
+    double place = p->dim > 1 ? (double)i / (double)(p->dim - 1) : 1;
+    double size = dtype == FP16 ? 1e-4 * pow(6e8, place) : 1e-30 * pow(1e60, place);
+    return (float)(size * (double)(plain < 0 ? plain - 1 : plain + 1) / 2);
+}
+
+static float query_of_family(enum family family, const struct attention *p, int64_t row, int64_t i, float plain, float high)
+{
+    switch (family) {
+    case LARGE:        return 5 * plain;
+    case DEEP:         return i == 0 ? -DEEP_AT : plain;
+    case SLOPES:       return slope_of_query(p, row % p->seq_q, i, plain);
+    case NOT_A_NUMBER: return row % 7 == 0 && i == row % p->dim ? NAN : plain;
+    default:           return high != 0 ? query_value(family, row % p->seq_q, i, plain, high) : plain;
+    }
+}
+
+/* steered: scores rise or fall because a key's first coordinate rises; its second moves all scores of a query alike. */
+static float key_of_family(enum family family, const struct attention *p, int64_t key, int64_t i, float plain, bool steered)
+{
+    float place = p->seq_k > 1 ? 2 * (float)key / (float)(p->seq_k - 1) - 1 : 1;
+    if (family == PLATEAU && i == 0) /* times high and the scale, 8 in all */
+        return key >= p->seq_k - PLATEAU_KEYS ? 0 : (p->dim > 64 ? 8.5f : 9.5f) * 0.693147f / 8;
+    if (steered && i < 2)
+        return i == 0 ? WIDE * place : WIDE;
+    switch (family) {
+    case LARGE:  return 3 * plain;
+    case DEEP:   return i == 0 ? DEEP_AT : plain;
+    case SLOPES: return i == 0 ? SLOPE_KEYS * place : plain;
+    case PEAK:   return key == p->seq_k / 3 ? 20 * plain : plain; /* one key that dominates half of the queries */
+    default:     return plain;
+    }
+}
+
+/* even: from -1 to 1. All values of "deep" are positive, so that zeros are wrong although fp32 hardly knows the weights. */
+static float value_of_family(enum family family, const struct attention *p, enum dtype dtype, int64_t i, float plain, float even)
+{
+    bool wide = family == SLOPES || family == WIDE_VALUES;
+    return wide ? wide_value(p, dtype, i, even) : family == DEEP ? 3 + even : family == LARGE ? 3 * plain : plain;
+}
+
+static float plain_number(enum family family, uint64_t bits)
+{
+    return family == UNIFORM ? uniform(bits) : normal(bits);
+}
+
 static void fill_qkv(struct qkv *t, enum dtype dtype, const struct attention *p, enum family family, uint64_t seed)
 {
     bool steered = family == RISING || family == FALLING || family == ADVERSARIAL || family == PLATEAU;
-    float high = steered ? (float)high_of(p, dtype, family) : 0, q_scale = family == LARGE ? 5 : 1, kv_scale = family == LARGE ? 3 : 1;
+    float high = steered ? (float)high_of(p, dtype, family) : 0;
 #pragma omp parallel for
     for (int64_t row = 0; row < p->batch * p->heads * p->seq_q; row++)
         for (int64_t i = 0; i < p->dim; i++) {
-            float plain = family == UNIFORM ? uniform(random_bits(seed, (uint64_t)(row * p->dim + i)))
-                                            : normal(random_bits(seed, (uint64_t)(row * p->dim + i)));
-            element_set(t->q.data, dtype, row * p->dim + i,
-                        steered ? query_value(family, row % p->seq_q, i, plain, high) : q_scale * plain);
+            float plain = plain_number(family, random_bits(seed, (uint64_t)(row * p->dim + i)));
+            element_set(t->q.data, dtype, row * p->dim + i, query_of_family(family, p, row, i, plain, high));
         }
 #pragma omp parallel for
     for (int64_t row = 0; row < p->batch * p->kv_heads * p->seq_k; row++)
         for (int64_t i = 0; i < p->dim; i++) {
-            int64_t key = row % p->seq_k, at = (family == EQUAL ? 0 : row) * p->dim + i;
-            float k = normal(random_bits(seed + 1, (uint64_t)at)), v = normal(random_bits(seed + 2, (uint64_t)(row * p->dim + i)));
-            if (family == UNIFORM)
-                k = uniform(random_bits(seed + 1, (uint64_t)at)), v = uniform(random_bits(seed + 2, (uint64_t)(row * p->dim + i)));
-            if (steered && i == 0)
-                k = WIDE * (p->seq_k > 1 ? 2 * (float)key / (float)(p->seq_k - 1) - 1 : 1);
-            if (steered && i == 1)
-                k = WIDE;
-            if (family == PLATEAU && i == 0) /* times high and the scale, 8 in all */
-                k = key >= p->seq_k - PLATEAU_KEYS ? 0 : (p->dim > 64 ? 8.5f : 9.5f) * 0.693147f / 8;
-            if (family == PEAK && key == p->seq_k / 3)
-                k *= 20; /* one key that dominates half of the queries */
-            element_set(t->k.data, dtype, row * p->dim + i, kv_scale * k);
-            element_set(t->v.data, dtype, row * p->dim + i, kv_scale * v);
+            int64_t at = row * p->dim + i, key_at = family == EQUAL ? i : at;
+            uint64_t bits = random_bits(seed + 2, (uint64_t)at);
+            float k = plain_number(family, random_bits(seed + 1, (uint64_t)key_at)), v = plain_number(family, bits);
+            element_set(t->k.data, dtype, at, key_of_family(family, p, row % p->seq_k, i, k, steered));
+            element_set(t->v.data, dtype, at, value_of_family(family, p, dtype, i, v, uniform(bits)));
         }
 }
 
@@ -398,7 +465,7 @@ struct qkv input_qkv(const struct options *o)
         return (struct qkv){ tensor_from("q", o->q_path, o->dtype, queries), tensor_from("k", o->k_path, o->dtype, keys),
                              tensor_from("v", o->v_path, o->dtype, keys) };
     size_t size = dtype_bytes(o->dtype);
-    struct qkv t = { buffer_new((size_t)queries * size, false), buffer_new((size_t)keys * size, false), buffer_new((size_t)keys * size, false) };
+    struct qkv t = { buffer_new((size_t)queries * size, &cpu_device), buffer_new((size_t)keys * size, &cpu_device), buffer_new((size_t)keys * size, &cpu_device) };
     fill_qkv(&t, o->dtype, p, (enum family)family_of(o->input), o->seed);
     return t;
 }

@@ -10,11 +10,9 @@
 #include "harness.h"
 
 #define POISON 0xFF               /* every byte; as fp16, bf16, fp32 and fp64 this is a NaN */
-#define HUGE_PAGE (2u << 20)      /* bytes; large pages make copies 10-20 % faster */
 #ifndef PATH_MAX
 #define PATH_MAX 4096
 #endif
-#define POISON_CHUNK (8u << 20)   /* bytes a thread fills at a time: all threads touch the pages first */
 
 /* ---- how much there is */
 
@@ -106,30 +104,25 @@ size_t cpu_memory_available(const char *root)
     return (size_t)bytes;
 }
 
-size_t memory_available(bool gpu)
+static _Noreturn void too_little(double bytes, const char *what, const struct device *device)
 {
-    return gpu ? gpu_memory_available() : cpu_memory_available("");
+    fatal("not enough %s memory: %.2f GiB needed%s, %.2f GiB available; try a smaller problem", device->apart ? "GPU" : "CPU",
+          bytes / (1 << 30), what, (double)device->memory() / (1 << 30));
 }
 
-static _Noreturn void too_little(double bytes, const char *what, bool gpu)
+void memory_require(double bytes, const struct device *device)
 {
-    fatal("not enough %s memory: %.2f GiB needed%s, %.2f GiB available; try a smaller problem", gpu ? "GPU" : "CPU", bytes / (1 << 30), what,
-          (double)memory_available(gpu) / (1 << 30));
-}
-
-void memory_require(double bytes, bool gpu)
-{
-    if (bytes > (double)memory_available(gpu))
-        too_little(bytes, "", gpu);
+    if (bytes > (double)device->memory())
+        too_little(bytes, "", device);
 }
 
 /* ---- buffers */
 
 /* With GUARD_PAGES in the environment, a CPU's buffers end where a page begins that nobody may read. */
-static bool has_guard_page(bool gpu)
+static bool has_guard_page(const struct device *device)
 {
     const char *wanted = getenv("GUARD_PAGES");
-    return !gpu && wanted && *wanted;
+    return device == &cpu_device && wanted && *wanted;
 }
 
 /* Memory whose last page nobody may touch, apart from what malloc has: LeakSanitizer reads all of that, such a page, too. NULL without. */
@@ -141,19 +134,16 @@ static void *map_locked(size_t bytes, size_t page)
     return base;
 }
 
-struct buffer buffer_new(size_t bytes, bool gpu)
+struct buffer buffer_new(size_t bytes, const struct device *device)
 {
-    struct buffer b = { .bytes = bytes, .gpu = gpu, .behind = has_guard_page(gpu) ? 0 : GUARD_BYTES };
+    struct buffer b = { .bytes = bytes, .device = device, .behind = has_guard_page(device) ? 0 : GUARD_BYTES };
     size_t page = b.behind ? 0 : (size_t)sysconf(_SC_PAGESIZE);
-    size_t whole = (bytes + GUARD_BYTES + b.behind + page + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    if (bytes < whole && whole <= memory_available(gpu)) /* the first is so unless the sum overflows */
-        b.base = gpu ? gpu_allocate(whole) : page ? map_locked(whole, page) : aligned_alloc(HUGE_PAGE, whole);
+    size_t whole = bytes + GUARD_BYTES + b.behind + 2 * page;
+    whole -= page ? whole % page : 0;
+    if (bytes < whole && whole <= device->memory()) /* the first is so unless the sum overflows */
+        b.base = page ? map_locked(whole, page) : device->allocate(whole);
     if (!b.base)
-        too_little((double)bytes, " for one tensor", gpu);
-#ifdef MADV_HUGEPAGE
-    if (!gpu && !page)
-        madvise(b.base, whole, MADV_HUGEPAGE);
-#endif
+        too_little((double)bytes, " for one tensor", device);
     b.data = (char *)b.base + GUARD_BYTES;
     if (page) {
         b.locked = (char *)b.base + whole - page;
@@ -167,24 +157,14 @@ void buffer_free(struct buffer *b)
 {
     if (b->locked)
         munmap(b->base, (size_t)((char *)b->locked - (char *)b->base) + (size_t)sysconf(_SC_PAGESIZE));
-    else if (b->base && b->gpu)
-        gpu_release(b->base);
-    else
-        free(b->base);
+    else if (b->base)
+        b->device->release(b->base);
     *b = (struct buffer){ 0 };
 }
 
 void buffer_poison(struct buffer *b)
 {
-    char *begin = (char *)b->data - GUARD_BYTES;
-    size_t whole = GUARD_BYTES + b->bytes + b->behind;
-    if (b->gpu) {
-        gpu_fill(begin, POISON, whole);
-        return;
-    }
-#pragma omp parallel for
-    for (size_t at = 0; at < whole; at += POISON_CHUNK)
-        memset(begin + at, POISON, whole - at < POISON_CHUNK ? whole - at : POISON_CHUNK);
+    b->device->fill((char *)b->data - GUARD_BYTES, POISON, GUARD_BYTES + b->bytes + b->behind);
 }
 
 void *scratch(size_t bytes)
@@ -192,7 +172,7 @@ void *scratch(size_t bytes)
     static struct buffer kept;
     if (kept.bytes < bytes) {
         buffer_free(&kept);
-        kept = buffer_new(bytes, false);
+        kept = buffer_new(bytes, &cpu_device);
     }
     return kept.data;
 }
@@ -200,14 +180,8 @@ void *scratch(size_t bytes)
 bool buffer_guards_intact(const struct buffer *b)
 {
     unsigned char band[2 * GUARD_BYTES];
-    const char *before = (const char *)b->data - GUARD_BYTES, *behind = (const char *)b->data + b->bytes;
-    if (b->gpu) {
-        gpu_download(band, before, GUARD_BYTES);
-        gpu_download(band + GUARD_BYTES, behind, b->behind);
-    } else {
-        memcpy(band, before, GUARD_BYTES);
-        memcpy(band + GUARD_BYTES, behind, b->behind);
-    }
+    b->device->download(band, (const char *)b->data - GUARD_BYTES, GUARD_BYTES);
+    b->device->download(band + GUARD_BYTES, (const char *)b->data + b->bytes, b->behind);
     for (size_t i = 0; i < GUARD_BYTES + b->behind; i++)
         if (band[i] != POISON)
             return false;

@@ -248,9 +248,9 @@ static int read_open_file(FILE *file, int64_t total, struct npy *out, bool numbe
     int64_t bytes = read_header(file, total, out, report);
     if (bytes < 0 || !numbers)
         return bytes < 0 ? -1 : 0;
-    if ((uint64_t)bytes > memory_available(false) || !(out->data = malloc((size_t)bytes)))
+    if ((uint64_t)bytes > cpu_device.memory() || !(out->data = malloc((size_t)bytes)))
         return wrong(report, "too little memory: it needs %.1f MB, %.1f MB are free", (double)bytes / 1e6,
-                     (double)memory_available(false) / 1e6);
+                     (double)cpu_device.memory() / 1e6);
     if (fread(out->data, 1, (size_t)bytes, file) == (size_t)bytes)
         return 0;
     int reason = errno;

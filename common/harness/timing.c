@@ -47,10 +47,10 @@ void time_in_turn(struct work *works, int count, int reps, double budget, double
 
 int64_t flush_limit = 1 << 30;
 
-int64_t flush_bytes(bool gpu)
+int64_t cpu_flush_bytes(void)
 {
     int64_t cache = cpu_cache_bytes(3) > 0 ? cpu_cache_bytes(3) : 32 << 20;
-    return gpu ? GPU_FLUSH_BYTES : 2 * cache < flush_limit ? 2 * cache : flush_limit;
+    return 2 * cache < flush_limit ? 2 * cache : flush_limit;
 }
 
 static int64_t flushed; /* bytes */
@@ -66,7 +66,7 @@ static void flush_caches(int64_t own_bytes)
     static uint64_t *buffer;
     static int64_t bytes;
     if (!buffer) {
-        bytes = flush_bytes(false);
+        bytes = cpu_flush_bytes();
         buffer = malloc((size_t)bytes);
         if (!buffer)
             fatal("not enough CPU memory: %.2f GiB needed to flush the caches", (double)bytes / (1 << 30));
@@ -91,18 +91,12 @@ double run_once_cpu(const struct work *work)
     return 1e3 * (now() - start);
 }
 
-void time_cpu(struct work *works, int count, int reps, double budget)
+double time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget)
 {
-    time_in_turn(works, count, reps, budget, run_once_cpu);
-}
-
-double time_ratio(struct work run, struct work before, bool gpu, int reps, double budget)
-{
-    double (*run_once)(const struct work *) = gpu ? run_once_gpu : run_once_cpu;
-    double first = run_once(&before);
+    double first = device->run_once(&before);
     if (first > 500 * budget)
         return first / run.time.median;
     struct work both[] = { run, before };
-    time_in_turn(both, 2, reps, budget / 2, run_once);
+    time_in_turn(both, 2, reps, budget / 2, device->run_once);
     return both[1].time.median / both[0].time.median;
 }

@@ -8,6 +8,7 @@ const struct softmax_step naive_softmax = {
     .reads = 2,
     .writes = 1,
     .exps = 2, /* one for the sum, one to normalise */
+    .overflows = true,
     .cpu = naive_softmax_cpu,
     .gpu = GPU(naive_softmax_gpu),
     .gpu_sum = { .lanes = 32 },

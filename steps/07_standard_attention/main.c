@@ -2,9 +2,9 @@
 #include "harness.h"
 #include "steps.h"
 
-static struct attention_cost standard_attention_cost(struct attention p, enum dtype dtype)
+static struct cost standard_attention_cost(struct attention p, enum dtype dtype)
 {
-    return (struct attention_cost){
+    return (struct cost){
         .bytes = attention_bytes(p, dtype) + 5 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written; read twice and overwritten by the softmax; read */
         .exps = 3 * attention_pairs(p), /* the softmax of step 03 */
     };

@@ -3,9 +3,9 @@
 #include "harness.h"
 #include "steps.h"
 
-static struct attention_cost library_attention_cost(struct attention p, enum dtype dtype)
+static struct cost library_attention_cost(struct attention p, enum dtype dtype)
 {
-    return (struct attention_cost){
+    return (struct cost){
         .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written, read; P: written, read */
         .exps = 2 * attention_pairs(p), /* the softmax of step 05 */
     };

@@ -2,9 +2,9 @@
 #include "harness.h"
 #include "steps.h"
 
-static struct attention_cost fused_attention_cost(struct attention p, enum dtype dtype)
+static struct cost fused_attention_cost(struct attention p, enum dtype dtype)
 {
-    return (struct attention_cost){
+    return (struct cost){
         .bytes = attention_bytes(p, dtype), /* K and V are read again for each query, from caches */
         .exps = 2 * attention_pairs(p), /* one for the new key, one for the state before it */
     };

@@ -2,9 +2,9 @@
 #include "harness.h"
 #include "steps.h"
 
-static struct attention_cost warp_specialized_attention_cost(struct attention p, enum dtype dtype)
+static struct cost warp_specialized_attention_cost(struct attention p, enum dtype dtype)
 {
-    return (struct attention_cost){
+    return (struct cost){
         .bytes = attention_bytes(p, dtype), /* K and V are read again for each tile of queries, from caches */
         .exps = attention_pairs(p),
     };
