@@ -141,15 +141,15 @@ all: $(PROGRAMS) ## build every step
 tour: $(PROGRAMS) ## run every step on every device, on real and on random input, and plot what came out
 	@common/scripts/tour.sh $(PROGRAMS)
 
-# step-N runs step N; diff-N shows what N changes over the step before it.
+# step-N runs step N; diff-N shows what N changes over the step before it, which its main.c names.
 number = $(patsubst 0%,%,$(firstword $(subst _, ,$(1))))
 define step_rules
 step-$(call number,$(1)): $B/$(1)
 	@$B/$(1) $$(ARGS)
-diff-$(call number,$(1)): ; @common/scripts/diff.sh $(2) $(1)
+diff-$(call number,$(1)): ; @$$(PYTHON) common/scripts/diff.py $$(ARGS) $(1) $$(call step_before,$(1))
 endef
-before :=
-$(foreach s,$(STEPS),$(eval $(call step_rules,$s,$(before)))$(eval before := $s))
+$(foreach s,$(STEPS),$(eval $(call step_rules,$s)))
+step-% diff-%: ; $(error there is no step $*: $@ is for N from 0 to $(call number,$(lastword $(STEPS))))
 
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
 	@common/scripts/bench.sh $(PROGRAMS)
@@ -162,8 +162,8 @@ $B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) common/
 peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes, into the same table, where PyTorch is installed
 	@python3 common/scripts/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
-# Tables, pictures and records are made by Python programs; nothing else needs it.
-PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'plots and tables need python3; `make setup` installs it' >&2; exit 1; :)
+# Differences, tables, pictures and records are made by Python programs; no step and no Check suite needs it.
+PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs python3; `make setup` installs it' >&2; exit 1; :)
 
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
 	@$(PYTHON) plots/draw.py

@@ -97,10 +97,10 @@ done
 fresh
 link sh make env echo printf grep sed awk ls cat head sort find mkdir cmp dirname uname
 program gcc 'exit 1'
-for target in tables plots record; do
+for target in tables plots record diff-3; do
     out=$(PATH=$work/bin MAKEFLAGS= make CUDA=0 $target 2>&1)
     is $? 2 "make $target without python3"
-    is "$(echo "$out" | grep -v '^found:' | grep -v '^make')" 'plots and tables need python3; `make setup` installs it' "make $target without python3"
+    is "$(echo "$out" | grep -v '^found:' | grep -v '^make')" 'this needs python3; `make setup` installs it' "make $target without python3"
 done
 
 # ---- awk: mawk is Debian's, gawk Fedora's, busybox's Alpine's

@@ -10,7 +10,7 @@ BEGIN { print "From softmax to attention. Type make and one of:\n" }
     last = substr(name, 6)
 }
 /^# ---- what a reader does/ {
-    printf "  diff-N     what step N changes over the step before it, N from 1 to %d\n\n", last
+    printf "  diff-N     the lines that carry the idea of step N, 0 to %d; ARGS=--html makes a page\n\n", last
 }
 END {
     print "\nOptions of a step go into ARGS: make step-3 ARGS=\"--rows 1Ki --cols 64Ki\", make step-3 ARGS=--help."
