@@ -4,11 +4,9 @@
 #                          ARCH=sm_90a   GPU architectures to build for, one or several (default: the one in this machine)
 #                          CC=clang      another C compiler          ARGS="--help"   options for a step's program
 
-# ---- the syllabus: one line a step
+# ---- the syllabus: every folder of steps/ with a main.c, which says what the step is
 
-STEPS := 00_ceilings 01_naive_softmax 02_safe_softmax 03_online_softmax 04_parallel_softmax 05_resident_softmax 06_split_softmax \
-         07_standard_attention 08_library_attention 09_fused_attention 10_flash_attention 11_tensor_core_attention 12_pipelined_attention \
-         13_hopper_attention 14_warp_specialized_attention 15_persistent_attention 16_optimistic_attention
+STEPS := $(patsubst steps/%/main.c,%,$(sort $(wildcard steps/[0-9][0-9]_*/main.c)))
 
 .DEFAULT_GOAL := help
 # Numbers have decimal points and lists are sorted by bytes, whatever the reader's language is.
@@ -21,24 +19,6 @@ setup: ; @common/scripts/setup.sh
 $(REST): setup ; @$(MAKE) --no-print-directory $@
 .PHONY: setup $(REST)
 else
-
-step-0: ## the ruler: copy, multiply-add, exp and matmul rates of this machine
-step-1: ## naive softmax: the definition, and where it overflows
-step-2: ## safe softmax: subtract the maximum; three passes
-step-3: ## online softmax: one pass finds the maximum and the sum
-step-4: ## parallel softmax: merge partial states on purpose
-step-5: ## resident softmax: keep the row on chip
-step-6: ## split softmax: a row too long for one core, or one block
-step-7: ## standard attention: three kernels, and L^2 numbers in memory
-step-8: ## library attention: the same on the best matrix product there is
-step-9: ## fused attention: merge with a payload, (m, l, o)
-step-10: ## flash attention: tiles of queries against tiles of keys
-step-11: ## tensor core attention: the scores never leave registers
-step-12: ## pipelined attention: swizzled tiles, copies that overlap with products
-step-13: ## Hopper attention: a copy engine for tiles, products straight from shared memory
-step-14: ## warp-specialized attention: some warps copy, others compute; softmax beside products
-step-15: ## persistent attention: one block an SM, which never drains
-step-16: ## optimistic attention: keep the first maximum, check the sums, repair
 
 # ---- what is here: nvcc, OpenMP, a CBLAS, Check
 
@@ -119,7 +99,8 @@ $B/common/harness/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
 
 # A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and the
 # step before, which its main.c names and which is timed in turn with it: all but its main().
-step_before = $(filter %_$(or $(shell sed -n 's/.*_main.&[a-z_]*, &\([a-z_]*\),.*/\1/p' steps/$(1)/main.c),none),$(STEPS))
+step_before = $(notdir $(wildcard steps/[0-9][0-9]_$(or $(shell sed -n 's/.*_main.&[a-z0-9_]*, &\([a-z0-9_]*\),.*/\1/p' \
+              steps/$(1)/main.c),none)))
 .SECONDEXPANSION:
 $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call step_before,%),$$(call parts,$$s))) \
              $$(addprefix $B/steps/,$$(addsuffix /claims.o,$$(call step_before,%))) $B/libharness.a
@@ -131,7 +112,7 @@ $B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main
 # ---- what a reader does
 
 help: ## this list
-	@awk -f common/scripts/help.awk Makefile tests/tests.mk
+	@awk -f common/scripts/help.awk steps/*/main.c Makefile tests/tests.mk
 
 setup: ## install what is missing: a C compiler, gnuplot, Check, OpenBLAS (never CUDA)
 	@common/scripts/setup.sh

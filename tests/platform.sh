@@ -105,10 +105,11 @@ done
 
 # ---- awk: mawk is Debian's, gawk Fedora's, busybox's Alpine's
 
-want=$(awk -f common/scripts/help.awk Makefile tests/tests.mk)
+help="-f common/scripts/help.awk $(echo steps/*/main.c) Makefile tests/tests.mk"
+want=$(awk $help)
 for awk in mawk gawk "busybox awk"; do
     $awk 'BEGIN { exit 0 }' >/dev/null 2>&1 || continue
-    is "$($awk -f common/scripts/help.awk Makefile tests/tests.mk)" "$want" "help by $awk"
+    is "$($awk $help)" "$want" "help by $awk"
 done
 
 echo "platform: $checks checks, $failures failures"

@@ -14,6 +14,7 @@ if command -v python3 >/dev/null 2>&1; then
     python3 tests/mutate.py check || status=1
     python3 tests/test_mutate.py || status=1
     python3 tests/test_diff.py || status=1
+    python3 tests/test_pages.py || status=1
 else
     echo "tests: tables, plots and the lists of mutants are not checked: they need python3, which make setup installs" >&2
     status=1

@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""What pages and sources must keep to: a step says its name and idea once, links lead somewhere. Run by tests/run.sh."""
+import pathlib, re, subprocess, unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STEPS = sorted(path.parent for path in ROOT.glob("steps/[0-9][0-9]_*/main.c"))
+
+
+def sources():
+    """The repository's files; without git, of what it would have."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    names = listed.stdout.split("\0")[:-1] if listed.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*")]
+    return [n for n in names if (ROOT / n).is_file() and not n.startswith("build/")]
+
+
+def prose(page):
+    """A page without its code."""
+    return re.sub(r"^```.*?^```|^    .*?$|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+class Pages(unittest.TestCase):
+    def test_a_step_says_once_what_it_is(self):
+        """main.c's name is the folder, and the lesson's heading and first line are main.c's name and idea."""
+        plain = lambda words: re.sub(r"[-_]", " ", words).lower().replace("²", "^2")
+        names = []
+        for folder in STEPS:
+            main, lesson = (folder / "main.c").read_text(), (folder / "README.md").read_text(encoding="utf-8").split("\n")
+            name, idea = (re.search(r'^ *\.%s = "(.*)",' % field, main, re.M)[1] for field in ("name", "idea"))
+            self.assertEqual(name, folder.name)
+            self.assertEqual(plain(lesson[0]), "# step %s: %s" % (name[:2], plain(name[3:])), folder.name)
+            self.assertEqual(plain(lesson[2]), "*%s.*" % plain(idea), folder.name)
+            parent = re.search(r"_main\(&\w+, (?:&(\w+)|NULL|argc)", main)
+            self.assertIn(parent[1], [None] + names, "%s is over a step before it" % folder.name)
+            names.append(name[3:])
+
+    def test_links_lead_somewhere(self):
+        for page in (n for n in sources() if n.endswith(".md")):
+            for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose(page)):
+                if "://" not in link:
+                    self.assertTrue((ROOT / page).parent.joinpath(link).exists(), "%s: %s" % (page, link))
+
+
+if __name__ == "__main__":
+    unittest.main()
