@@ -4,7 +4,7 @@
     tests/mutate.py check                     every change fits its file; builds nothing
     tests/mutate.py mutants [NAME...]         each must be caught by the check that its entry names. MUTANTS="NAME..." does the same
     tests/mutate.py mutants --tenth SEED      a tenth of them, drawn with that seed, or with a new one for "random"
-    tests/mutate.py compile [NAME...]         compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU
+    tests/mutate.py compile [NAME...]         compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU. Or --tenth SEED
     tests/mutate.py ablation [OPTIONS]        times steps with one thing changed at a time, in turn, ROUNDS times (5). OPTIONS are a step's.
                                               STEP="12" or VARIANTS="NAME..." chooses
 
@@ -373,6 +373,15 @@ def run_here(e, has_gpu):
     return e.kind == "mutant" and (has_gpu or not needs_gpu(e))
 
 
+def draw(chosen, tenth):
+    """A tenth of them, drawn with the seed `tenth`, or with a new one for "random"; all if it is ""."""
+    if not tenth:
+        return chosen
+    seed = str(random.randrange(1000000)) if tenth == "random" else tenth
+    print(f"a tenth, seed {seed} (TENTH={seed} draws the same)", flush=True)
+    return random.Random(seed).sample(chosen, max(1, (len(chosen) + 9) // 10))
+
+
 def mutants(names, tenth):
     entries = read_lists()
     has_gpu = B.endswith("cuda") and subprocess.run("nvidia-smi >/dev/null 2>&1", shell=True).returncode == 0
@@ -382,10 +391,7 @@ def mutants(names, tenth):
             usage(f"{name}: there is no such mutant")
     chosen = [e for e in entries if (e.name in names if names else run_here(e, has_gpu))]
     left_out = sum(1 for e in entries if e.kind == "mutant" and not names and not run_here(e, has_gpu))
-    if tenth:
-        seed = str(random.randrange(1000000)) if tenth == "random" else tenth
-        print(f"a tenth, seed {seed} (TENTH={seed} draws the same)", flush=True)
-        chosen = random.Random(seed).sample(chosen, max(1, (len(chosen) + 9) // 10))
+    chosen = draw(chosen, tenth)
     if any(e.caught[0] == "sanitizer" for e in chosen) and not shutil.which("compute-sanitizer"):
         print("compute-sanitizer is not here: skipped:", *(e.name for e in chosen if e.caught[0] == "sanitizer"))
         chosen = [e for e in chosen if e.caught[0] != "sanitizer"]
@@ -414,10 +420,11 @@ def mutants(names, tenth):
     return 1 if bad else 0
 
 
-def compile_cuda(names):
+def compile_cuda(names, tenth):
     """Every mutant and ablation of a CUDA file must compile: one that does not is caught by nothing, and times nothing."""
     chosen = [e.numbered((e.numbers or ["4"])[0]) for e in read_lists() if e.step and any(re.search(r"\.cuh?$", change[0]) for change in e.changes)
               and (e.name in names if names else "asked" not in e.flags)]
+    chosen = draw(chosen, tenth)
     os.makedirs(WORK, exist_ok=True)
     trees = new_trees()
 
@@ -554,12 +561,12 @@ def main(words):
     try:
         if words == ["check"]:
             return check_lists()
+        tenth = words[2] if words[1:2] == ["--tenth"] and len(words) == 3 else ""
         if words[:1] == ["compile"]:
-            return compile_cuda(words[1:])
+            return compile_cuda([] if tenth else words[1:], tenth)
         if words[:1] == ["ablation"]:
             return ablation(words[1:])
         if words[:1] == ["mutants"]:
-            tenth = words[2] if words[1:2] == ["--tenth"] and len(words) == 3 else ""
             return mutants([] if tenth else words[1:] + os.environ.get("MUTANTS", "").split(), tenth)
     except Bad as error:
         print(error, file=sys.stderr)
