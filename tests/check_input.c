@@ -232,7 +232,7 @@ END_TEST
 START_TEST(test_named_shapes)
 {
     int count = 0;
-    for (const struct shape *s = softmax_shapes; s->name; s++, count++)
+    for (const struct named_shape *s = softmax_shapes; s->name; s++, count++)
         ck_assert(s->rows > 0 && s->cols > 0);
     ck_assert_int_gt(count, 0);
 }

@@ -130,12 +130,12 @@ struct npy input_matrix(const char *path, int64_t *rows, int64_t *cols);
 int64_t input_real_cols(void);
 
 /* Shapes that real models run; lists that end with a NULL name. */
-struct shape {
+struct named_shape {
     const char *name;
     int64_t rows, cols;          /* of a softmax */
     struct attention attention;  /* or this */
 };
-extern const struct shape softmax_shapes[], attention_shapes[];
+extern const struct named_shape softmax_shapes[], attention_shapes[];
 
 /* ---- options.c: the command line */
 
@@ -143,7 +143,7 @@ struct options {
     bool is_attention;
     int64_t rows, cols;             /* softmax */
     struct attention attention;     /* attention */
-    const struct shape *named;      /* --shape: what it says holds for what is not given */
+    const struct named_shape *named;      /* --shape: what it says holds for what is not given */
     enum dtype dtype;
     bool dtype_given, input_given, size_given, seed_given, scale_given;
     const char *input;              /* family, or "file" */

@@ -314,7 +314,7 @@ int64_t input_real_cols(void)
 }
 
 /* The softmaxes of real models: one layer's attention scores (heads x queries rows, keys columns), and vocabulary logits. */
-const struct shape softmax_shapes[] = {
+const struct named_shape softmax_shapes[] = {
     { .name = "gpt2-scores", .rows = 12 * 1024, .cols = 1024 },          /* GPT-2 small: 12 heads, 1024 tokens */
     { .name = "gpt2-logits", .rows = 1024, .cols = 50257 },              /* 1024 tokens, vocabulary of 50257 */
     { .name = "bert-scores", .rows = 8 * 12 * 512, .cols = 512 },        /* BERT base: batch of 8, 12 heads, 512 tokens */
@@ -326,7 +326,7 @@ const struct shape softmax_shapes[] = {
 };
 
 /* Attention as real models run it: { batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale (0: 1 / sqrt(dim)) }. */
-const struct shape attention_shapes[] = {
+const struct named_shape attention_shapes[] = {
     { .name = "gpt2", .attention = { 1, 12, 12, 1024, 1024, 64, true, 0 } },             /* GPT-2 small, its whole context */
     { .name = "bert", .attention = { 8, 12, 12, 512, 512, 64, false, 0 } },              /* BERT base, a batch of 8 */
     { .name = "vit-l", .attention = { 8, 16, 16, 577, 577, 64, false, 0 } },             /* ViT-L/16 at 384 pixels: a ragged length */

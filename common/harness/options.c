@@ -133,7 +133,7 @@ static enum dtype dtype_of(const char *text)
     usage_error("--dtype '%s': fp32, fp16 and bf16 are allowed", shown(text));
 }
 
-static const struct shape *shapes_of(const struct options *o)
+static const struct named_shape *shapes_of(const struct options *o)
 {
     return o->is_attention ? attention_shapes : softmax_shapes;
 }
@@ -144,14 +144,14 @@ static const char *shape_list(const struct options *o)
     static char list[1024];
     size_t at = 0;
     list[0] = '\0';
-    for (const struct shape *s = shapes_of(o); s->name && at < sizeof list; s++)
+    for (const struct named_shape *s = shapes_of(o); s->name && at < sizeof list; s++)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s %s", at ? "," : "", s->name);
     return list;
 }
 
-static const struct shape *shape_named(const struct options *o, const char *name)
+static const struct named_shape *shape_named(const struct options *o, const char *name)
 {
-    for (const struct shape *s = shapes_of(o); s->name; s++)
+    for (const struct named_shape *s = shapes_of(o); s->name; s++)
         if (strcmp(s->name, name) == 0)
             return s;
     usage_error("--shape '%s': these are allowed:%s", shown(name), shape_list(o));
@@ -268,7 +268,7 @@ static int64_t first_given(int64_t given, int64_t named, int64_t otherwise)
     return given ? given : named ? named : otherwise;
 }
 
-static void finish_softmax(struct options *o, const struct shape *named)
+static void finish_softmax(struct options *o, const struct named_shape *named)
 {
     if (o->x_path) {
         input_sizes(o);
@@ -312,8 +312,8 @@ static void finish_attention(struct options *o, const struct attention *named)
 
 void options_finish(struct options *o)
 {
-    static const struct shape none;
-    const struct shape *named = o->named ? o->named : &none;
+    static const struct named_shape none;
+    const struct named_shape *named = o->named ? o->named : &none;
     if (o->is_attention)
         finish_attention(o, &named->attention);
     else
