@@ -67,9 +67,10 @@ static inline bf16 float_to_bf16(float x)
 }
 
 /*
- * Doubles are rounded once: first to odd (what is cut off leaves a 1 in a float's last bit), which keeps apart what lies on and beside
- * the middle of two 16-bit numbers, and then from there. By way of the nearest float, 1 + 2^-11 + 2^-40 would become 1 + 2^-11, a tie,
- * and then 1. (Boldo, Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.)
+ * Doubles are rounded once: first to odd (what is cut off leaves a 1 in a float's last bit), which keeps apart what lies on and
+ * beside the middle of two 16-bit numbers, and then from there. By way of the nearest float, 1 + 2^-11 + 2^-40 would become 1 +
+ * 2^-11, a tie, and then 1. (Boldo, Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to
+ * odd", 2008.)
  */
 static inline float double_to_odd_float(double x)
 {

@@ -89,8 +89,8 @@ static void print_timeline(void)
     if (t.clocks[0][0][WAITED_FOR_K])
         print_marks(&t);
     if (t.counts[CHECKS])
-        printf("    repairs     %llu of %llu blocks of a warpgroup, %.3g %%; %llu changed nothing\n", t.counts[REPAIRS], t.counts[CHECKS],
-               100.0 * (double)t.counts[REPAIRS] / (double)t.counts[CHECKS], t.counts[IDLE_REPAIRS]);
+        printf("    repairs     %llu of %llu blocks of a warpgroup, %.3g %%; %llu changed nothing\n", t.counts[REPAIRS],
+               t.counts[CHECKS], 100.0 * (double)t.counts[REPAIRS] / (double)t.counts[CHECKS], t.counts[IDLE_REPAIRS]);
 }
 
 /* A launcher calls this. When the program ends, what was seen is printed. */

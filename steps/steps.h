@@ -21,7 +21,8 @@ struct attention_step;
 #endif
 
 /* 00_ceilings: copy `bytes` bytes; or do so many rounds of arithmetic, and return the number of operations */
-void copy_cpu(void *y, const void *x, size_t bytes);         void copy_gpu(void *y, const void *x, size_t bytes, cudaStream_t stream);
+void copy_cpu(void *y, const void *x, size_t bytes);
+void copy_gpu(void *y, const void *x, size_t bytes, cudaStream_t stream);
 void copy_cached_cpu(void *y, const void *x, size_t bytes);
 double fma_cpu(int64_t rounds);                              double fma_gpu(float *out, int64_t rounds, cudaStream_t stream);
 double exp_cpu(int64_t rounds);                              double exp_gpu(float *out, int64_t rounds, cudaStream_t stream);

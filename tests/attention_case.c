@@ -32,7 +32,9 @@ struct attention_case attention_case_new(struct attention p, enum dtype dtype)
 
 struct attention_case attention_case_of(struct attention p, enum dtype dtype, const char *family)
 {
-    struct options o = { .is_attention = true, .attention = p, .scale_given = p.scale != 0, .dtype = dtype, .input = family, .seed = 1 };
+    struct options o = {
+        .is_attention = true, .attention = p, .scale_given = p.scale != 0, .dtype = dtype, .input = family, .seed = 1
+    };
     options_finish(&o); /* sets the sizes, where the input has its own, and the scale */
     struct qkv t = input_qkv(&o);
     struct attention_case c = { .p = o.attention, .dtype = dtype, .q = t.q, .k = t.k, .v = t.v };
@@ -55,8 +57,8 @@ const struct answers *attention_case_answers(struct attention_case *c, const str
         return &c->answers;
     answers_free(&c->answers);
     c->how = how;
-    c->answers = reference_attention(c->q.data, c->k.data, c->v.data, c->dtype, c->p, how, NULL, c->p.batch * c->p.heads * c->p.seq_q,
-                                     s && s->gpu);
+    c->answers = reference_attention(c->q.data, c->k.data, c->v.data, c->dtype, c->p, how, NULL,
+                                     c->p.batch * c->p.heads * c->p.seq_q, s && s->gpu);
     return &c->answers;
 }
 
@@ -212,7 +214,8 @@ void same_precision_attention(struct attention_case *c)
     numbers_free(&x);
 }
 
-/* How far O is from what it must be, where that is largest; and the largest number that it must be. A NaN, on either side, is none. */
+/* How far O is from what it must be, where that is largest; and the
+   largest number that it must be. A NaN, on either side, is none. */
 static double largest_error(const struct buffer *O, const struct answers *a, double *size)
 {
     double error = 0;

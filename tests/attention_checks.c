@@ -36,8 +36,8 @@ static void fill_unit_values(struct attention_case *c)
 }
 
 /*
- * Scores of 2^22 + j, and of -2^22 + j for every other query, j from -8 to 7: exact in fp32 and in every step on the way there. What is
- * rounded after that is too coarse: c times such a score is off by a quarter.
+ * Scores of 2^22 + j, and of -2^22 + j for every other query, j from -8 to 7: exact in fp32 and in every step on the way there.
+ * What is rounded after that is too coarse: c times such a score is off by a quarter.
  */
 static void fill_far_off(struct attention_case *c)
 {
@@ -100,8 +100,8 @@ static int64_t own_key(struct attention p, int64_t query)
 }
 
 /*
- * Keys are random signs, and a query is a multiple of its own key: no other gets any weight. A value's numbers name its row, or its
- * column.
+ * Keys are random signs, and a query is a multiple of its own key: no other gets any weight. A value's numbers name its row, or
+ * its column.
  */
 static void fill_own_key(struct attention_case *c)
 {
@@ -137,8 +137,8 @@ static struct outcome judge_answer(const struct attention_subject *s, struct att
 }
 
 /*
- * The verdict allows for fp32 scores of any rounding, which far off is anything. The steps on tensor cores owe more: they subtract before
- * they scale, so that what is left are the roundings of their type. (Not step 08, which rounds scores to it.)
+ * The verdict allows for fp32 scores of any rounding, which far off is anything. The steps on tensor cores owe more: they
+ * subtract before they scale, so that what is left are the roundings of their type. (Not step 08, which rounds scores to it.)
  */
 static struct outcome judge_far_off(const struct attention_subject *s, struct attention_case *c)
 {
@@ -313,10 +313,11 @@ static struct attention_case part_of(const struct attention_case *c, int64_t fir
 }
 
 /*
- * Two parts' outputs, merged by their lse: m = max(lse), weights exp(lse - m), and O the weighted mean. It is off by what the parts
- * are off by, and by what the weights are, because each lse has an error of its own.
+ * Two parts' outputs, merged by their lse: m = max(lse), weights exp(lse - m), and O the weighted mean. It is off by what the
+ * parts are off by, and by what the weights are, because each lse has an error of its own.
  */
-static bool merged_row_is_right(const double *want, const struct attention_case *parts, const struct answers *const *answers, int64_t at)
+static bool merged_row_is_right(const double *want, const struct attention_case *parts, const struct answers *const *answers,
+                                int64_t at)
 {
     int64_t dim = parts[0].p.dim;
     double weight[2], sum = 0, doubt = 0, m = -INFINITY;
@@ -396,7 +397,8 @@ static const struct attention no_keys[] = {
     { 1, 2, 2, 256, 108, 128, true, 0 }, { 1, 2, 2, 512, 127, 64, true, 0 },
 };
 static const struct attention grouped[] = {
-    { 1, 6, 2, 40, 50, 64, false, 0 }, { 2, 6, 1, 40, 50, 64, true, 0 }, { 2, 6, 3, 50, 40, 128, false, 0 }, { 2, 4, 4, 9, 8, 64, false, 0 },
+    { 1, 6, 2, 40, 50, 64, false, 0 }, { 2, 6, 1, 40, 50, 64, true, 0 }, { 2, 6, 3, 50, 40, 128, false, 0 },
+    { 2, 4, 4, 9, 8, 64, false, 0 },
 };
 static const struct attention lengths[] = {
     LENGTHS(1, 1), LENGTHS(1, 3), LENGTHS(3, 1), LENGTHS(1, 239), LENGTHS(239, 1), LENGTHS(64, 128), LENGTHS(113, 203),
@@ -404,7 +406,8 @@ static const struct attention lengths[] = {
     BOTH(1, 1, 1, 1023, 1024, 64), BOTH(1, 2, 1, 1024, 1023, 64), BOTH(1, 1, 1, 1023, 1024, 128),
 };
 static const struct attention dims[] = {
-    DIM(8), DIM(21), DIM(32), DIM(40), DIM(59), DIM(64), DIM(72), DIM(96), DIM(128), DIM(160), DIM(256), DIM(1), DIM(3), DIM(65), DIM(129),
+    DIM(8), DIM(21), DIM(32), DIM(40), DIM(59), DIM(64), DIM(72), DIM(96), DIM(128), DIM(160), DIM(256), DIM(1), DIM(3), DIM(65),
+    DIM(129),
 };
 static const struct attention scales[] = {
     { 1, 2, 2, 64, 64, 64, false, 1.0f / 64 }, { 1, 1, 1, 64, 64, 64, true, 1 },   { 1, 2, 1, 70, 90, 128, true, 0.3f },
@@ -439,7 +442,8 @@ static const struct attention many[] = {
 };
 static const struct attention far[] = { { 1, 2, 2, 64, 64, 64, false, 0.125f }, { 1, 1, 1, 113, 113, 64, true, 0.125f } };
 static const struct attention within_dim[] = {
-    BOTH(1, 1, 1, 1, 1, 64), BOTH(1, 2, 1, 3, 5, 64), BOTH(1, 2, 2, 64, 64, 64), BOTH(1, 2, 1, 200, 100, 128), BOTH(2, 1, 1, 33, 128, 128),
+    BOTH(1, 1, 1, 1, 1, 64), BOTH(1, 2, 1, 3, 5, 64), BOTH(1, 2, 2, 64, 64, 64), BOTH(1, 2, 1, 200, 100, 128),
+    BOTH(2, 1, 1, 33, 128, 128),
 };
 static const struct attention squares[] = { { 1, 2, 1, 203, 203, 64, true, 0 }, { 1, 1, 1, 300, 300, 128, true, 0 } };
 static const struct attention open[] = { { 1, 2, 1, 40, 239, 64, false, 0 }, { 1, 1, 1, 33, 500, 128, false, 0 } };
@@ -461,7 +465,8 @@ const struct attention_check attention_checks[] = {
     { "dims", "head dimensions from 1 to 256", FAMILY("normal"), ON(dims) },
     { "scale", "other scales than 1 / sqrt(dim)", FAMILY("normal"), ON(scales) },
     { "scale of 0", "a scale of 0: the mean of the values that a query sees", FILL(fill_scale_of_zero), ON(varied) },
-    { "far off", "scores of 2^22 and of -2^22 that differ by whole numbers", FILL(fill_far_off), JUDGE(judge_far_off), .in_doubt = true,
+    { "far off", "scores of 2^22 and of -2^22 that differ by whole numbers", FILL(fill_far_off), JUDGE(judge_far_off),
+      .in_doubt = true,
       ON(varied) },
     { "minus infinity", "scores of -inf: of some keys, and of all", FILL(fill_minus_infinity), ON(varied) },
     { "uniform", "numbers from -1 to 1", FAMILY("uniform"), ON(varied) },
@@ -480,16 +485,19 @@ const struct attention_check attention_checks[] = {
     { "many tiles", "many heads, many tiles; scores as in \"adversarial\"", FAMILY("adversarial"), .gpu_only = true,
       ON(many) },
     { "real", "Q, K and V of a real model", FAMILY("real"), ON(real) },
-    { "weights", "V is the unit matrix: O is P, and its rows sum to 1", FILL(fill_unit_values), JUDGE(judge_weights), ON(within_dim) },
+    { "weights", "V is the unit matrix: O is P, and its rows sum to 1", FILL(fill_unit_values), JUDGE(judge_weights),
+      ON(within_dim) },
     { "NaN queries", "a NaN in every seventh row of Q: NaN there, and only there", FAMILY("nan"), ON(varied) },
     { "NaN value", "a NaN in a row of V: NaN in that column of O", FILL(fill_nan_value), ON(open) },
     { "NaN later", "causal, the later keys and values are NaN: nothing before may notice", FILL(fill_nan_later), .cpu_only = true,
       .library_fails = true, ON(squares) },
-    { "later keys", "causal, the later keys are others: nothing before changes by a bit", FILL(fill_noise), JUDGE(judge_later_keys), ON(squares) },
+    { "later keys", "causal, the later keys are others: nothing before changes by a bit", FILL(fill_noise),
+      JUDGE(judge_later_keys), ON(squares) },
     { "other queries", "a fifth of all queries are others, or NaN: no other result changes by a bit", FILL(fill_noise),
       JUDGE(judge_other_queries), ON(squares) },
     { "split keys", "two parts of the keys, merged by their lse, are the whole", FAMILY("normal"), JUDGE(judge_split), ON(open) },
-    { "permuted keys", "the keys in another order: the same within the bound", FAMILY("normal"), JUDGE(judge_permuted), ON(open) },
+    { "permuted keys", "the keys in another order: the same within the bound", FAMILY("normal"), JUDGE(judge_permuted),
+      ON(open) },
     { "same bits", "the same bits when run again", FAMILY("normal"), JUDGE(judge_repeats), ON(repeated) },
     { "no lse", "the same bits when no lse is wanted", FAMILY("normal"), JUDGE(judge_without_lse), ON(repeated) },
     { "threads", "right on any number of threads", FAMILY("normal"), JUDGE(judge_threads), .cpu_only = true, ON(repeated) },
@@ -562,7 +570,8 @@ static struct outcome run_case(const struct attention_check *check, const struct
     return o;
 }
 
-void attention_check_all(const struct attention_check *c, const struct attention_subject *subjects, int count, struct outcome *outcomes)
+void attention_check_all(const struct attention_check *c, const struct attention_subject *subjects, int count,
+                         struct outcome *outcomes)
 {
     for (int s = 0; s < count; s++)
         outcomes[s] = (struct outcome){ .pass = true };
@@ -575,7 +584,8 @@ void attention_check_all(const struct attention_check *c, const struct attention
             if (!outcomes[s].pass || (p->dim && !attention_subject_takes(&subjects[s], p->dim)))
                 continue;
             if (!made.q.data) {
-                made = c->family ? attention_case_of(*p, subjects[s].dtype, c->family) : attention_case_new(*p, subjects[s].dtype);
+                made = c->family ? attention_case_of(*p, subjects[s].dtype, c->family)
+                                 : attention_case_new(*p, subjects[s].dtype);
                 made.in_doubt = c->in_doubt;
                 if (!c->family)
                     c->fill(&made);

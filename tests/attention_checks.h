@@ -24,8 +24,8 @@ struct attention_case attention_case_new(struct attention p, enum dtype dtype);
 struct attention_case attention_case_of(struct attention p, enum dtype dtype, const char *family);
 void attention_case_free(struct attention_case *c);
 /*
- * Run on the CPU, or on copies on the GPU, into outputs that are all NaN before. want_lse: whether an lse is asked for. NULL, or what
- * went wrong: a CUDA error, guard bands, inputs that were written.
+ * Run on the CPU, or on copies on the GPU, into outputs that are all NaN before. want_lse: whether an lse is asked for. NULL, or
+ * what went wrong: a CUDA error, guard bands, inputs that were written.
  */
 const char *attention_case_run(const struct attention_subject *s, struct attention_case *c, bool want_lse);
 /* What O and lse must be: computed when a subject first asks, and kept for the next one that rounds likewise. */
@@ -46,7 +46,8 @@ struct attention_check {
     struct outcome (*judge)(const struct attention_subject *s, struct attention_case *c); /* NULL: run it, and the verdict */
     bool cpu_only;      /* asks for more than the GPU functions promise */
     bool gpu_only;      /* its sizes mean nothing to a CPU */
-    bool in_doubt;      /* scores so large that rows cannot be judged, but for what no right attention gets: nothing wrong will do */
+    /* scores so large that rows cannot be judged, but for what no right attention gets: nothing wrong will do */
+    bool in_doubt;
     bool library_fails; /* step 08 does not pass it, and says so: a library multiplies what is hidden by 0 */
     const struct attention *problems;
     int count;
@@ -66,7 +67,8 @@ bool attention_must_fail(const struct attention_check *c, const struct attention
  * All problems of a check, on each of `count` subjects of one type until it fails one that it takes: outcomes (count). Inputs and
  * references are made once a problem. TESTS_SMALL: as for check_run.
  */
-void attention_check_all(const struct attention_check *c, const struct attention_subject *subjects, int count, struct outcome *outcomes);
+void attention_check_all(const struct attention_check *c, const struct attention_subject *subjects, int count,
+                         struct outcome *outcomes);
 struct outcome attention_check_run(const struct attention_check *c, const struct attention_subject *s); /* on one */
 
 #endif

@@ -25,7 +25,8 @@ START_TEST(test_check)
     attention_check_all(c, s, count, o);
     for (int i = 0; i < count; i++)
         if (attention_must_fail(c, &s[i]))
-            ck_assert_msg(!o[i].pass, "check '%s': %s passes it, and says that it does not", c->name, attention_subject_name(&s[i]));
+            ck_assert_msg(!o[i].pass, "check '%s': %s passes it, and says that it does not", c->name,
+                          attention_subject_name(&s[i]));
         else
             ck_assert_msg(o[i].pass, "check '%s': %s", c->name, o[i].what);
 }
@@ -81,20 +82,22 @@ static char *window_on_window(size_t bytes)
 }
 
 /*
- * Two heads of Q and O, of 2^31 elements and a few: rows of a head begin beyond 2^31, and those of the second beyond 2^32. (Causal, and
- * one key, so that only the last row has work to do.) Or three of K and V, of half as many. All is zeros but the last row of each head. An
- * index of 32 bits reads or writes elsewhere, or crashes.
+ * Two heads of Q and O, of 2^31 elements and a few: rows of a head begin beyond 2^31, and those of the second beyond 2^32.
+ * (Causal, and one key, so that only the last row has work to do.) Or three of K and V, of half as many. All is zeros but the
+ * last row of each head. An index of 32 bits reads or writes elsewhere, or crashes.
  */
 START_TEST(test_more_elements_than_32_bits_count)
 {
     const int64_t many = ((int64_t)1 << 31) / WIDE + 3;
-    const struct attention of_queries = { 1, 2, 1, many, 1, WIDE, true, 1 }, of_keys = { 1, 3, 3, 1, many / 2 + 2, WIDE, false, 1 };
+    const struct attention of_queries = { 1, 2, 1, many, 1, WIDE, true, 1 },
+                           of_keys = { 1, 3, 3, 1, many / 2 + 2, WIDE, false, 1 };
     const struct attention p = _i % 2 ? of_keys : of_queries;
     struct attention_subject s;
     ck_assert(attention_subject_at(&s, _i / 2, false));
     if (attention_subject_missing(&s))
         return;
-    size_t rows = (size_t)(p.heads * p.seq_q), q_bytes = rows * WIDE * sizeof(float), k_bytes = (size_t)(p.kv_heads * p.seq_k * WIDE) * sizeof(float);
+    size_t rows = (size_t)(p.heads * p.seq_q), q_bytes = rows * WIDE * sizeof(float),
+           k_bytes = (size_t)(p.kv_heads * p.seq_k * WIDE) * sizeof(float);
     float *q = zeros(q_bytes), *k = zeros(k_bytes), *v = zeros(k_bytes), *O = (float *)window_on_window(q_bytes);
     float *lse = malloc(rows * sizeof *lse);
     if (!q || !k || !v || !O || !lse) {
@@ -113,8 +116,8 @@ START_TEST(test_more_elements_than_32_bits_count)
     attention_subject_run(&s, O, lse, q, k, v, p, NULL, NULL);
     const float *last = O + (rows - 1) * WIDE, *want = v + (p.kv_heads * p.seq_k - 1) * WIDE;
     for (int i = 0; i < WIDE; i++)
-        ck_assert_msg(fabsf(last[i] - want[i]) < 1e-3f * want[i], "%s: element %d of the last row: got %g, want %g", attention_subject_name(&s), i,
-                      (double)last[i], (double)want[i]);
+        ck_assert_msg(fabsf(last[i] - want[i]) < 1e-3f * want[i], "%s: element %d of the last row: got %g, want %g",
+                      attention_subject_name(&s), i, (double)last[i], (double)want[i]);
     ck_assert_msg(fabsf(lse[rows - 1] - 40) < 1e-3f, "%s: the last lse is %g", attention_subject_name(&s), (double)lse[rows - 1]);
 }
 END_TEST

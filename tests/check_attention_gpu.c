@@ -63,8 +63,8 @@ END_TEST
 /* ---- the reference itself: the GPU's is the CPU's, another program for the same definition, to a thousandth of the bound */
 
 static const struct attention both_compute[] = {
-    { 1, 2, 1, 5, 300, 64, true, 0 }, { 2, 4, 2, 9, 7, 128, true, 0 }, { 1, 1, 1, 3, 600, 21, false, 0 }, { 1, 2, 2, 7, 40, 256, false, 0 },
-    { 1, 1, 1, 5, 5, 1, true, 0 },    { 40, 6, 2, 70, 90, 64, true, 0 },
+    { 1, 2, 1, 5, 300, 64, true, 0 },  { 2, 4, 2, 9, 7, 128, true, 0 }, { 1, 1, 1, 3, 600, 21, false, 0 },
+    { 1, 2, 2, 7, 40, 256, false, 0 }, { 1, 1, 1, 5, 5, 1, true, 0 },   { 40, 6, 2, 70, 90, 64, true, 0 },
 };
 
 /* Besides a family's numbers: values and keys that are not finite, and scores that overflow. */
@@ -100,7 +100,8 @@ START_TEST(test_references_agree)
         struct answers cpu = reference_attention(c.q.data, c.k.data, c.v.data, dtype, c.p, how, NULL, rows, false);
         struct answers gpu = reference_attention(c.q.data, c.k.data, c.v.data, dtype, c.p, how, NULL, rows, true);
         for (int64_t at = 0; at < rows * c.p.dim; at++)
-            REQUIRE(alike(gpu.want[at], cpu.want[at], 1e-3 * cpu.bound[at]) && alike(gpu.bound[at], cpu.bound[at], 1e-3 * cpu.bound[at]),
+            REQUIRE(alike(gpu.want[at], cpu.want[at], 1e-3 * cpu.bound[at]) &&
+                        alike(gpu.bound[at], cpu.bound[at], 1e-3 * cpu.bound[at]),
                     "case %zu, row %lld: %.17g within %g, on the CPU %.17g within %g", i, (long long)(at / c.p.dim), gpu.want[at],
                     gpu.bound[at], cpu.want[at], cpu.bound[at]);
         for (int64_t row = 0; row < rows; row++)
@@ -182,7 +183,8 @@ static void on_gpu_free(struct on_gpu *g)
         buffer_free(all[i]);
 }
 
-/* Ragged, causal and not, more tiles than multiprocessors; normal scores, and such that rise far above those of the first tile. */
+/* Ragged, causal and not, more tiles than multiprocessors; normal
+   scores, and such that rise far above those of the first tile. */
 static const struct {
     struct attention p;
     const char *family;
@@ -263,7 +265,8 @@ static void run_on_streams(const struct attention_subject *s, struct attention_c
         unsigned differs = first_that_differs(&all[i]);
         stream_free(stream[i]);
         on_gpu_free(&all[i]);
-        ck_assert_msg(differs == NEVER, "%s, problem %d: other bits beside other streams, in run %u", attention_subject_name(s), i, differs);
+        ck_assert_msg(differs == NEVER, "%s, problem %d: other bits beside other streams, in run %u", attention_subject_name(s),
+                      i, differs);
     }
 }
 
@@ -282,8 +285,8 @@ START_TEST(test_streams)
 END_TEST
 
 /*
- * More than 2^32 elements of Q and O, and of K and V; more heads than a grid's y and z have blocks. All is zeros but the last head,
- * so that only that one travels: (1, 1, rows, keys) at the end of each tensor. An index that wraps around finds zeros.
+ * More than 2^32 elements of Q and O, and of K and V; more heads than a grid's y and z have blocks. All is zeros but the last
+ * head, so that only that one travels: (1, 1, rows, keys) at the end of each tensor. An index that wraps around finds zeros.
  */
 static const struct attention beyond_32_bits[] = {
     { 1, 16, 1, (1 << 22) + 70, 64, 64, false, 0 },
@@ -315,7 +318,8 @@ START_TEST(test_more_elements_than_32_bits_count)
     c.p.scale = p.scale = 0.125f;
 
     size_t bytes[] = { q_bytes, k_bytes, k_bytes, q_bytes, lse_bytes };
-    struct buffer *host[] = { &c.q, &c.k, &c.v, &c.O, &c.lse }, device[5], workspace = buffer_new(workspace_bytes + 1, &gpu_device);
+    struct buffer *host[] = { &c.q, &c.k, &c.v, &c.O, &c.lse }, device[5],
+                  workspace = buffer_new(workspace_bytes + 1, &gpu_device);
     gpu_fill(workspace.data, 0, workspace.bytes);
     for (int t = 0; t < 5; t++) {
         device[t] = buffer_new(bytes[t], &gpu_device);

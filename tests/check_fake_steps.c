@@ -1,6 +1,6 @@
 /*
- * The programs of common/harness/softmax.c and common/harness/attention.c, run on steps that are made up: right ones whose cost is known, and wrong ones.
- * What they report must follow from what is known; what is wrong must end with status 1.
+ * The programs of common/harness/softmax.c and common/harness/attention.c, run on steps that are made up: right ones whose cost
+ * is known, and wrong ones. What they report must follow from what is known; what is wrong must end with status 1.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -57,8 +57,9 @@ static bool close_to(double a, double b)
     return fabs(a / b - 1) < 1e-6;
 }
 
-#define RUN(main, step, before, ...) \
-    main(step, before, (int)(sizeof((char *[]){ "program", __VA_ARGS__ }) / sizeof(char *)), (char *[]){ "program", __VA_ARGS__, NULL })
+#define RUN(main, step, before, ...)                                                         \
+    main(step, before, (int)(sizeof((char *[]){ "program", __VA_ARGS__ }) / sizeof(char *)), \
+         (char *[]){ "program", __VA_ARGS__, NULL })
 
 /* ---- softmax */
 
@@ -117,7 +118,8 @@ START_TEST(test_softmax_row)
     ck_assert_str_eq(cell("verdict"), "pass");
     ck_assert(number("rows") == 30 && number("cols") == 100 && number("reps") == 9);
     ck_assert(number("p10_ms") > 0 && number("p10_ms") <= ms && ms <= number("p90_ms"));
-    ck_assert(number("useful_bytes") == 2 * 30 * 100 * 4 && number("predicted_bytes") == 7 * 30 * 100 * 4 && number("exps") == 3 * 30 * 100);
+    ck_assert(number("useful_bytes") == 2 * 30 * 100 * 4 && number("predicted_bytes") == 7 * 30 * 100 * 4 &&
+              number("exps") == 3 * 30 * 100);
     ck_assert(close_to(number("gb_s"), 24000 / ms * 1e-6));
     ck_assert(close_to(number("percent"), 100 * number("gb_s") / number("copy_gb_s")));
     ck_assert_str_eq(cell("ceiling"), "copy");
@@ -170,7 +172,8 @@ START_TEST(test_softmax_before)
     char *text = said(), *line = strstr(text, "step before ");
     ck_assert(line != NULL);
     ck_assert_msg(atof(line + 12) > 2, "%s", line);
-    ck_assert_msg(strstr(line, "x the speed of 01_slow") && strstr(line, "2.00x if memory is the limit, 2.00x if exp is"), "%s", line);
+    ck_assert_msg(strstr(line, "x the speed of 01_slow") && strstr(line, "2.00x if memory is the limit, 2.00x if exp is"), "%s",
+                  line);
     ck_assert_msg(strstr(line, "step before 01_none, not timed: the step has no fp32 version for it"), "%s", line);
     free(text);
 }
@@ -181,7 +184,8 @@ START_TEST(test_wrong_softmax)
     static softmax_cpu_fn *const wrong[] = { last_row_missing, one_element_beyond, input_spoiled };
     for (int i = 0; i < 3; i++) {
         struct softmax_step step = fake_softmax(wrong[i]);
-        ck_assert_int_eq(RUN(softmax_main, &step, NULL, "--rows", "30", "--cols", "100", "--reps", "1", "--device", "cpu"), EXIT_FAILED);
+        ck_assert_int_eq(RUN(softmax_main, &step, NULL, "--rows", "30", "--cols", "100", "--reps", "1", "--device", "cpu"),
+                         EXIT_FAILED);
         ck_assert_str_eq(cell("verdict"), "FAIL");
     }
 }
@@ -201,7 +205,8 @@ static void needs_poison(float *y, const float *x, int64_t rows, int64_t cols)
 START_TEST(test_poison)
 {
     struct softmax_step step = fake_softmax(needs_poison);
-    ck_assert_int_eq(RUN(softmax_main, &step, NULL, "--rows", "4", "--cols", "256", "--sweep", "--reps", "1", "--device", "cpu"), 0);
+    ck_assert_int_eq(RUN(softmax_main, &step, NULL, "--rows", "4", "--cols", "256", "--sweep", "--reps", "1", "--device", "cpu"),
+                     0);
 }
 END_TEST
 
@@ -274,7 +279,8 @@ static struct attention_step fake_attention(attention_cpu_fn *cpu)
     return (struct attention_step){ .name = "08_fake", .idea = "a fake", .predict = fake_cost, .cpu = cpu };
 }
 
-#define SMALL_ATTENTION "--batch", "2", "--heads", "6", "--kv-heads", "3", "--seq-q", "5", "--seq-k", "7", "--dim", "8", "--causal"
+#define SMALL_ATTENTION \
+    "--batch", "2", "--heads", "6", "--kv-heads", "3", "--seq-q", "5", "--seq-k", "7", "--dim", "8", "--causal"
 
 START_TEST(test_attention_row)
 {
@@ -284,7 +290,8 @@ START_TEST(test_attention_row)
     ck_assert_msg(status == 0, "%s", text);
     free(text);
     double ms = number("median_ms"), pairs = 2 * 6 * (3 + 4 + 5 + 6 + 7);
-    ck_assert(number("batch") == 2 && number("heads") == 6 && number("kv_heads") == 3 && number("seq_q") == 5 && number("seq_k") == 7);
+    ck_assert(number("batch") == 2 && number("heads") == 6 && number("kv_heads") == 3 && number("seq_q") == 5 &&
+              number("seq_k") == 7);
     ck_assert(number("dim") == 8 && number("causal") == 1 && number("exps") == 77 && number("predicted_bytes") == 8000);
     ck_assert(number("flops") == 4 * pairs * 8);
     ck_assert(number("useful_bytes") == 4 * 8 * (2 * 2 * 6 * 5 + 2 * 2 * 3 * 7));
@@ -321,7 +328,8 @@ START_TEST(test_attention_before)
     ck_assert_int_eq(RUN(attention_main, &step, &before, SMALL_ATTENTION, "--reps", "3", "--device", "cpu"), 0);
     ck_assert_int_eq(RUN(attention_main, &step, &other, SMALL_ATTENTION, "--reps", "3", "--device", "cpu"), 0);
     char *text = said();
-    ck_assert_msg(strstr(text, "x the speed of 07_before, which took turns; predicted to move 1x the bytes, and 1x the exponentials"), "%s", text);
+    ck_assert_msg(strstr(text, "x the speed of 07_before, which took turns; "
+                               "predicted to move 1x the bytes, and 1x the exponentials"), "%s", text);
     ck_assert_msg(strstr(text, "step before 07_other, not timed: it does not take heads of 8"), "%s", text);
     free(text);
 }
@@ -337,7 +345,8 @@ START_TEST(test_wrong_attention)
 }
 END_TEST
 
-/* A step for GPUs alone, where there is none: said, and no error; but an error where something was to be written, or where it was asked for. */
+/* A step for GPUs alone, where there is none: said, and no error; but an
+   error where something was to be written, or where it was asked for. */
 START_TEST(test_attention_skipped)
 {
     struct attention_step step = fake_attention(NULL);

@@ -1,4 +1,5 @@
-/* common/harness/file.c: a file appears whole or not at all, where it was asked for, and nothing else is left, whatever happens. */
+/* common/harness/file.c: a file appears whole or not at all, where
+   it was asked for, and nothing else is left, whatever happens. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -76,7 +77,8 @@ START_TEST(test_symbolic_links_stay)
     struct stat status;
     ck_assert(mkdir(scratch_path("folder"), 0700) == 0);
     scratch_write(scratch_path("folder/y"), "old", 3);
-    ck_assert(symlink("folder/y", scratch_path("relative")) == 0 && symlink(scratch_path("relative"), scratch_path("absolute")) == 0);
+    ck_assert(symlink("folder/y", scratch_path("relative")) == 0 &&
+              symlink(scratch_path("relative"), scratch_path("absolute")) == 0);
     ck_assert(symlink("folder/new", scratch_path("dangling")) == 0 && symlink("loop", scratch_path("loop")) == 0);
     write_whole(scratch_path("absolute"), "new");
     assert_holds(scratch_path("folder/y"), "new");
@@ -132,7 +134,8 @@ START_TEST(test_what_is_no_file)
         FILE *file = open_whole("/dev/full");
         ck_assert(file && fputs("x", file) >= 0 && close_whole(file) == -1 && errno == ENOSPC);
     }
-    ck_assert(writable_whole("/dev/null") && !writable_whole(scratch_path("folder")) && !writable_whole(scratch_path("missing/y")));
+    ck_assert(writable_whole("/dev/null") && !writable_whole(scratch_path("folder")) &&
+              !writable_whole(scratch_path("missing/y")));
     ck_assert_int_eq(scratch_files(), 2);
 }
 END_TEST
@@ -162,7 +165,8 @@ START_TEST(test_deleted_file)
 }
 END_TEST
 
-/* More than the file system takes: the old file is still there. `ulimit -f` stands for a full disk; its signal must not end us. */
+/* More than the file system takes: the old file is still there.
+   `ulimit -f` stands for a full disk; its signal must not end us. */
 START_TEST(test_full_disk)
 {
     const char *path = scratch_path("y");

@@ -1,6 +1,6 @@
 /*
- * What the programs report, to the letter: steps whose cost is known, on a clock that the test holds. To look at it takes 1 ms, so that
- * a run takes 1 ms and what it costs.
+ * What the programs report, to the letter: steps whose cost is known, on a clock that the test holds. To look at it takes 1 ms,
+ * so that a run takes 1 ms and what it costs.
  */
 #include <fnmatch.h>
 #include <math.h>
@@ -38,7 +38,8 @@ static void setup(void)
 
 static int runs;
 
-/* One run for the verdict, one to warm up; then ten of 2 to 11 ms, the look at the clock included: 3, 7 and 10 are p10, median and p90. */
+/* One run for the verdict, one to warm up; then ten of 2 to 11 ms, the
+   look at the clock included: 3, 7 and 10 are p10, median and p90. */
 static void take_time(void)
 {
     static const int ms[] = { 900, 800, 7, 3, 9, 1, 5, 2, 8, 4, 10, 6 };
@@ -64,9 +65,9 @@ static void assert_lines(const char *path, ...)
     free(text);
 }
 
-#define COLUMNS                                                                                                                        \
-    "step\tdevice\tbackend\tdtype\trows\tcols\tbatch\theads\tkv_heads\tseq_q\tseq_k\tdim\tcausal\tseed\tinput\tthreads\treps\t"      \
-    "median_ms\tp10_ms\tp90_ms\tuseful_bytes\tpredicted_bytes\tflops\texps\tgb_s\ttflop_s\tcopy_gb_s\tpercent\tceiling\terror\t"     \
+#define COLUMNS \
+    "step\tdevice\tbackend\tdtype\trows\tcols\tbatch\theads\tkv_heads\tseq_q\tseq_k\tdim\tcausal\tseed\tinput\tthreads\treps\t" \
+    "median_ms\tp10_ms\tp90_ms\tuseful_bytes\tpredicted_bytes\tflops\texps\tgb_s\ttflop_s\tcopy_gb_s\tpercent\tceiling\terror\t" \
     "tolerance\tverdict"
 
 /* A pattern with this machine's name and threads in it, good until the third call from now. */
@@ -98,7 +99,8 @@ static void softmax_of_14_ms(float *y, const float *x, int64_t rows, int64_t col
 }
 
 static const struct softmax_step softmax = {
-    .name = "02_known", .idea = "a step of known cost", .reads = 11, .writes = 2, .cpu_reads = 5, .exps = 3, .gpu_exps = 17, .cpu = known_softmax,
+    .name = "02_known", .idea = "a step of known cost", .reads = 11, .writes = 2, .cpu_reads = 5, .exps = 3, .gpu_exps = 17,
+    .cpu = known_softmax,
 };
 static const struct softmax_step softmax_before = {
     .name = "01_known", .reads = 12, .writes = 1, .exps = 6, .cpu = softmax_of_14_ms,
@@ -106,10 +108,13 @@ static const struct softmax_step softmax_before = {
 
 START_TEST(test_softmax)
 {
-    ck_assert_int_eq(RUN(softmax_main, &softmax, &softmax_before, ARGS("--rows", "30", "--cols", "100", "--reps", "10", "--budget", "0.05")), 0);
-    assert_lines(getenv("RESULTS"), COLUMNS,
-                 here("02_known\t%s\tcpu\tfp32\t30\t100\t-\t-\t-\t-\t-\t-\t-\t1\tnormal\t%d\t10\t7\t3\t10\t24000\t84000\t0\t9000\t0.00342857143\t-\t"
-                      "0.024\t14.2857143\tcopy\t*e-0*\t*e-0*\tpass"), NULL);
+    ck_assert_int_eq(RUN(softmax_main, &softmax, &softmax_before,
+                         ARGS("--rows", "30", "--cols", "100", "--reps", "10", "--budget", "0.05")), 0);
+    assert_lines(
+        getenv("RESULTS"), COLUMNS,
+        here("02_known\t%s\tcpu\tfp32\t30\t100\t-\t-\t-\t-\t-\t-\t-\t1\tnormal\t%d\t10\t7\t3\t10\t24000\t84000\t0\t9000\t"
+             "0.00342857143\t-\t0.024\t14.2857143\tcopy\t*e-0*\t*e-0*\tpass"),
+        NULL);
     assert_lines(scratch_path("out"),
                  "02_known: a step of known cost",
                  "  x is (30, 100) fp32, normal, seed 1; 12 KB to read and as much to write",
@@ -119,7 +124,8 @@ START_TEST(test_softmax)
                  "    predicted   5 reads + 2 writes = 84 KB, at 0.012 GB/s; 3 exps an element",
                  "    bandwidth   0.003429 GB/s effective, read once + written once; a copy 0.024 GB/s",
                  "    ceiling     14 % of the tightest, copy",
-                 "    step before 2.00x the speed of 01_known, which took turns; predicted 1.86x if memory is the limit, 2.00x if exp is", NULL);
+                 "    step before 2.00x the speed of 01_known, which took turns; "
+                 "predicted 1.86x if memory is the limit, 2.00x if exp is", NULL);
 }
 END_TEST
 
@@ -156,10 +162,12 @@ START_TEST(test_softmax_sweep)
 {
     struct softmax_step step = softmax;
     step.cpu = spoils_rows_of_256;
-    ck_assert_int_eq(RUN(softmax_main, &step, NULL, ARGS("--rows", "30", "--cols", "100", "--reps", "1", "--sweep")), EXIT_FAILED);
+    ck_assert_int_eq(RUN(softmax_main, &step, NULL, ARGS("--rows", "30", "--cols", "100", "--reps", "1", "--sweep")),
+                     EXIT_FAILED);
     assert_lines(scratch_path("out"), "02_known: *", "  x is (30, 100) *", here("  cpu: %s"),
                  "            23 x 128               7 ms  0.003365 GB/s    14 % of copy  error *pass",
-                 "            11 x 256               7 ms  0.003218 GB/s    14 % of copy  error *memory outside the tensors was written",
+                 "            11 x 256               7 ms  0.003218 GB/s    14 % of copy  error *"
+                 "memory outside the tensors was written",
                  "             5 x 512               7 ms  0.002926 GB/s    14 % of copy  error *pass",
                  "             2 x 1024              7 ms  0.002341 GB/s    14 % of copy  error *pass",
                  "             1 x 2048              7 ms  0.002341 GB/s    14 % of copy  error *pass", NULL);
@@ -168,12 +176,15 @@ END_TEST
 
 START_TEST(test_json_is_json_alone)
 {
-    ck_assert_int_eq(RUN(softmax_main, &softmax, &softmax_before, ARGS("--rows", "1", "--cols", "300", "--reps", "10", "--sweep", "--json")), 0);
-    assert_lines(scratch_path("out"),
-                 "{\"step\": \"02_known\", \"device\": \"*\", \"backend\": \"cpu\", \"dtype\": \"fp32\", \"rows\": 2, \"cols\": 128, \"batch\": null, "
-                 "\"heads\": null, *, \"threads\": *, \"reps\": 10, \"median_ms\": 7, \"p10_ms\": 3, \"p90_ms\": 10, \"useful_bytes\": 2048, *, "
-                 "\"percent\": 14.2857143, \"ceiling\": \"copy\", *, \"verdict\": \"pass\"}",
-                 "{\"step\": *, \"rows\": 1, \"cols\": 256, *}", NULL);
+    ck_assert_int_eq(RUN(softmax_main, &softmax, &softmax_before,
+                         ARGS("--rows", "1", "--cols", "300", "--reps", "10", "--sweep", "--json")), 0);
+    assert_lines(
+        scratch_path("out"),
+        "{\"step\": \"02_known\", \"device\": \"*\", \"backend\": \"cpu\", \"dtype\": \"fp32\", \"rows\": 2, \"cols\": 128, "
+        "\"batch\": null, \"heads\": null, *, \"threads\": *, \"reps\": 10, \"median_ms\": 7, \"p10_ms\": 3, \"p90_ms\": 10, "
+        "\"useful_bytes\": 2048, *, "
+        "\"percent\": 14.2857143, \"ceiling\": \"copy\", *, \"verdict\": \"pass\"}",
+        "{\"step\": *, \"rows\": 1, \"cols\": 256, *}", NULL);
 }
 END_TEST
 
@@ -217,7 +228,9 @@ static void put(const char *device, int threads, const char *name, double value)
 }
 
 #define SMALL "--batch", "2", "--heads", "6", "--kv-heads", "3", "--seq-q", "5", "--seq-k", "7", "--dim", "8", "--causal"
-#define ROW "08_known\t%s\tcpu\tfp32\t-\t-\t2\t6\t3\t5\t7\t8\t1\t1\tnormal\t%d\t10\t7\t3\t10\t6528\t8000\t9600\t77\t0.000932571429\t1.37142857e-06\t"
+#define ROW \
+    "08_known\t%s\tcpu\tfp32\t-\t-\t2\t6\t3\t5\t7\t8\t1\t1\tnormal\t%d\t10\t7\t3\t10\t6528\t8000\t9600\t77\t" \
+    "0.000932571429\t1.37142857e-06\t"
 
 START_TEST(test_attention)
 {
@@ -233,17 +246,20 @@ START_TEST(test_attention)
                  "08_known: a step of known cost",
                  "  Q is (2, 6, 5, 8), K and V (2, 3, 7, 8), fp32, causal, normal",
                  here("  cpu: %s, %d thread*"),
-                 "    verdict     pass: worst error * of the row's largest, allowed there *; all 60 rows compared, and 0 small problems",
+                 "    verdict     pass: worst error * of the row's largest, allowed there *; "
+                 "all 60 rows compared, and 0 small problems",
                  "    time        7 ms, median of 10; p10 3, p90 10",
                  "    products    9.6e-06 GFLOP, at 1.371e-06 TFLOP/s",
                  "    predicted   8 KB of memory traffic, at 0.001143 GB/s; Q, K, V and O alone are 6.53 KB",
                  "    workspace   0 B",
                  "    ceiling     93 % of the tightest, copy",
-                 "    step before 2.00x the speed of 07_known, which took turns; predicted to move 1.5x the bytes, and 3x the exponentials", NULL);
+                 "    step before 2.00x the speed of 07_known, which took turns; "
+                 "predicted to move 1.5x the bytes, and 3x the exponentials", NULL);
 }
 END_TEST
 
-/* The step against itself, and at another scale than usual: every second run takes 10 ms, the others 5, and multiply-adds between them 1. */
+/* The step against itself, and at another scale than usual: every second
+   run takes 10 ms, the others 5, and multiply-adds between them 1. */
 static void every_second_attention(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
     fused_attention_cpu(O, lse, Q, K, V, p);
@@ -258,7 +274,8 @@ START_TEST(test_attention_noise)
     ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS(SMALL, "--reps", "3", "--noise", "--scale", "2")), 0);
     fflush(stdout);
     char *text = scratch_read(scratch_path("out"), &bytes);
-    ck_assert_msg(strstr(text, "time        5 ms") && strstr(text, "against itself: 2.000x") && strstr(text, "normal, scale 2\n"), "%s", text);
+    ck_assert_msg(strstr(text, "time        5 ms") && strstr(text, "against itself: 2.000x") && strstr(text, "normal, scale 2\n"),
+                  "%s", text);
     free(text);
     text = scratch_read(getenv("RESULTS"), &bytes);
     ck_assert_msg(strstr(text, "\tnormal, scale 2\t"), "%s", text);
@@ -269,7 +286,8 @@ END_TEST
 START_TEST(test_attention_json_is_json_alone)
 {
     ck_assert_int_eq(RUN(attention_main, &attention, &attention_before, ARGS(SMALL, "--reps", "10", "--json")), 0);
-    assert_lines(scratch_path("out"), "{\"step\": \"08_known\", *, \"heads\": 6, \"kv_heads\": 3, *, \"median_ms\": 7, *, \"flops\": 9600, *}", NULL);
+    assert_lines(scratch_path("out"),
+                 "{\"step\": \"08_known\", *, \"heads\": 6, \"kv_heads\": 3, *, \"median_ms\": 7, *, \"flops\": 9600, *}", NULL);
 }
 END_TEST
 
@@ -315,17 +333,22 @@ START_TEST(test_attention_sweeps)
 {
     struct attention_step step = attention;
     step.cpu = spoils_one_problem;
-    ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS("--heads", "1", "--seq", "5", "--dim", "1", "--reps", "1", "--sweep-scale")), EXIT_FAILED);
+    ck_assert_int_eq(RUN(attention_main, &step, NULL,
+                         ARGS("--heads", "1", "--seq", "5", "--dim", "1", "--reps", "1", "--sweep-scale")), EXIT_FAILED);
     runs = 0;
-    ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS("--batch", "4", "--heads", "1", "--seq", "512", "--dim", "1", "--reps", "10", "--sweep")),
+    ck_assert_int_eq(RUN(attention_main, &step, NULL,
+                         ARGS("--batch", "4", "--heads", "1", "--seq", "512", "--dim", "1", "--reps", "10", "--sweep")),
                      EXIT_FAILED);
     assert_lines(scratch_path("out"), "08_known: *", "  Q is (1, 1, 5, 1), *", "  cpu: *",
                  "    scale 0.25      worst error * of the row's largest, allowed there * pass",
-                 "    scale 0.5       *pass", "    scale 1         *pass", "    scale 2         *memory outside the tensors was written",
-                 "    scale 4         *pass", "    scale 8         *pass", "    scale 16        *pass", "    scale 32        *pass",
+                 "    scale 0.5       *pass", "    scale 1         *pass",
+                 "    scale 2         *memory outside the tensors was written",
+                 "    scale 4         *pass", "    scale 8         *pass", "    scale 16        *pass",
+                 "    scale 32        *pass",
                  "    scale 64        *pass",
                  "08_known: *", "  Q is (4, 1, 512, 1), *", "  cpu: *",
-                 "         512 x 512              7 ms  0.0005992 TFLOP/s  ceiling unknown   error *pass", "        1024 x 1024 *memory outside the tensors was written",
+                 "         512 x 512              7 ms  0.0005992 TFLOP/s  ceiling unknown   error *pass",
+                 "        1024 x 1024 *memory outside the tensors was written",
                  "        2048 x 2048 *pass", NULL);
 }
 END_TEST
@@ -335,8 +358,9 @@ START_TEST(test_recorded)
 {
     struct before b = { .step = "07_before", .ratio = 1.5 };
     struct result r = {
-        .step = "08_known", .device = "H100", .backend = "cuda", .dtype = BF16, .batch = 2, .heads = 6, .kv_heads = 3, .seq_q = 8192,
-        .seq_k = 4096, .dim = 128, .causal = true, .input = "normal", .time = { 7, 3, 10, 9 }, .flops = 21e9, .useful_bytes = 1,
+        .step = "08_known", .device = "H100", .backend = "cuda", .dtype = BF16, .batch = 2, .heads = 6, .kv_heads = 3,
+        .seq_q = 8192, .seq_k = 4096, .dim = 128, .causal = true, .input = "normal", .time = { 7, 3, 10, 9 }, .flops = 21e9,
+        .useful_bytes = 1,
     };
     char folder[256];
     snprintf(folder, sizeof folder, "%s", scratch_path("."));
@@ -365,7 +389,8 @@ START_TEST(test_recorded)
     assert_lines("out", "  recorded on an H100 (all of it is in plots/recorded/h100.tsv):",
                  "    bf16, 6 heads of 128, 8192 tokens, causal: 7 ms, 3 TFLOP/s",
                  "    step before 1.50x the speed of 07_before, which took turns; predicted nothing; recorded: 3.00x on an H100",
-                 "    step before 1.50x the speed of 07_before, which took turns; predicted nothing; recorded: 4.00x on an Xeon", NULL);
+                 "    step before 1.50x the speed of 07_before, which took turns; predicted nothing; recorded: 4.00x on an Xeon",
+                 NULL);
 }
 END_TEST
 
@@ -384,11 +409,14 @@ START_TEST(test_keys_of_ceilings)
     ceiling_put(&other);
     other = c, snprintf(other.name, sizeof other.name, "exp"), other.value = 5;
     ceiling_put(&other);
-    ck_assert(ceiling_get("a", 2, "copy", FP32) == 1 && ceiling_get("b", 2, "copy", FP32) == 2 && ceiling_get("a", 0, "copy", FP32) == 3);
-    ck_assert(ceiling_get("a", 2, "copy", BF16) == 4 && ceiling_get("a", 2, "exp", FP32) == 5 && ceiling_get("a", 1, "copy", FP32) == 0);
+    ck_assert(ceiling_get("a", 2, "copy", FP32) == 1 && ceiling_get("b", 2, "copy", FP32) == 2 &&
+              ceiling_get("a", 0, "copy", FP32) == 3);
+    ck_assert(ceiling_get("a", 2, "copy", BF16) == 4 && ceiling_get("a", 2, "exp", FP32) == 5 &&
+              ceiling_get("a", 1, "copy", FP32) == 0);
     c.value = 6; /* measured again: in its place */
     ceiling_put(&c);
-    assert_lines(getenv("CEILINGS"), "device\tthreads\tname\tdtype\tvalue\tunit", "a\t2\tcopy\tfp32\t6\tGB/s", "b\t2\tcopy\tfp32\t2\tGB/s",
+    assert_lines(getenv("CEILINGS"), "device\tthreads\tname\tdtype\tvalue\tunit", "a\t2\tcopy\tfp32\t6\tGB/s",
+                 "b\t2\tcopy\tfp32\t2\tGB/s",
                  "a\t0\tcopy\tfp32\t3\tGB/s", "a\t2\tcopy\tbf16\t4\tGB/s", "a\t2\texp\tfp32\t5\tGB/s", NULL);
 }
 END_TEST
@@ -427,7 +455,8 @@ static bool product_in_16_ms(float *c, const float *a, const float *b, int m, in
 }
 
 static const struct ceilings_step ceilings = {
-    .name = "00_known", .idea = "ceilings that are known", .copy_cpu = known_copy, .copy_cached_cpu = copy_of_2_ms, .fma_cpu = flops_in_4_ms,
+    .name = "00_known", .idea = "ceilings that are known", .copy_cpu = known_copy, .copy_cached_cpu = copy_of_2_ms,
+    .fma_cpu = flops_in_4_ms,
     .exp_cpu = exps_in_8_ms, .matmul_cpu = product_in_16_ms,
 };
 
@@ -438,7 +467,8 @@ START_TEST(test_ceilings)
     snprintf(cache, sizeof cache, "*\t%d\tL1\tfp32\t%lld\tKiB", cpu_threads(), (long long)cpu_cache_bytes(1) / 1024);
     if (cpu_cache_bytes(1) && cpu_cache_bytes(2) && cpu_cache_bytes(3)) {
         ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "10")), 0);
-        assert_lines(scratch_path("out"), "00_known: ceilings that are known", here("  cpu: %s: %d thread*, L1 * KiB, L2 * KiB, L3 * KiB, * GiB free"),
+        assert_lines(scratch_path("out"), "00_known: ceilings that are known",
+                     here("  cpu: %s: %d thread*, L1 * KiB, L2 * KiB, L3 * KiB, * GiB free"),
                      "    copy, read + written           153.4 GB/s     fp32; 7 ms, p10 3, p90 10",
                      "    the same, ordinary stores      536.9 GB/s     fp32; 2 ms, p10 2, p90 2",
                      "    multiply-adds                      2 TFLOP/s  fp32; 4 ms, p10 4, p90 4",
@@ -452,7 +482,8 @@ START_TEST(test_ceilings)
     ck_assert(freopen(scratch_path("out"), "w", stdout) != NULL);
     ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "1", "--json", "--threads", "1")), 0);
     assert_lines(scratch_path("out"),
-                 "{\"device\": \"*\", \"threads\": 1, \"ceiling\": \"copy\", \"dtype\": \"fp32\", \"value\": 153.392, \"unit\": \"GB/s\"}",
+                 "{\"device\": \"*\", \"threads\": 1, \"ceiling\": \"copy\", \"dtype\": \"fp32\", \"value\": 153.392, "
+                 "\"unit\": \"GB/s\"}",
                  "{*\"copy_cached\"*}", "{*\"fma\"*}", "{*\"exp\"*}", "{*\"matmul\"*}", NULL);
 }
 END_TEST
@@ -460,7 +491,8 @@ END_TEST
 Suite *golden_suite(void)
 {
     Suite *suite = suite_create("golden");
-    TCase *softmax_case = tcase_create("softmax"), *attention_case = tcase_create("attention"), *ceilings_case = tcase_create("ceilings");
+    TCase *softmax_case = tcase_create("softmax"), *attention_case = tcase_create("attention"),
+        *ceilings_case = tcase_create("ceilings");
     TCase *const all[] = { softmax_case, attention_case, ceilings_case };
     for (int i = 0; i < 3; i++) {
         tcase_set_timeout(all[i], 120); /* on a busy machine: caches are flushed, whatever the clock says */

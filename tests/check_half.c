@@ -97,8 +97,10 @@ END_TEST
 /* Doubles are rounded once: what lies beside a tie by less than a float can tell must not be taken for one. */
 static void assert_rounds_double(double x, bool is_brain)
 {
-    double want = rounded(x, is_brain ? brain : half), got = is_brain ? bf16_to_float(double_to_bf16(x)) : fp16_to_float(double_to_fp16(x));
-    REQUIRE(got == want && !signbit(got) == !signbit(want), "%s of the double %a is %a, not %a", is_brain ? "bf16" : "fp16", x, got, want);
+    double want = rounded(x, is_brain ? brain : half),
+           got = is_brain ? bf16_to_float(double_to_bf16(x)) : fp16_to_float(double_to_fp16(x));
+    REQUIRE(got == want && !signbit(got) == !signbit(want), "%s of the double %a is %a, not %a", is_brain ? "bf16" : "fp16", x,
+            got, want);
 }
 
 START_TEST(test_doubles_are_rounded_once)
@@ -118,7 +120,9 @@ START_TEST(test_doubles_are_rounded_once)
                 assert_rounds_double(x / (1 + 0x1p-30), _i);
             }
     }
-    static const double limits[] = { 0, 1e-320, 0x1p-150, 0x1p-149, 0x1p-134, 0x1.8p-134, 1e39, 1e300, 65519.999999999, 65520, 3.3961775292304957e38 };
+    static const double limits[] = {
+        0, 1e-320, 0x1p-150, 0x1p-149, 0x1p-134, 0x1.8p-134, 1e39, 1e300, 65519.999999999, 65520, 3.3961775292304957e38
+    };
     for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
         assert_rounds_double(limits[i], _i);
         assert_rounds_double(-limits[i], _i);

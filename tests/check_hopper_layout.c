@@ -1,7 +1,7 @@
 /*
  * Where things lie on a Hopper GPU, found out with known patterns: into which byte of shared memory the copy engine puts each
- * element of a box, what a box that hangs over the end of a tensor does, and which elements the tensor cores take when a descriptor
- * tells them where a matrix begins. The functions and maps are those of the steps; the GPU's part is hopper_layout.cu.
+ * element of a box, what a box that hangs over the end of a tensor does, and which elements the tensor cores take when a
+ * descriptor tells them where a matrix begins. The functions and maps are those of the steps; the GPU's part is hopper_layout.cu.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +42,8 @@ static void check_image(const uint16_t *image, const uint16_t *x, const struct l
     for (int64_t r = 0; r < l->keys; r++)
         for (int64_t c = 0; c < l->dim; c++) {
             int64_t at = c / 64 * l->keys * 64 + r * 64 + ((c % 64 / 8) ^ r % 8) * 8 + c % 8;
-            REQUIRE(image[at] == in_box(x, l, r, c), "element (%d, %d) of the box is not at byte %d", (int)r, (int)c, 2 * (int)at);
+            REQUIRE(image[at] == in_box(x, l, r, c), "element (%d, %d) of the box is not at byte %d", (int)r, (int)c,
+                    2 * (int)at);
         }
 }
 
@@ -102,7 +103,9 @@ static void check_pattern(struct layout l, enum pattern pattern)
 START_TEST(test_layout)
 {
     int keys = _i / 2 % 2 ? 128 : 64, dim = _i % 2 ? 128 : 64;
-    struct layout l = { .dtype = _i / 4 ? BF16 : FP16, .keys = keys, .dim = dim, .rows = LAYOUT_FIRST_ROW + keys - LAYOUT_MISSING };
+    struct layout l = {
+        .dtype = _i / 4 ? BF16 : FP16, .keys = keys, .dim = dim, .rows = LAYOUT_FIRST_ROW + keys - LAYOUT_MISSING
+    };
     progress("tiles on a Hopper GPU", "layout");
     for (int pattern = 0; pattern < PATTERNS; pattern++)
         check_pattern(l, (enum pattern)pattern);

@@ -115,7 +115,8 @@ START_TEST(test_too_much_memory_ends_with_status_1)
 }
 END_TEST
 
-/* ---- how much there is: the least of what the machine has and what each control group leaves, from this process's up to the root */
+/* ---- how much there is: the least of what the machine has and what
+   each control group leaves, from this process's up to the root */
 
 /* Files below the scratch folder, as /proc and /sys would have them. */
 static void put(const char *path, const char *text)
@@ -164,7 +165,8 @@ START_TEST(test_control_groups_v2)
     assert_available(4300000);
     put_group("sys/fs/cgroup/user/job", "memory.max", "3000000\n", "memory.current", "1000000\n");
     assert_available(2000000);
-    put_group("sys/fs/cgroup", "memory.max", "1500000\n", "memory.current", "1000000\n"); /* a container sees its own as the root */
+    /* a container sees its own as the root */
+    put_group("sys/fs/cgroup", "memory.max", "1500000\n", "memory.current", "1000000\n");
     assert_available(500000);
     put_group("sys/fs/cgroup", "memory.max", "1500000\n", "memory.current", "1600000\n");
     assert_available(0);

@@ -99,8 +99,8 @@ START_TEST(test_one_number)
 END_TEST
 
 /*
- * Exactly, as written. But a compiler may fuse one of the two products with the sum, which then skips that product's rounding, u; and
- * the sum's own, another u, may fall on the other side. m never rounds.
+ * Exactly, as written. But a compiler may fuse one of the two products with the sum, which then skips that product's rounding, u;
+ * and the sum's own, another u, may fall on the other side. m never rounds.
  */
 START_TEST(test_commutes)
 {

@@ -43,7 +43,10 @@ START_TEST(test_run_notices_mutant)
 {
     const struct mutant *m = mutant_at(_i, false);
     const struct softmax_step *correct = step_named(m->mimics);
-    char *words[] = { "program", "--rows", "128", "--cols", "512", "--reps", "1", "--device", "cpu", "--dtype", (char *)dtype_name(m->dtype), NULL };
+    char *words[] = {
+        "program", "--rows", "128", "--cols", "512", "--reps", "1", "--device", "cpu", "--dtype", (char *)dtype_name(m->dtype),
+        NULL
+    };
     wrong_softmax = m->step;
     wrong_softmax.idea = "broken", wrong_softmax.reads = 1, wrong_softmax.exps = 1;
     wrong_softmax.cpu_sum = correct->cpu_sum, wrong_softmax.fp16_unit = correct->fp16_unit;

@@ -1,6 +1,7 @@
 /*
- * common/harness/options.c and the tensors that options choose (input.c): what is given is kept wherever it stands, the rest is completed in
- * one place, and what cannot be meant is refused in one line before anything is computed. tests/check_program.c has the built programs.
+ * common/harness/options.c and the tensors that options choose (input.c): what is given is kept wherever it stands, the rest is
+ * completed in one place, and what cannot be meant is refused in one line before anything is computed. tests/check_program.c has
+ * the built programs.
  */
 #include <errno.h>
 #include <math.h>
@@ -29,7 +30,8 @@ static struct options parse(bool is_attention, const char *words)
     return options_parse(argc, argv, "idea", is_attention ? ATTENTION_STEP : SOFTMAX_STEP);
 }
 
-/* Parse, and fetch the input as a program would, in a process of its own: it ends with this status and one line, which is returned. */
+/* Parse, and fetch the input as a program would, in a process of its
+   own: it ends with this status and one line, which is returned. */
 static const char *line_of(bool is_attention, const char *words, int status)
 {
     static char line[8192];
@@ -165,8 +167,10 @@ END_TEST
 
 START_TEST(test_scale)
 {
-    static const struct { const char *text; float value; } good[] = {
-        { "0", 0 }, { "-0", 0 }, { "-1", -1 }, { "-0.125", -0.125f }, { "1e30", 1e30f }, { "1e-40", 1e-40f }, { "3.4e38", 3.4e38f },
+    static const struct { const char *text; float value;
+    } good[] = {
+        { "0", 0 },        { "-0", 0 },         { "-1", -1 },          { "-0.125", -0.125f },
+        { "1e30", 1e30f }, { "1e-40", 1e-40f }, { "3.4e38", 3.4e38f },
     };
     static const char *const bad[] = { "nan", "-nan", "inf", "-infinity", "1e39", "-1e39", "1e-50", "1x", "''", "0,5" };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
@@ -242,12 +246,14 @@ START_TEST(test_outputs_that_overwrite)
         for (int j = 0; j < 3; j++) {
             static const char *const inputs[] = { "q", "k", "v" };
             snprintf(words, sizeof words, "--q %s --k %s --v %s --%s %s", scratch_path(j == 0 ? "x.npy" : "k.npy"),
-                     scratch_path(j == 1 ? "x.npy" : "k.npy"), scratch_path(j == 2 ? "x.npy" : "k.npy"), i % 2 ? "lse" : "out", one);
+                     scratch_path(j == 1 ? "x.npy" : "k.npy"), scratch_path(j == 2 ? "x.npy" : "k.npy"), i % 2 ? "lse" : "out",
+                     one);
             assert_refused(true, words, i % 2 ? "--lse" : "--out", words_of("--%s '%s", inputs[j], ""));
         }
     }
     assert_refused(true, words_of("--out %s --lse %s", scratch_path("y.npy"), scratch_path("new.npy")), "--lse", "--out");
-    assert_refused(false, words_of("--rows 1 --cols 1 --out %s", scratch_path("results.tsv"), ""), "--out", "the table of results");
+    assert_refused(false, words_of("--rows 1 --cols 1 --out %s", scratch_path("results.tsv"), ""), "--out",
+                   "the table of results");
     assert_refused(true, words_of("--seq 1 --lse %s", scratch_path("./ceilings.tsv"), ""), "--lse", "the table of ceilings");
     assert_refused(true, words_of("--input real --out %s", "tests/data/../data/q.npy", ""), "--out", "tests/data/q.npy");
     ck_assert(access(scratch_path("y.npy"), F_OK) != 0);
@@ -279,7 +285,8 @@ START_TEST(test_files)
         ck_assert(o.rows == 2 && o.cols == 3 && o.dims == 3 && strcmp(o.input, "file") == 0);
         struct buffer b = input_tensor(&o);
         for (int i = 0; i < 6; i++) {
-            double want = d == 0 ? (double)(float)x[i] : d == 1 ? fp16_to_float(double_to_fp16(x[i])) : bf16_to_float(double_to_bf16(x[i]));
+            double narrow = d == 1 ? fp16_to_float(double_to_fp16(x[i])) : bf16_to_float(double_to_bf16(x[i]));
+            double want = d == 0 ? (double)(float)x[i] : narrow;
             ck_assert_msg(element(b.data, o.dtype, i) == want, "%a is %a as %s, not %a", x[i], element(b.data, o.dtype, i),
                           dtype_name(o.dtype), want);
         }
@@ -308,7 +315,8 @@ START_TEST(test_numbers_that_do_not_fit)
     write_numbers("q.npy", FP32, narrow, 4, four);
     write_numbers("k.npy", FP64, wide, 4, four);
     char words[2048];
-    snprintf(words, sizeof words, "--q %s --k %s --v %s --dtype fp16", scratch_path("q.npy"), scratch_path("q.npy"), scratch_path("q.npy"));
+    snprintf(words, sizeof words, "--q %s --k %s --v %s --dtype fp16", scratch_path("q.npy"), scratch_path("q.npy"),
+             scratch_path("q.npy"));
     assert_refused(true, words, "--q", "65520 at [0, 1, 0, 0]");
     snprintf(words, sizeof words, "--q %s --k %s --v %s", scratch_path("q.npy"), scratch_path("q.npy"), scratch_path("k.npy"));
     assert_refused(true, words, "--v", "-1e+39 at [0, 1, 2, 1]");
@@ -320,8 +328,10 @@ START_TEST(test_families_and_scale)
 {
     static const char *const families[] = { "rising", "falling", "adversarial" };
     for (int f = 0; f < 3; f++) {
-        assert_refused(true, words_of("--seq 3 --input %s --scale 1e-5 --dtype fp16", families[f], ""), "--scale 1e-05", families[f]);
-        assert_refused(true, words_of("--seq 3 --input %s --scale -1e-5 --dtype fp16", families[f], ""), "--scale -1e-05", "fp16");
+        assert_refused(true, words_of("--seq 3 --input %s --scale 1e-5 --dtype fp16", families[f], ""), "--scale 1e-05",
+                       families[f]);
+        assert_refused(true, words_of("--seq 3 --input %s --scale -1e-5 --dtype fp16", families[f], ""), "--scale -1e-05",
+                       "fp16");
         assert_refused(true, words_of("--seq 3 --input %s --scale 1e-38", families[f], ""), "--scale 1e-38", "fp32");
     }
     line_of(true, "--seq 3 --input rising --scale 1e-5 --dtype bf16", 0);
@@ -339,7 +349,8 @@ START_TEST(test_families_and_scale)
             first += q * (double)((float *)t.k.data)[c];
             last += q * (double)((float *)t.k.data)[4 * 64 + c];
         }
-        ck_assert_msg(scales[i] == 0 ? first == 0 && last == 0 : last - first > 600, "scale %g: from %g to %g", (double)scales[i], first, last);
+        ck_assert_msg(scales[i] == 0 ? first == 0 && last == 0 : last - first > 600, "scale %g: from %g to %g", (double)scales[i],
+                      first, last);
         buffer_free(&t.q);
         buffer_free(&t.k);
         buffer_free(&t.v);
@@ -350,7 +361,8 @@ END_TEST
 /* Step 00 has no tensors: what it would not heed it does not take. */
 START_TEST(test_options_of_step_00)
 {
-    static const char *const tensors[] = { "--rows=3", "--seq=3", "--out=y.npy", "--input=normal", "--sweep", "--noise", "--dtype=fp16" };
+    static const char *const tensors[] = { "--rows=3", "--seq=3", "--out=y.npy", "--input=normal",
+                                           "--sweep",  "--noise", "--dtype=fp16" };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
         int status;
         pid_t child = fork();

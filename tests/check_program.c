@@ -225,8 +225,8 @@ END_TEST
 /* Of all that a run needs, and not of a tensor alone. */
 START_TEST(test_too_little_memory)
 {
-    assert_refused("02_safe_softmax", "--rows 1Mi --cols 1Mi --device cpu", EXIT_FAILED, "not enough CPU memory: 8192.", "GiB needed",
-                   "available", NULL);
+    assert_refused("02_safe_softmax", "--rows 1Mi --cols 1Mi --device cpu", EXIT_FAILED, "not enough CPU memory: 8192.",
+                   "GiB needed", "available", NULL);
     assert_refused("02_safe_softmax", "--rows 1Gi --cols 512Mi --device cpu", EXIT_FAILED, "memory", "GiB needed", "available",
                    NULL);
     char words[128]; /* x fits, and x and y do not */
@@ -238,7 +238,8 @@ END_TEST
 /* Standard attention needs S: it says how large that is. */
 START_TEST(test_too_little_memory_for_scores)
 {
-    assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", " 368", "available", NULL);
+    assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", " 368",
+                   "available", NULL);
     if (cpu_device.memory() < (size_t)300 << 30)
         assert_refused("07_standard_attention", "--seq 300000 --heads 1 --causal --device cpu", EXIT_FAILED, "memory", " 33",
                        "available", NULL);
@@ -253,7 +254,8 @@ START_TEST(test_results_that_are_a_pipe)
     ck_assert(mkfifo(pipe, 0600) == 0);
     setenv("RESULTS", pipe, 1);
     const struct said *s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1 --device cpu");
-    ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, pipe) && strstr(s->err, "no file"), "status %d: %s", s->status, s->err);
+    ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, pipe) && strstr(s->err, "no file"), "status %d: %s", s->status,
+                  s->err);
 }
 END_TEST
 
@@ -442,8 +444,8 @@ START_TEST(test_attention_from_file_to_file)
         ck_assert(npy_read(scratch_path(names[i]), &t[i], why, sizeof why) == 0);
     ck_assert(t[3].dims == 4 && memcmp(t[3].shape, t[0].shape, 4 * sizeof(int64_t)) == 0);
     ck_assert(t[4].dims == 3 && memcmp(t[4].shape, t[0].shape, 3 * sizeof(int64_t)) == 0);
-    struct verdict verdict =
-        verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p, (struct attention_rounding){ 0 }, 1, false);
+    struct verdict verdict = verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p,
+                                              (struct attention_rounding){ 0 }, 1, false);
     ck_assert_msg(verdict.pass && verdict.checked == 2 * 4 * 7, "%s", verdict.what);
     for (int i = 0; i < 5; i++)
         free(t[i].data);
@@ -548,7 +550,8 @@ START_TEST(test_steps_for_gpus_alone)
         s = run(alone[i], "--seq 64 --device cpu"); /* what was asked for did not run */
         ck_assert_msg(s->status == EXIT_FAILED && strstr(s->out, "cpu: skipped"), "status %d: %s%s", s->status, s->out, s->err);
         s = run(alone[i], "--seq 64 --json");
-        ck_assert_msg(s->status == EXIT_FAILED && !s->out[0] && strstr(s->err, "nothing ran"), "status %d: %s%s", s->status, s->out, s->err);
+        ck_assert_msg(s->status == EXIT_FAILED && !s->out[0] && strstr(s->err, "nothing ran"), "status %d: %s%s", s->status,
+                      s->out, s->err);
     }
 }
 END_TEST
@@ -582,7 +585,8 @@ START_TEST(test_scale)
     s = run("10_flash_attention", "--scale 0.125 --heads 1 --seq 50 --reps 1 --device cpu --json"); /* the usual one, of dim 64 */
     ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal\""), "%s%s", s->out, s->err);
     s = run("10_flash_attention", "--sweep-scale --heads 1 --seq 50 --reps 1 --device cpu --json");
-    ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.03125\"") && strstr(s->out, "\"input\": \"normal, scale 8\""),
+    ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.03125\"") &&
+                      strstr(s->out, "\"input\": \"normal, scale 8\""),
                   "%s%s", s->out, s->err);
 }
 END_TEST

@@ -166,7 +166,8 @@ START_TEST(test_attention_to_equal_keys)
     }
     for (int visible = 1; visible <= KEYS; visible++) {
         struct row r = attend(q, K, V, visible);
-        ck_assert(fabs(r.lse.want - (0.5 * (1 + 4 + 9 + 16 + 25) + log(visible))) < 1e-12 && r.lse.bound > 0 && r.lse.bound < 1e-4);
+        ck_assert(fabs(r.lse.want - (0.5 * (1 + 4 + 9 + 16 + 25) + log(visible))) < 1e-12 && r.lse.bound > 0 &&
+                  r.lse.bound < 1e-4);
         ck_assert(r.doubt == NO_DOUBT);
         for (int i = 0; i < DIM; i++) {
             double mean = 0;
@@ -207,7 +208,9 @@ START_TEST(test_attention_to_nothing)
     for (int i = 0; i < KEYS * DIM; i++)
         V[i] = 1;
     assert_nothing(attend(zeros, zeros, zeros, 0));
-    static const struct { float key, scale, query; } cases[] = { { -INFINITY, 0.5f, 1 }, { INFINITY, -0.5f, 1 }, { INFINITY, 0.5f, -1 } };
+    static const struct { float key, scale, query; } cases[] = {
+        { -INFINITY, 0.5f, 1 }, { INFINITY, -0.5f, 1 }, { INFINITY, 0.5f, -1 },
+    };
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         q[0] = cases[c].query;
         for (int key = 0; key < KEYS; key++)

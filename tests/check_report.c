@@ -229,7 +229,8 @@ END_TEST
 
 START_TEST(test_recorded_ratio)
 {
-    struct result before = result_of("02_safe_softmax", 100), r = result_of("03_online_softmax", 50), other = result_of("02_safe_softmax", 1);
+    struct result before = result_of("02_safe_softmax", 100), r = result_of("03_online_softmax", 50),
+                  other = result_of("02_safe_softmax", 1);
     const char *path = getenv("RESULTS");
     char device[128] = "";
     ck_assert(report_recorded_ratio(path, &r, "02_safe_softmax", device, sizeof device) == 0); /* no table */
@@ -294,7 +295,8 @@ END_TEST
 START_TEST(test_units)
 {
     static const struct { double bytes; const char *text; } all[] = {
-        { 0, "0 B" }, { 999, "999 B" }, { 1e3, "1 KB" }, { 12.3e3, "12.3 KB" }, { 1e6, "1 MB" }, { 537e6, "537 MB" }, { 2.5e9, "2.5 GB" }, { 3e12, "3 TB" },
+        { 0, "0 B" }, { 999, "999 B" }, { 1e3, "1 KB" }, { 12.3e3, "12.3 KB" }, { 1e6, "1 MB" }, { 537e6, "537 MB" },
+        { 2.5e9, "2.5 GB" }, { 3e12, "3 TB" },
     };
     ck_assert(freopen(scratch_path("said"), "w", stdout) != NULL);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {

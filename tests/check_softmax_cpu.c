@@ -113,8 +113,8 @@ START_TEST(test_rows_sum_to_one)
 END_TEST
 
 /*
- * A sum of 2^20, and then as many numbers of which 1024 add up to 0.05: a float does not see that any more, step by step or block by block.
- * Where a step adds in float all the same, its bound says so.
+ * A sum of 2^20, and then as many numbers of which 1024 add up to 0.05: a float does not see that any more, step by step or block
+ * by block. Where a step adds in float all the same, its bound says so.
  */
 START_TEST(test_small_numbers_beside_a_large_sum)
 {

@@ -119,8 +119,9 @@ START_TEST(test_same_bits_every_time)
             for (int again = 0; again < 4; again++) {
                 void *y = malloc((size_t)(c.p.rows * c.p.cols) * dtype_bytes(dtype));
                 const char *problem = case_run(&c, &s[i], y);
-                ck_assert_msg(!problem && memcmp(first, y, (size_t)(c.p.rows * c.p.cols) * dtype_bytes(dtype)) == 0, "%s, %lld columns: %s",
-                              subject_name(&s[i]), (long long)c.p.cols, problem ? problem : "not the same bits again");
+                ck_assert_msg(!problem && memcmp(first, y, (size_t)(c.p.rows * c.p.cols) * dtype_bytes(dtype)) == 0,
+                              "%s, %lld columns: %s", subject_name(&s[i]), (long long)c.p.cols,
+                              problem ? problem : "not the same bits again");
                 free(y);
             }
             free(first);
@@ -142,7 +143,8 @@ START_TEST(test_more_elements_than_32_bits_count)
         return;
     }
     progress(subject_name(&s), "beyond 2^32 elements");
-    struct buffer x = buffer_new(bytes, &gpu_device), y = buffer_new(bytes, &gpu_device), workspace = buffer_new(workspace_bytes + 1, &gpu_device);
+    struct buffer x = buffer_new(bytes, &gpu_device), y = buffer_new(bytes, &gpu_device),
+                  workspace = buffer_new(workspace_bytes + 1, &gpu_device);
     char *host_x = malloc(2 * row_bytes), *host_y = malloc(2 * row_bytes); /* the first row and the last one */
     gpu_fill(x.data, 0, bytes);
     gpu_fill(workspace.data, 0, workspace_bytes + 1);

@@ -1,4 +1,5 @@
-/* common/harness/timing.c: what is timed, how often, and what is made of the times. Clocks are the test's own, where that is possible. */
+/* common/harness/timing.c: what is timed, how often, and what is made
+   of the times. Clocks are the test's own, where that is possible. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,7 +118,8 @@ START_TEST(test_rounds)
         struct work work = { 0 };
         runs = 0;
         time_in_turn(&work, 1, cases[i].reps, cases[i].budget, run_for_10_ms);
-        ck_assert_msg(work.time.reps == cases[i].rounds && runs == cases[i].rounds + 1, "%d rounds, not %d", work.time.reps, cases[i].rounds);
+        ck_assert_msg(work.time.reps == cases[i].rounds && runs == cases[i].rounds + 1, "%d rounds, not %d", work.time.reps,
+                      cases[i].rounds);
     }
     now = real;
 }

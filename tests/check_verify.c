@@ -222,7 +222,8 @@ START_TEST(test_large_tensors)
 }
 END_TEST
 
-/* 2^25 equal numbers in fp16: each result is half of the smallest number that there is, and rounds to 0. Nobody can say who is right. */
+/* 2^25 equal numbers in fp16: each result is half of the smallest number
+   that there is, and rounds to 0. Nobody can say who is right. */
 START_TEST(test_softmax_in_doubt)
 {
     const int64_t cols = 1 << 25;
@@ -275,8 +276,8 @@ struct case_of_attention {
 static void case_answers(struct case_of_attention *c)
 {
     answers_free(&c->a);
-    c->a = reference_attention(c->t.q.data, c->t.k.data, c->t.v.data, c->dtype, c->p, c->how, NULL, c->p.batch * c->p.heads * c->p.seq_q,
-                               false);
+    c->a = reference_attention(c->t.q.data, c->t.k.data, c->t.v.data, c->dtype, c->p, c->how, NULL,
+                               c->p.batch * c->p.heads * c->p.seq_q, false);
     for (int64_t i = 0; i < c->a.count * c->p.dim; i++)
         element_set(c->O, c->dtype, i, (float)c->a.want[i]);
     for (int64_t row = 0; row < c->a.count; row++)
@@ -315,8 +316,8 @@ static const struct attention causal_problem = { 1, 2, 2, 60, 90, 32, true, 0 };
 
 /* What somebody might put in the place of O, and how likely a verdict would let it pass: lse stays right. */
 enum made_up { ZEROS, A_NUMBER, LARGE_NUMBER, MEAN, FIRST_VALUE, LAST_VALUE, OTHER_ROW, NOISE, HALF, MADE_UP };
-static const char *const made_up_names[] = { "zeros", "0.01", "-1000", "the mean of V", "the first value", "the last value", "another row",
-                                             "noise", "half of it" };
+static const char *const made_up_names[] = { "zeros",          "0.01",        "-1000", "the mean of V", "the first value",
+                                             "the last value", "another row", "noise", "half of it" };
 
 static void make_up(struct case_of_attention *c, enum made_up kind)
 {
@@ -343,12 +344,14 @@ static void make_up(struct case_of_attention *c, enum made_up kind)
     }
 }
 
-static const char *const families_of_attention[] = { "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "large" };
+static const char *const families_of_attention[] = { "normal",      "uniform", "rising", "falling",
+                                                     "adversarial", "equal",   "peak",   "large" };
 enum { FAMILIES = sizeof families_of_attention / sizeof families_of_attention[0], SCALES = 12 };
 static const float scales[SCALES] = { 1, 0, -1, 0.25f, 4, 16, 64, 256, 1e3f, 1e4f, 1e6f, 1e30f };
 static const float offsets[] = { 10, 1e3f, 1e4f, 1e5f, 1e6f, 1e7f, 1e20f, 3e38f };
 
-/* Whether O is what it must be, to 1 % of the largest value: at a scale of 0 the mean is, and with one key above all others that key's. */
+/* Whether O is what it must be, to 1 % of the largest value: at a scale
+   of 0 the mean is, and with one key above all others that key's. */
 static bool is_right(const struct case_of_attention *c)
 {
     double largest = 0, error = 0;
@@ -363,16 +366,17 @@ static bool is_right(const struct case_of_attention *c)
 static void assert_judged(struct case_of_attention *c, const char *family, float scale, float offset, bool must_pass)
 {
     struct verdict v = case_verdict(c);
-    ck_assert_msg(v.wrong == 0 && v.pass == !v.doubtful && (v.pass || !must_pass), "%s %s, scale %g, offset %g: %s", dtype_name(c->dtype), family,
-                  (double)scale, (double)offset, v.what);
+    ck_assert_msg(v.wrong == 0 && v.pass == !v.doubtful && (v.pass || !must_pass), "%s %s, scale %g, offset %g: %s",
+                  dtype_name(c->dtype), family, (double)scale, (double)offset, v.what);
     for (int kind = 0; kind < MADE_UP; kind++) {
         make_up(c, (enum made_up)kind);
         v = case_verdict(c);
-        ck_assert_msg(!v.pass || is_right(c), "%s %s, scale %g, offset %g: %s passes", dtype_name(c->dtype), family, (double)scale, (double)offset,
-                      made_up_names[kind]);
-        if (kind == LARGE_NUMBER && v.wrong == 0) /* further away than any value: always wrong, whatever the doubt, but for infinite scores */
-            ck_assert_msg(v.doubtful && strstr(v.what, "beyond fp32"), "%s %s, scale %g, offset %g: -1000 is not wrong", dtype_name(c->dtype),
-                          family, (double)scale, (double)offset);
+        ck_assert_msg(!v.pass || is_right(c), "%s %s, scale %g, offset %g: %s passes", dtype_name(c->dtype), family,
+                      (double)scale, (double)offset, made_up_names[kind]);
+        /* further away than any value: always wrong, whatever the doubt, but for infinite scores */
+        if (kind == LARGE_NUMBER && v.wrong == 0)
+            ck_assert_msg(v.doubtful && strstr(v.what, "beyond fp32"), "%s %s, scale %g, offset %g: -1000 is not wrong",
+                          dtype_name(c->dtype), family, (double)scale, (double)offset);
     }
 }
 
@@ -407,7 +411,8 @@ START_TEST(test_scores_in_doubt)
 {
     struct case_of_attention c = case_of(plain_problem, FP32, "equal", 1e6f, 0);
     struct verdict v = case_verdict(&c);
-    ck_assert(!v.pass && v.wrong == 0 && v.doubtful > 0 && strcmp(verdict_word(&v), "in doubt") == 0 && strstr(v.what, "cannot tell the weights"));
+    ck_assert(!v.pass && v.wrong == 0 && v.doubtful > 0 && strcmp(verdict_word(&v), "in doubt") == 0 &&
+              strstr(v.what, "cannot tell the weights"));
     element_set(c.O, FP32, 5, 100);
     v = case_verdict(&c);
     ck_assert(!v.pass && v.wrong == 1 && strcmp(verdict_word(&v), "FAIL") == 0 && strstr(v.what, "got 100"));
@@ -453,7 +458,8 @@ START_TEST(test_range_of_values)
 }
 END_TEST
 
-/* Where V is not finite at a key that is seen: finite numbers are wrong; another NaN or inf only where the key's weight may be lost. */
+/* Where V is not finite at a key that is seen: finite numbers are
+   wrong; another NaN or inf only where the key's weight may be lost. */
 START_TEST(test_values_that_are_not_finite)
 {
     struct attention p = { 1, 1, 1, 1, 2, 2, false, 1 };
@@ -517,7 +523,8 @@ START_TEST(test_a_sample)
         float right = ((float *)c.O)[row * 8];
         for (uint64_t seed = 1; seed <= 20; seed++) {
             ((float *)c.O)[row * 8] = right + 1;
-            struct verdict v = verify_attention_rows(c.O, c.lse, c.t.q.data, c.t.k.data, c.t.v.data, FP32, c.p, c.how, 500, seed, false);
+            struct verdict v = verify_attention_rows(c.O, c.lse, c.t.q.data, c.t.k.data, c.t.v.data, FP32, c.p, c.how, 500, seed,
+                                                     false);
             ck_assert(v.rows == rows && v.checked > 350 && v.checked < 650 && v.seed == seed && v.pass == !v.wrong);
             char text[64];
             snprintf(text, sizeof text, "%lld of 2000 rows compared, sample seed %d", (long long)v.checked, (int)seed);
@@ -527,11 +534,13 @@ START_TEST(test_a_sample)
             else
                 found += !v.pass, places++;
             ((float *)c.O)[row * 8] = NAN;
-            ck_assert(!verify_attention_rows(c.O, c.lse, c.t.q.data, c.t.k.data, c.t.v.data, FP32, c.p, c.how, 500, seed, false).pass);
+            ck_assert(!verify_attention_rows(c.O, c.lse, c.t.q.data, c.t.k.data, c.t.v.data, FP32, c.p, c.how, 500, seed,
+                                             false).pass);
         }
         ((float *)c.O)[row * 8] = right;
     }
-    ck_assert_msg(found > places / 6 && found < places / 3, "%d of %d found; about a quarter of all rows is compared", found, places);
+    ck_assert_msg(found > places / 6 && found < places / 3, "%d of %d found; about a quarter of all rows is compared", found,
+                  places);
     case_end(&c);
 }
 END_TEST

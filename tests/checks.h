@@ -43,9 +43,9 @@ bool is_naive(const struct subject *s); /* step 01, whose lesson it is to fail *
 /* x: (rows, cols), the check's numbers. */
 void check_fill(const struct check *c, void *x, enum dtype dtype, int64_t rows, int64_t cols);
 /*
- * All problems of a check, on each of `count` subjects of one type until it fails one: outcomes (count). Inputs and references are made
- * once a problem. With TESTS_SMALL in the environment, which is for sanitizers and their fiftyfold time, only the check's first problem
- * and those of up to 10000 elements.
+ * All problems of a check, on each of `count` subjects of one type until it fails one: outcomes (count). Inputs and references
+ * are made once a problem. With TESTS_SMALL in the environment, which is for sanitizers and their fiftyfold time, only the
+ * check's first problem and those of up to 10000 elements.
  */
 void check_all(const struct check *c, const struct subject *subjects, int count, struct outcome *outcomes);
 struct outcome check_run(const struct check *c, const struct subject *s); /* on one */
@@ -68,8 +68,8 @@ struct softmax_case case_new(struct problem p, enum dtype dtype, const char *fam
 void case_answer(struct softmax_case *c);                                             /* once x is there */
 void case_free(struct softmax_case *c);
 /*
- * Runs it, between guard bands and with a zeroed workspace. y, of x's size in host memory, takes the result. case_run: NULL, or what
- * went wrong besides the numbers. case_judge: the numbers, too.
+ * Runs it, between guard bands and with a zeroed workspace. y, of x's size in host memory, takes the result. case_run: NULL, or
+ * what went wrong besides the numbers. case_judge: the numbers, too.
  */
 const char *case_run(const struct softmax_case *c, const struct subject *s, void *y);
 struct outcome case_judge(const struct softmax_case *c, const struct subject *s, void *y);

@@ -1,4 +1,5 @@
-/* Streams, and what is done on them without waiting, for tests in C. A build without CUDA has stand-ins, which are never called. */
+/* Streams, and what is done on them without waiting, for tests in
+   C. A build without CUDA has stand-ins, which are never called. */
 #ifndef STREAMS_H
 #define STREAMS_H
 

@@ -22,7 +22,8 @@ double attention_pairs(struct attention p)
 
 double attention_bytes(struct attention p, enum dtype dtype)
 {
-    double queries = (double)p.batch * (double)p.heads * (double)p.seq_q, keys = (double)p.batch * (double)p.kv_heads * (double)p.seq_k;
+    double queries = (double)p.batch * (double)p.heads * (double)p.seq_q,
+           keys = (double)p.batch * (double)p.kv_heads * (double)p.seq_k;
     return 2 * (queries + keys) * (double)p.dim * (double)dtype_bytes(dtype);
 }
 
@@ -35,8 +36,8 @@ bool attention_has(const struct attention_step *s, const struct device *device, 
     }
 }
 
-void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse, const void *Q,
-                   const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream)
+void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse,
+                   const void *Q, const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream)
 {
     if (!device->apart)
         s->cpu(O, lse, Q, K, V, p);
@@ -94,7 +95,8 @@ static bool sweep(struct options *o, int index)
 
 static const char *small(const void *step, struct options *o, int index)
 {
-    static const struct { const char *name, *family; struct attention p; } all[] = { /* batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale */
+    /* batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale */
+    static const struct { const char *name, *family; struct attention p; } all[] = {
         { "ragged lengths", "normal", { 2, 2, 2, 67, 131, 0, false, 0 } },
         { "shared key-value heads", "normal", { 2, 6, 2, 33, 65, 0, false, 0 } },
         { "a causal mask", "normal", { 1, 2, 1, 129, 129, 0, true, 0 } },
@@ -114,7 +116,9 @@ static const char *small(const void *step, struct options *o, int index)
     int64_t dim = o->attention.dim;
     if (index >= (int)(sizeof all / sizeof all[0]))
         return NULL;
-    *o = (struct options){ .is_attention = true, .attention = all[index].p, .dtype = o->dtype, .input = all[index].family, .seed = 1 };
+    *o = (struct options){
+        .is_attention = true, .attention = all[index].p, .dtype = o->dtype, .input = all[index].family, .seed = 1
+    };
     o->attention.dim = dim;
     if (o->attention.scale == 0)
         o->attention.scale = default_scale(dim);
@@ -153,14 +157,14 @@ const char *attention_gpu_missing(const struct attention_step *step, enum dtype 
     else if (step->hopper && !gpu_built_for().hopper)
         snprintf(why, sizeof why, "this build is not for sm_90a; build it with ARCH=sm_90a");
     else if (gpu_capability() < needs)
-        snprintf(why, sizeof why, "%s needs a GPU of sm_%d or newer, and this one is sm_%d", needs == step->capability ? "it" : "bf16",
-                 needs, gpu_capability());
+        snprintf(why, sizeof why, "%s needs a GPU of sm_%d or newer, and this one is sm_%d",
+                 needs == step->capability ? "it" : "bf16", needs, gpu_capability());
     else if (gpu_built_for().capability < needs)
         snprintf(why, sizeof why, "%s needs code for sm_%d or newer, and this build is for sm_%d; build it with ARCH=sm_%d",
                  needs == step->capability ? "it" : "bf16", needs, gpu_built_for().capability, gpu_capability());
     else if (shared > gpu_shared_bytes())
-        snprintf(why, sizeof why, "--dim %lld needs %zu bytes of shared memory a block, and this GPU has %zu", (long long)dim, shared,
-                 gpu_shared_bytes());
+        snprintf(why, sizeof why, "--dim %lld needs %zu bytes of shared memory a block, and this GPU has %zu", (long long)dim,
+                 shared, gpu_shared_bytes());
     else
         return NULL;
     return why;
@@ -206,7 +210,8 @@ static struct cost predict(const void *step, const struct options *o, const stru
 
 /* ---- judging and measuring it */
 
-/* The input's name for the table, which says so where the scale is not the usual one: "normal, scale 2". Good until the next call. */
+/* The input's name for the table, which says so where the scale is
+   not the usual one: "normal, scale 2". Good until the next call. */
 static const char *input_text(const struct options *o)
 {
     static char text[96];
@@ -219,8 +224,9 @@ static const char *input_text(const struct options *o)
 static struct verdict verify(const struct run *r)
 {
     const struct options *o = r->o;
-    return verify_attention(r->host[O].data, r->host[LSE].data, r->host[Q].data, r->host[K].data, r->host[V].data, o->dtype, o->attention,
-                            attention_rounding(r->step, o->dtype), o->seed_given ? o->seed : fresh_seed(), r->device->apart);
+    return verify_attention(r->host[O].data, r->host[LSE].data, r->host[Q].data, r->host[K].data, r->host[V].data, o->dtype,
+                            o->attention, attention_rounding(r->step, o->dtype), o->seed_given ? o->seed : fresh_seed(),
+                            r->device->apart);
 }
 
 static double verify_bytes(const struct options *o, const struct device *device)
@@ -277,9 +283,9 @@ static void measure(const struct run *r, struct result *result, const struct tim
 static void print_problem(const struct options *o)
 {
     const struct attention *p = &o->attention;
-    printf("Q is (%lld, %lld, %lld, %lld), K and V (%lld, %lld, %lld, %lld), %s%s, %s\n", (long long)p->batch, (long long)p->heads,
-           (long long)p->seq_q, (long long)p->dim, (long long)p->batch, (long long)p->kv_heads, (long long)p->seq_k,
-           (long long)p->dim, dtype_name(o->dtype), p->causal ? ", causal" : "", input_text(o));
+    printf("Q is (%lld, %lld, %lld, %lld), K and V (%lld, %lld, %lld, %lld), %s%s, %s\n", (long long)p->batch,
+           (long long)p->heads, (long long)p->seq_q, (long long)p->dim, (long long)p->batch, (long long)p->kv_heads,
+           (long long)p->seq_k, (long long)p->dim, dtype_name(o->dtype), p->causal ? ", causal" : "", input_text(o));
 }
 
 static void print_cost(const struct run *r, const struct result *result, const struct timing *fma)
@@ -308,8 +314,8 @@ static void print_line(const struct options *o, const struct result *r)
     if (r->ceiling)
         snprintf(share, sizeof share, "%4.0f %% of %-6s", r->percent, r->ceiling);
     if (o->sweep_scale)
-        printf("    scale %-9.4g worst error %-8.2g of the row's largest, allowed there %-8.2g %s\n", (double)o->attention.scale, v->error,
-               v->tolerance, v->pass ? "pass" : v->what);
+        printf("    scale %-9.4g worst error %-8.2g of the row's largest, allowed there %-8.2g %s\n", (double)o->attention.scale,
+               v->error, v->tolerance, v->pass ? "pass" : v->what);
     else
         printf("    %8lld x %-8lld %9.4g ms  %7.4g TFLOP/s  %-16s  error %-8.2g %s\n", (long long)r->seq_q, (long long)r->seq_k,
                r->time.median, r->flops / r->time.median * 1e-9, share, v->error, v->pass ? "pass" : v->what);

@@ -16,8 +16,8 @@
 void openblas_set_num_threads(int threads) __attribute__((weak));
 
 /*
- * c = alpha a b: each of our threads does some of the rows, by a call for which the library has one thread. Its own threads wait in
- * loops that do not sleep, and so do OpenMP's: side by side, each would keep the other from the cores.
+ * c = alpha a b: each of our threads does some of the rows, by a call for which the library has one thread. Its own threads wait
+ * in loops that do not sleep, and so do OpenMP's: side by side, each would keep the other from the cores.
  */
 static void product(float *c, const float *a, const float *b, bool transpose_b, int m, int n, int k, float alpha)
 {

@@ -1,6 +1,6 @@
 /*
- * How wrong a weight may be: the formulas of docs/numerics.md that the references of attention share, on the CPU and on a GPU. They
- * say what is allowed, and nothing of what is right.
+ * How wrong a weight may be: the formulas of docs/numerics.md that the references of attention share, on the CPU and on a GPU.
+ * They say what is allowed, and nothing of what is right.
  */
 #ifndef BOUND_H
 #define BOUND_H
@@ -29,13 +29,15 @@ struct score {
 ATTENTION_FN struct score score_of(double dot, double size, double scale, int64_t dim, double unit16)
 {
     bool overflow = isfinite(size) && size * fmax(1.0, fabs(scale)) > LARGEST_SCORE;
-    return (struct score){ dot * scale, 2 * ((double)dim + 4) * UNIT * size * fabs(scale) + unit16 * fabs(dot * scale), overflow };
+    return (struct score){ dot * scale, 2 * ((double)dim + 4) * UNIT * size * fabs(scale) + unit16 * fabs(dot * scale),
+                           overflow };
 }
 
 /* How far the exponent of a weight exp(-below) may be off: the score, its distance from the maximum, and exp itself. */
 ATTENTION_FN double exponent_doubt(double below, double score_doubt)
 {
-    return isinf(below) ? 0 : score_doubt + (3 * below + 4) * UNIT; /* of score -inf: a key that counts for nothing, whatever happens */
+    /* of score -inf: a key that counts for nothing, whatever happens */
+    return isinf(below) ? 0 : score_doubt + (3 * below + 4) * UNIT;
 }
 
 /* How far the weight may be off, absolutely: weight * (e^d - 1). (e^d - 1 <= d + d^2 up to d = 1.) */
@@ -45,8 +47,8 @@ ATTENTION_FN double weight_doubt(double weight, double below, double d)
 }
 
 /*
- * How far a weight's share in the sum may be off: the share itself, and the sum, which is off by the factor 1 + sum_doubt at most.
- * It stays between 0 and 1 whatever happens.
+ * How far a weight's share in the sum may be off: the share itself, and the sum, which is off by the factor 1 + sum_doubt at
+ * most. It stays between 0 and 1 whatever happens.
  */
 ATTENTION_FN double share_doubt(double share, double its_doubt, double sum_doubt)
 {
@@ -94,8 +96,8 @@ ATTENTION_FN double element_bound(struct sums s, struct loss l, double moved_sha
 }
 
 /*
- * lse = maximum + log(sum): off by what the sum is off by, in logarithm; but by no more than the exponent that is furthest off; and by
- * the additions and its own rounding.
+ * lse = maximum + log(sum): off by what the sum is off by, in logarithm; but by no more than the exponent that is furthest off;
+ * and by the additions and its own rounding.
  */
 ATTENTION_FN double lse_bound(double lse, double sum_doubt, double furthest, int64_t visible)
 {
@@ -104,11 +106,11 @@ ATTENTION_FN double lse_bound(double lse, double sum_doubt, double furthest, int
 }
 
 /*
- * A column of V, one number every `stride`, with something in it that is not finite. What the formula says, 0 * inf = NaN included, is
- * what O must be. But if the weight of such a key is so small that a step may lose it, inf and NaN are both right.
+ * A column of V, one number every `stride`, with something in it that is not finite. What the formula says, 0 * inf = NaN
+ * included, is what O must be. But if the weight of such a key is so small that a step may lose it, inf and NaN are both right.
  */
-ATTENTION_FN void settle_infinite(double *want, double *bound, const double *share, const double *moved, const double *v, int64_t stride,
-                                  int64_t visible, double smallest)
+ATTENTION_FN void settle_infinite(double *want, double *bound, const double *share, const double *moved, const double *v,
+                                  int64_t stride, int64_t visible, double smallest)
 {
     *bound = 0;
     for (int64_t key = 0; key < visible; key++)
@@ -139,8 +141,8 @@ ATTENTION_FN bool constant_would_pass(const double *want, const double *bound, d
 }
 
 /*
- * Times the firm bound: what is within that is as good as right, whatever else the bound lets pass. (With 4, a row whose answer happens to
- * lie that near to the mean of two values was in doubt.)
+ * Times the firm bound: what is within that is as good as right, whatever else the bound lets pass. (With 4, a row whose answer
+ * happens to lie that near to the mean of two values was in doubt.)
  */
 #define FIRM 8
 

@@ -1,6 +1,6 @@
 /*
- * Step 00's program: measure the ceilings of every device, print a card of it, and keep the numbers for the steps that follow, in a small
- * table, build/ceilings.tsv. Its keys are device, threads, name and type.
+ * Step 00's program: measure the ceilings of every device, print a card of it, and keep the numbers for the steps that follow, in
+ * a small table, build/ceilings.tsv. Its keys are device, threads, name and type.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -33,7 +33,8 @@ static int read_all(struct ceiling *rows)
     int count = 0;
     while (file && count < MAX_CEILINGS && fgets(line, sizeof line, file)) {
         struct ceiling *c = &rows[count];
-        if (sscanf(line, "%127[^\t]\t%d\t%15[^\t]\t%7[^\t]\t%lf\t%15[^\n]", c->device, &c->threads, c->name, dtype, &c->value, c->unit) == 6) {
+        if (sscanf(line, "%127[^\t]\t%d\t%15[^\t]\t%7[^\t]\t%lf\t%15[^\n]", c->device, &c->threads, c->name, dtype, &c->value,
+                   c->unit) == 6) {
             c->dtype = strcmp(dtype, "fp16") == 0 ? FP16 : strcmp(dtype, "bf16") == 0 ? BF16 : FP32;
             count++;
         }
@@ -154,7 +155,8 @@ static double measure(struct probe p, const struct options *o, const struct devi
         return 0;
     }
     time_in_turn(&work, 1, o->reps, o->budget / 5, device->run_once);
-    struct ceiling c = ceiling_of(device, kinds[p.kind].name, p.dtype, p.done / work.time.median * kinds[p.kind].scale, kinds[p.kind].unit);
+    struct ceiling c =
+        ceiling_of(device, kinds[p.kind].name, p.dtype, p.done / work.time.median * kinds[p.kind].scale, kinds[p.kind].unit);
     ceiling_put(&c);
     if (o->json)
         report_json_ceiling(&c);

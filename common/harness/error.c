@@ -12,7 +12,7 @@
 /* The bytes of the UTF-8 character that starts here and may be shown; 0: none does. Those of U+0080 to U+009F steer terminals. */
 static int shown_as_it_is(const unsigned char *at)
 {
-    int bytes = *at < 0x80 ? 1 : *at >= 0xc2 && *at < 0xe0 ? 2 : *at >= 0xe0 && *at < 0xf0 ? 3 : *at >= 0xf0 && *at < 0xf5 ? 4 : 0;
+    int bytes = *at < 0x80 ? 1 : *at < 0xc2 ? 0 : *at < 0xe0 ? 2 : *at < 0xf0 ? 3 : *at < 0xf5 ? 4 : 0;
     for (int i = 1; i < bytes; i++)
         if ((at[i] & 0xc0) != 0x80)
             return 0;

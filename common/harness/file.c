@@ -1,6 +1,7 @@
 /*
- * Files that appear whole or not at all. What is written goes to a temporary file in the same folder, which takes the place of the
- * old one by a rename when all is on disk: a full disk, a signal or exit() in between leaves the old file as it was, and nothing else.
+ * Files that appear whole or not at all. What is written goes to a temporary file in the same folder, which takes the place of
+ * the old one by a rename when all is on disk: a full disk, a signal or exit() in between leaves the old file as it was, and
+ * nothing else.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -110,7 +111,8 @@ static void clean_up_at_the_end(void)
     atexit(remove_unfinished);
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
         struct sigaction before, ours = { .sa_handler = remove_and_end, .sa_flags = (int)SA_RESETHAND };
-        if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler == SIG_DFL) /* what is ignored, by nohup say, stays so */
+        /* what is ignored, by nohup say, stays so */
+        if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler == SIG_DFL)
             sigaction(signals[i], &ours, NULL);
     }
     signal(SIGXFSZ, SIG_IGN); /* a file larger than `ulimit -f` allows is then an error of write(), with a line that says so */
@@ -118,7 +120,8 @@ static void clean_up_at_the_end(void)
 
 /* ---- writing */
 
-/* A file that nobody has: O_EXCL, and a name too random to meet one by chance. It is short, so that any target's name may be long. */
+/* A file that nobody has: O_EXCL, and a name too random to meet one
+   by chance. It is short, so that any target's name may be long. */
 static int create_temporary(const struct stat *old)
 {
     static uint64_t counter;

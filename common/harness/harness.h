@@ -24,11 +24,12 @@ extern "C" {
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 /*
- * Print "program: message" on stderr, in one line that is safe for a terminal whatever a value holds, and exit. Bad usage ends with
- * status 2; whatever else goes wrong, by fatal() of machine.h, with 1.
+ * Print "program: message" on stderr, in one line that is safe for a terminal whatever a value holds, and exit. Bad usage ends
+ * with status 2; whatever else goes wrong, by fatal() of machine.h, with 1.
  */
 _Noreturn void usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* Copy text with its control characters, and bytes that are no UTF-8, as \n and \x1b. Cut to `size` bytes, which should be 6 or more. */
+/* Copy text with its control characters, and bytes that are no UTF-8,
+   as \n and \x1b. Cut to `size` bytes, which should be 6 or more. */
 void printable(char *out, size_t size, const char *text);
 
 /* ---- device.c: where tensors lie, and where work runs */
@@ -59,8 +60,8 @@ extern const struct device cpu_device, gpu_device;
 /*
  * A buffer between two guard bands of GUARD_BYTES. Buffer and bands start as 0xFF bytes, which is NaN in every element
  * type: an element that is never written shows, and so does a write outside. data is aligned to
- * 4096 bytes; but with GUARD_PAGES=1 in the environment, a CPU's ends where a page begins that nobody may touch, instead of the second
- * band: what so much as reads past the end then crashes, and the alignment is that of the size. For tests.
+ * 4096 bytes; but with GUARD_PAGES=1 in the environment, a CPU's ends where a page begins that nobody may touch, instead of the
+ * second band: what so much as reads past the end then crashes, and the alignment is that of the size. For tests.
  */
 struct buffer {
     void *data;
@@ -73,18 +74,22 @@ struct buffer {
 
 enum { GUARD_BYTES = 4096 };
 
-struct buffer buffer_new(size_t bytes, const struct device *device); /* fatal when there is too little memory: says how much, of how much */
+/* fatal when there is too little memory: says how much, of how much */
+struct buffer buffer_new(size_t bytes, const struct device *device);
 void buffer_free(struct buffer *b);
 void buffer_poison(struct buffer *b);             /* all NaN again, bands included */
 bool buffer_guards_intact(const struct buffer *b);
-size_t cpu_memory_available(const char *root);    /* within limits of control groups and of ulimit; /proc and /sys lie below `root`, for tests */
-void memory_require(double bytes, const struct device *device); /* fatal when there is less: a run says at its start what it needs in all */
+/* within limits of control groups and of ulimit; /proc and /sys lie below `root`, for tests */
+size_t cpu_memory_available(const char *root);
+/* fatal when there is less: a run says at its start what it needs in all */
+void memory_require(double bytes, const struct device *device);
 
 /* ---- file.c: files that appear whole or not at all */
 
 /*
- * Open a file for writing that appears under its name, or takes the place of the old one, when close_whole() says so. A symbolic link
- * stays one, and what it points to is written; a device or a pipe is written as it is. One at a time. NULL and errno when it cannot be.
+ * Open a file for writing that appears under its name, or takes the place of the old one, when close_whole() says so. A symbolic
+ * link stays one, and what it points to is written; a device or a pipe is written as it is. One at a time. NULL and errno when it
+ * cannot be.
  */
 FILE *open_whole(const char *path);
 int close_whole(FILE *file);               /* 0 when it is there; otherwise -1 and errno, and all is as it was */
@@ -169,10 +174,13 @@ enum step_kind { SOFTMAX_STEP, ATTENTION_STEP, CEILINGS_STEP }; /* what a progra
 
 /* The whole command line, finished: sizes and scale are known, from options, a named shape, files or defaults. Or usage_error. */
 struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind);
-void options_check(const struct options *o, int gpus);                /* usage_error for what makes no sense together, on so many GPUs */
-void options_finish(struct options *o);                               /* the sizes and the scale that were not given (0, scale_given) */
+/* usage_error for what makes no sense together, on so many GPUs */
+void options_check(const struct options *o, int gpus);
+/* the sizes and the scale that were not given (0, scale_given) */
+void options_finish(struct options *o);
 float default_scale(int64_t dim);                                     /* 1 / sqrt(dim) */
-void input_sizes(struct options *o);                                  /* those of the files that are to be read, from their headers */
+/* those of the files that are to be read, from their headers */
+void input_sizes(struct options *o);
 struct buffer input_tensor(const struct options *o);                  /* x, from a file or a family */
 void output_write(const struct options *o, const void *y);            /* y, in x's shape, to --out */
 
@@ -223,8 +231,8 @@ struct lse {
 };
 
 /*
- * What rows of O and lse must be, in fp64 from the definition, and how far a step may be from it (docs/numerics.md). An element that
- * is not finite: with a bound of 0 nothing else will do; with an infinite bound, any other that is not finite.
+ * What rows of O and lse must be, in fp64 from the definition, and how far a step may be from it (docs/numerics.md). An element
+ * that is not finite: with a bound of 0 nothing else will do; with an infinite bound, any other that is not finite.
  */
 struct answers {
     struct attention p;
@@ -238,9 +246,9 @@ struct answers {
 };
 
 /*
- * Q, K and V: host memory, of type dtype. Every key that a query sees takes part, also with a weight of 0, and 0 * inf is NaN. But a
- * row with no key to attend to, or none but of score -inf: zeros, and an lse of -inf. On a GPU: the same by other code, reference_gpu.cu.
- * rows: (count), in ascending order; NULL: the first `count`.
+ * Q, K and V: host memory, of type dtype. Every key that a query sees takes part, also with a weight of 0, and 0 * inf is NaN.
+ * But a row with no key to attend to, or none but of score -inf: zeros, and an lse of -inf. On a GPU: the same by other code,
+ * reference_gpu.cu. rows: (count), in ascending order; NULL: the first `count`.
  */
 struct answers reference_attention(const void *Q, const void *K, const void *V, enum dtype dtype, struct attention p,
                                    struct attention_rounding how, const int64_t *rows, int64_t count, bool gpu);
@@ -266,7 +274,8 @@ struct verdict {
     int64_t rows;         /* that there are */
     int64_t checked;      /* of those, compared element by element */
     int64_t wrong;        /* elements outside their bound */
-    int64_t doubtful;     /* rows that cannot be judged: their bound would let zeros or a plain mean pass, or something overflows */
+    /* rows that cannot be judged: their bound would let zeros or a plain mean pass, or something overflows */
+    int64_t doubtful;
     int64_t first_wrong;  /* row, -1 for none */
     uint64_t seed;        /* of the sample, where rows are one */
     char what[160];       /* the first wrong element, in words; without one, the first doubt */
@@ -282,11 +291,12 @@ uint64_t fresh_seed(void); /* another one in each run */
  * |got - want| <= bound holds for each: NaN fails, unless want is NaN; and if zeros would not pass.
  */
 struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how);
-struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
+struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols,
+                                      struct rounding how,
                                       const struct softmax_answers *a); /* with answers that are there already */
 /*
- * Compare O and lse, in host memory, with fp64 attention. All rows where that takes a second or so; of larger problems rows drawn at
- * random by `seed`, and some of those whose O is not finite. lse may be NULL. gpu: the reference is computed on the GPU, and
+ * Compare O and lse, in host memory, with fp64 attention. All rows where that takes a second or so; of larger problems rows drawn
+ * at random by `seed`, and some of those whose O is not finite. lse may be NULL. gpu: the reference is computed on the GPU, and
  * compared with the CPU's on a few rows that `seed` draws.
  */
 double verify_softmax_bytes(int64_t rows, int64_t cols); /* of memory that verifying takes, besides the tensors */
@@ -295,8 +305,9 @@ double reference_gpu_bytes(struct attention p, enum dtype dtype); /* of the GPU'
 struct verdict verify_attention(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
                                 struct attention p, struct attention_rounding how, uint64_t seed, bool gpu);
 /* The same with about `wanted` rows. */
-struct verdict verify_attention_rows(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
-                                     struct attention p, struct attention_rounding how, double wanted, uint64_t seed, bool gpu);
+struct verdict verify_attention_rows(const void *O, const float *lse, const void *Q, const void *K, const void *V,
+                                     enum dtype dtype, struct attention p, struct attention_rounding how, double wanted,
+                                     uint64_t seed, bool gpu);
 struct verdict verify_answers(const void *O, const float *lse, const struct answers *a); /* with answers that are there already */
 /* The bound on |got - want|. want: the exact value; below: the row's maximum minus x; spread: as in struct row_facts. */
 double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how);
@@ -326,7 +337,8 @@ double run_once_cpu(const struct work *work);   /* ms */
 double run_once_gpu(const struct work *work);
 #define GPU_FLUSH_BYTES (512ll << 20)           /* ten times the largest L2 of today */
 int64_t cpu_flush_bytes(void);
-extern int64_t flush_limit;                     /* no more than these bytes are read to flush a CPU's caches: tests make do with less */
+/* no more than these bytes are read to flush a CPU's caches: tests make do with less */
+extern int64_t flush_limit;
 int64_t cpu_bytes_flushed(void);                /* so far: for tests */
 struct timing timing_of(double *ms, int count); /* sorts ms */
 extern double (*now)(void);                     /* seconds, on a clock that never goes back; a test puts its own in its place */
@@ -419,14 +431,15 @@ struct before {
 };
 
 const char *results_path(void);
-/* Appends a row to build/results.tsv (RESULTS overrides it), whole or not at all, whoever else does; its first line names the columns. */
+/* Appends a row to build/results.tsv (RESULTS overrides it), whole or
+   not at all, whoever else does; its first line names the columns. */
 void report_tsv(const struct result *r);
 void print_bytes(double bytes);           /* "537 MB" */
 void report_json(const struct result *r); /* one line on stdout */
 void report_json_ceiling(const struct ceiling *c);
 /*
- * The time of `before` over that of `run`, in turn, for `reps` rounds, or if that is 0 for half of `budget` seconds; both may write the
- * same output. Where one run of `before` takes longer than that, it is divided by run.time, which was taken just now.
+ * The time of `before` over that of `run`, in turn, for `reps` rounds, or if that is 0 for half of `budget` seconds; both may
+ * write the same output. Where one run of `before` takes longer than that, it is divided by run.time, which was taken just now.
  */
 double time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget);
 /* The same ratio in a recorded table, for r's problem, and the device's name; 0 when it is not there. */
@@ -463,8 +476,8 @@ struct softmax_step {
 };
 
 /*
- * main() of a softmax step: parse, fill, run, verify, time, report on every device asked for. before: the step that takes turns with it,
- * or NULL. Returns the exit status.
+ * main() of a softmax step: parse, fill, run, verify, time, report on every device asked for. before: the step that takes turns
+ * with it, or NULL. Returns the exit status.
  */
 int softmax_main(const struct softmax_step *step, const struct softmax_step *before, int argc, char **argv);
 
@@ -472,8 +485,8 @@ extern int small_limit; /* no more small problems than these are judged in a run
 
 /* Whether the step has a version for this device and type; run it; how it adds up. Tensors: where the device can reach them. */
 bool softmax_has(const struct softmax_step *s, const struct device *device, enum dtype dtype);
-void softmax_run(const struct softmax_step *s, const struct device *device, enum dtype dtype, void *y, const void *x, int64_t rows,
-                 int64_t cols, void *workspace);
+void softmax_run(const struct softmax_step *s, const struct device *device, enum dtype dtype, void *y, const void *x,
+                 int64_t rows, int64_t cols, void *workspace);
 struct rounding softmax_rounding(const struct softmax_step *s, const struct device *device, enum dtype dtype);
 
 /* One attention step: what it claims, and the functions that are held to it. */
@@ -501,8 +514,8 @@ const char *attention_gpu_missing(const struct attention_step *step, enum dtype 
 /* As for softmax; and whether it takes heads of this dimension. lse may be NULL; the stream is for a GPU. */
 bool attention_has(const struct attention_step *s, const struct device *device, enum dtype dtype);
 bool attention_takes(const struct attention_step *s, int64_t dim);
-void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse, const void *Q,
-                   const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream);
+void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse,
+                   const void *Q, const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream);
 struct attention_rounding attention_rounding(const struct attention_step *s, enum dtype dtype);
 
 /* main() of an attention step. Returns the exit status. */

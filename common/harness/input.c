@@ -47,15 +47,19 @@ static float rising(uint64_t bits, int64_t col, int64_t cols)
 
 /* One place for all families, so that the list and what it means cannot differ. */
 static const char *const families[] = {
-    "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "shifted", "far", "masked", "empty", "nan", "real", "large", "plateau",
-    "deep", "drift", "slopes", "wide",
+    "normal", "uniform", "rising", "falling", "adversarial", "equal", "peak", "shifted", "far", "masked", "empty", "nan", "real",
+    "large", "plateau", "deep", "drift", "slopes", "wide",
 };
-enum family { NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL, LARGE, PLATEAU, DEEP, DRIFT, SLOPES, WIDE_VALUES };
+enum family {
+    NORMAL, UNIFORM, RISING, FALLING, ADVERSARIAL, EQUAL, PEAK, SHIFTED, FAR, MASKED, EMPTY, NOT_A_NUMBER, REAL,
+    LARGE, PLATEAU, DEEP, DRIFT, SLOPES, WIDE_VALUES,
+};
 
 const char *const input_families =
     "normal, uniform, rising, falling, adversarial, equal, peak, shifted, far, deep, drift, masked, empty, nan, real";
 
-const char *const attention_families = "normal, uniform, rising, falling, adversarial, equal, peak, large, wide, deep, slopes, plateau, nan, real";
+const char *const attention_families =
+    "normal, uniform, rising, falling, adversarial, equal, peak, large, wide, deep, slopes, plateau, nan, real";
 
 static int family_of(const char *name)
 {
@@ -244,7 +248,8 @@ static struct buffer tensor_from(const char *option, const char *path, enum dtyp
         }
     }
     if (lost)
-        usage_error("--%s '%s': %lld of its %lld numbers %s too large for %s, the first is %.9g at %s; choose another --dtype, or smaller numbers",
+        usage_error("--%s '%s': %lld of its %lld numbers %s too large for %s, the first is %.9g at %s; choose another --dtype, "
+                    "or smaller numbers",
                     option, path, (long long)lost, (long long)count, lost == 1 ? "is" : "are", dtype_name(dtype),
                     element(file.data, file.dtype, first), index_text(&file, first));
     free(file.data);
@@ -263,11 +268,12 @@ static void attention_sizes(struct options *o)
     if (memcmp(k.shape, v.shape, sizeof k.shape))
         fatal("%s: its shape is not that of %s", o->v_path, o->k_path);
     if (q.shape[0] != k.shape[0] || q.shape[3] != k.shape[3] || q.shape[1] % k.shape[1])
-        fatal("%s: (%lld, %lld, %lld, %lld) does not fit Q's (%lld, %lld, %lld, %lld): batch and dim must be the same, and Q's heads a multiple",
+        fatal("%s: (%lld, %lld, %lld, %lld) does not fit Q's (%lld, %lld, %lld, %lld): batch and dim must be the same, and Q's "
+              "heads a multiple",
               o->k_path, (long long)k.shape[0], (long long)k.shape[1], (long long)k.shape[2], (long long)k.shape[3],
               (long long)q.shape[0], (long long)q.shape[1], (long long)q.shape[2], (long long)q.shape[3]);
-    o->attention = (struct attention){ q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3], o->attention.causal,
-                                       o->attention.scale };
+    o->attention = (struct attention){ q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3],
+                                       o->attention.causal, o->attention.scale };
 }
 
 void input_sizes(struct options *o)
@@ -318,9 +324,11 @@ const struct named_shape softmax_shapes[] = {
     { .name = "gpt2-scores", .rows = 12 * 1024, .cols = 1024 },          /* GPT-2 small: 12 heads, 1024 tokens */
     { .name = "gpt2-logits", .rows = 1024, .cols = 50257 },              /* 1024 tokens, vocabulary of 50257 */
     { .name = "bert-scores", .rows = 8 * 12 * 512, .cols = 512 },        /* BERT base: batch of 8, 12 heads, 512 tokens */
-    { .name = "llama3-8b-scores", .rows = 32 * 512, .cols = 8192 },      /* Llama 3 8B: 32 heads, 512 queries of a prompt against 8192 keys */
+    /* Llama 3 8B: 32 heads, 512 queries of a prompt against 8192 keys */
+    { .name = "llama3-8b-scores", .rows = 32 * 512, .cols = 8192 },
     { .name = "llama3-8b-logits", .rows = 1024, .cols = 128256 },        /* 1024 tokens, vocabulary of 128256 */
-    { .name = "llama3.1-8b-scores", .rows = 32 * 32, .cols = 131072 },   /* 32 heads, 32 queries against the whole context of 128 Ki */
+    /* 32 heads, 32 queries against the whole context of 128 Ki */
+    { .name = "llama3.1-8b-scores", .rows = 32 * 32, .cols = 131072 },
     { .name = "one-row", .rows = 1, .cols = 16 << 20 },                  /* no model's: the longest row of the course, alone */
     { .name = NULL },
 };
@@ -329,7 +337,8 @@ const struct named_shape softmax_shapes[] = {
 const struct named_shape attention_shapes[] = {
     { .name = "gpt2", .attention = { 1, 12, 12, 1024, 1024, 64, true, 0 } },             /* GPT-2 small, its whole context */
     { .name = "bert", .attention = { 8, 12, 12, 512, 512, 64, false, 0 } },              /* BERT base, a batch of 8 */
-    { .name = "vit-l", .attention = { 8, 16, 16, 577, 577, 64, false, 0 } },             /* ViT-L/16 at 384 pixels: a ragged length */
+    /* ViT-L/16 at 384 pixels: a ragged length */
+    { .name = "vit-l", .attention = { 8, 16, 16, 577, 577, 64, false, 0 } },
     { .name = "whisper-cross", .attention = { 1, 20, 20, 448, 1500, 64, false, 0 } },    /* Whisper large: text looks at sound */
     { .name = "llama3-8b", .attention = { 1, 32, 8, 8192, 8192, 128, true, 0 } },        /* Llama 3 8B, its whole context */
     { .name = "llama3-8b-turn", .attention = { 1, 32, 8, 512, 8192, 128, true, 0 } },    /* 512 new tokens after 7680 old ones */
@@ -341,19 +350,21 @@ const struct named_shape attention_shapes[] = {
 
 #define HIGH 64.0f  /* a query's first coordinates; times a key's, 40, and 1/8: scores reach +-320 at dim 64, as SWING has it */
 #define WIDE 40.0f
-#define PLATEAU_KEYS 128  /* the last keys of "plateau": below the others by 2^9.5, or 2^8.5 at heads of 128 (of 2, and e^score is meant), */
-                          /* so that a lane's 16 or 32 weights in step 16 add up to 2^13.5: in its bounds, by less than a factor of 2 */
+/* The last keys of "plateau" are below the others by 2^9.5, or 2^8.5 at heads of 128 (of 2, and e^score is meant), so that a
+   lane's 16 or 32 weights in step 16 add up to 2^13.5: in its bounds, by less than a factor of 2. */
+#define PLATEAU_KEYS 128
 
 /*
- * +-high: what steers a query, so that its scores reach +-320 whatever the scale is (with a scale of 0 they are all 0). Refused where
- * the type does not hold it, or fp32 a score before it is scaled.
+ * +-high: what steers a query, so that its scores reach +-320 whatever the scale is (with a scale of 0 they are all 0). Refused
+ * where the type does not hold it, or fp32 a score before it is scaled.
  */
 static double high_of(const struct attention *p, enum dtype dtype, enum family family)
 {
     double high = HIGH * 0.125 / (p->scale != 0 ? (double)p->scale : 1);
     double most = dtype == FP16 ? 65504 : FLT_MAX / (2 * WIDE);
     if (fabs(high) > most)
-        usage_error("--scale %g: for --input %s queries would have to reach %.3g, and %.3g is the most in %s; choose a larger one",
+        usage_error("--scale %g: for --input %s queries would have to reach %.3g, and %.3g is the most in %s; "
+                    "choose a larger one",
                     (double)p->scale, families[family], fabs(high), most, dtype_name(dtype));
     return high;
 }
@@ -386,8 +397,8 @@ static float slope_of_query(const struct attention *p, int64_t query, int64_t i,
 }
 
 /*
- * Values from 1e-30 to 1e30 over the columns, in fp16 from 1e-4 to 6e4: sums have no room to spare. All values of a column are of one
- * size, so that the bound is, too; none is small, so that nothing cancels. plain: from -1 to 1.
+ * Values from 1e-30 to 1e30 over the columns, in fp16 from 1e-4 to 6e4: sums have no room to spare. All values of a column are of
+ * one size, so that the bound is, too; none is small, so that nothing cancels. plain: from -1 to 1.
  */
 static float wide_value(const struct attention *p, enum dtype dtype, int64_t i, float plain)
 {
@@ -465,7 +476,8 @@ struct qkv input_qkv(const struct options *o)
         return (struct qkv){ tensor_from("q", o->q_path, o->dtype, queries), tensor_from("k", o->k_path, o->dtype, keys),
                              tensor_from("v", o->v_path, o->dtype, keys) };
     size_t size = dtype_bytes(o->dtype);
-    struct qkv t = { buffer_new((size_t)queries * size, &cpu_device), buffer_new((size_t)keys * size, &cpu_device), buffer_new((size_t)keys * size, &cpu_device) };
+    struct qkv t = { buffer_new((size_t)queries * size, &cpu_device), buffer_new((size_t)keys * size, &cpu_device),
+                     buffer_new((size_t)keys * size, &cpu_device) };
     fill_qkv(&t, o->dtype, p, (enum family)family_of(o->input), o->seed);
     return t;
 }

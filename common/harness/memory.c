@@ -48,7 +48,8 @@ static long long left_in_group(const char *folder, bool v2)
     return limit > used ? limit - used : 0;
 }
 
-/* The same for the group of this process and all above it: each may have a limit. They lie under the path in /proc/self/cgroup. */
+/* The same for the group of this process and all above it: each may
+   have a limit. They lie under the path in /proc/self/cgroup. */
 static long long left_in_groups(const char *root)
 {
     char name[PATH_MAX], line[PATH_MAX], folder[2 * PATH_MAX];
@@ -125,7 +126,8 @@ static bool has_guard_page(const struct device *device)
     return device == &cpu_device && wanted && *wanted;
 }
 
-/* Memory whose last page nobody may touch, apart from what malloc has: LeakSanitizer reads all of that, such a page, too. NULL without. */
+/* Memory whose last page nobody may touch, apart from what malloc has:
+   LeakSanitizer reads all of that, such a page, too. NULL without. */
 static void *map_locked(size_t bytes, size_t page)
 {
     char *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -90,8 +90,8 @@ static int64_t whole(const char *option, const char *text, int64_t low, int64_t 
     bool bad = errno || end == text || isspace((unsigned char)text[0]) || (*end && !shift) ||
                __builtin_mul_overflow(n, 1ll << shift, &n) || n < low || n > high;
     if (bad)
-        usage_error("--%s '%s': a whole number from %lld to %lld is allowed; 8Ki is 8 * 1024, and there are Mi and Gi", option, shown(text),
-                    (long long)low, (long long)high);
+        usage_error("--%s '%s': a whole number from %lld to %lld is allowed; 8Ki is 8 * 1024, and there are Mi and Gi", option,
+                    shown(text), (long long)low, (long long)high);
     return n;
 }
 
@@ -177,7 +177,8 @@ static void print_help(const struct options *o, const char *program, const char 
 {
     printf("%s: %s\n\n", program, idea);
     if (kind == ATTENTION_STEP)
-        printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families, SWEEP_SEQ_FROM, SWEEP_SEQ_TO >> 10);
+        printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families, SWEEP_SEQ_FROM,
+               SWEEP_SEQ_TO >> 10);
     else if (kind == SOFTMAX_STEP)
         printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families, SWEEP_COLS_FROM, SWEEP_COLS_TO >> 20);
     fputs(common_help, stdout);
@@ -230,8 +231,8 @@ static void check_outputs(const struct options *o)
     for (int i = 0; i < 2; i++) {
         for (int j = 0; out[i].path && j < 6; j++)
             if (in[j].path && same_file(out[i].path, in[j].path))
-                usage_error("--%s '%s': it is the file of %s '%s', and would overwrite it", out[i].option, out[i].path, in[j].option,
-                            in[j].path);
+                usage_error("--%s '%s': it is the file of %s '%s', and would overwrite it", out[i].option, out[i].path,
+                            in[j].option, in[j].path);
         if (out[i].path && !writable_whole(out[i].path))
             fatal("--%s '%s': it cannot be written: %s", out[i].option, out[i].path, strerror(errno));
     }
@@ -245,11 +246,13 @@ void options_check(const struct options *o, int gpus)
     if (o->gpu && !o->cpu && gpus == 0)
         fatal("--device gpu: %s", gpu_missing());
     if (out && o->cpu && o->gpu && gpus > 0)
-        usage_error("--%s '%s': both devices would write it; choose --device cpu or --device gpu", o->out_path ? "out" : "lse", out);
+        usage_error("--%s '%s': both devices would write it; choose --device cpu or --device gpu", o->out_path ? "out" : "lse",
+                    out);
     if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
         usage_error("--q, --k, --v: all three are needed, or none");
     if (file && (o->input_given || o->size_given))
-        usage_error("--%c '%s': the file is the input and its shape the shape; leave out %s, --shape and --input", o->x_path ? 'x' : 'q', file,
+        usage_error("--%c '%s': the file is the input and its shape the shape; leave out %s, --shape and --input",
+                    o->x_path ? 'x' : 'q', file,
                     o->is_attention ? "--batch, --heads, --kv-heads, --seq, --seq-q, --seq-k, --dim" : "--rows, --cols");
     if (o->sweep && (file || out))
         usage_error("--sweep: it makes its own shapes; leave out files");
@@ -277,11 +280,13 @@ static void finish_softmax(struct options *o, const struct named_shape *named)
     bool real = strcmp(o->input, "real") == 0;
     o->cols = first_given(o->cols, named->cols, real ? input_real_cols() : DEFAULT_COLS);
     if (real && o->cols != input_real_cols())
-        usage_error("--cols %lld: --input real has rows of %lld; leave out --cols and --shape", (long long)o->cols, (long long)input_real_cols());
+        usage_error("--cols %lld: --input real has rows of %lld; leave out --cols and --shape", (long long)o->cols,
+                    (long long)input_real_cols());
     int64_t elements = (int64_t)DEFAULT_ROWS * DEFAULT_COLS, bytes;
     o->rows = first_given(o->rows, named->rows, elements / o->cols > 0 ? elements / o->cols : 1);
     if (__builtin_mul_overflow(o->rows, o->cols, &elements) || __builtin_mul_overflow(elements, 8, &bytes))
-        usage_error("--rows %lld --cols %lld: their product is allowed up to 2^60 elements", (long long)o->rows, (long long)o->cols);
+        usage_error("--rows %lld --cols %lld: their product is allowed up to 2^60 elements", (long long)o->rows,
+                    (long long)o->cols);
     if (o->sweep && elements < SWEEP_COLS_FROM)
         usage_error("--sweep: x has %lld elements; %d or more are needed", (long long)elements, SWEEP_COLS_FROM);
 }
@@ -304,10 +309,12 @@ static void finish_attention(struct options *o, const struct attention *named)
         usage_error("--kv-heads %lld: it must divide --heads, %lld", (long long)p->kv_heads, (long long)p->heads);
     int64_t size = 16;
     if (__builtin_mul_overflow(size, p->batch, &size) || __builtin_mul_overflow(size, p->heads, &size) ||
-        __builtin_mul_overflow(size, p->seq_q > p->seq_k ? p->seq_q : p->seq_k, &size) || __builtin_mul_overflow(size, p->dim, &size))
+        __builtin_mul_overflow(size, p->seq_q > p->seq_k ? p->seq_q : p->seq_k, &size) ||
+        __builtin_mul_overflow(size, p->dim, &size))
         usage_error("--batch, --heads, --seq, --dim: their product is allowed up to 2^59 elements");
     if (o->sweep && p->batch * p->seq_q < SWEEP_SEQ_FROM)
-        usage_error("--sweep: there are %lld tokens in all; %d or more are needed", (long long)(p->batch * p->seq_q), SWEEP_SEQ_FROM);
+        usage_error("--sweep: there are %lld tokens in all; %d or more are needed", (long long)(p->batch * p->seq_q),
+                    SWEEP_SEQ_FROM);
 }
 
 void options_finish(struct options *o)
@@ -324,7 +331,9 @@ void options_finish(struct options *o)
 
 struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind)
 {
-    struct options o = { .is_attention = kind == ATTENTION_STEP, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2 };
+    struct options o = {
+        .is_attention = kind == ATTENTION_STEP, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2
+    };
     opterr = 0;
     optind = 0; /* a second call, as in tests, begins anew; 1 would go on within the word where the first one stopped */
     for (int option; (option = getopt_long(argc, argv, ":", options_of[kind], NULL)) != -1;) {

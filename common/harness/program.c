@@ -85,8 +85,8 @@ static struct verdict judge(struct run *r, const char *name)
 }
 
 /*
- * Whether all rows but the last have the same bits when the step is run again and the last row of the first input is another: a row
- * must depend on no other, and on no chance.
+ * Whether all rows but the last have the same bits when the step is run again and the last row of the first input is another: a
+ * row must depend on no other, and on no chance.
  */
 static bool rows_stand_alone(struct run *r)
 {
@@ -113,8 +113,8 @@ static bool rows_stand_alone(struct run *r)
 int small_limit = INT_MAX;
 
 /*
- * The same for small problems whose inputs show mistakes that ordinary ones hide. The first that fails is what is wrong with the run; a
- * row in doubt is none, for some of these inputs go further than a step's arithmetic. Returns how many there are.
+ * The same for small problems whose inputs show mistakes that ordinary ones hide. The first that fails is what is wrong with the
+ * run; a row in doubt is none, for some of these inputs go further than a step's arithmetic. Returns how many there are.
  */
 static int judge_small(const struct run *r, const char *name, struct verdict *v)
 {
@@ -158,7 +158,8 @@ static void print_result(const struct run *r, const struct result *result, int s
     snprintf(words, sizeof words, r->kind->error, v->error, v->tolerance);
     printf("\n    verdict     %s: %s; %s, and %d small problems\n", verdict_word(v), words, verdict_coverage(v), small);
     if (!v->pass)
-        printf("                %lld elements are wrong, %lld rows in doubt; %s\n", (long long)v->wrong, (long long)v->doubtful, v->what);
+        printf("                %lld elements are wrong, %lld rows in doubt; %s\n", (long long)v->wrong, (long long)v->doubtful,
+               v->what);
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g", result->time.median, result->time.reps, result->time.p10,
            result->time.p90);
     r->kind->print_cost(r, result, beside);
@@ -170,7 +171,8 @@ static void print_result(const struct run *r, const struct result *result, int s
         printf("    ERROR       above the ceiling: this measurement is wrong, or that of the ceiling (make step-0)\n");
 }
 
-/* The step before on the same problem, in turn with this one; its outputs take the place of this step's, which have been looked at. */
+/* The step before on the same problem, in turn with this one; its
+   outputs take the place of this step's, which have been looked at. */
 static struct before run_before(const struct run *r, const struct names *names, struct work run)
 {
     if (!names->before_step)
@@ -259,7 +261,8 @@ static bool run_device(const struct kind *kind, const void *step, const struct n
 }
 
 /* All that a run takes, before any of it is allocated: tensors, workspace, what verifies them, and what flushes the caches. */
-static void require_memory(const struct kind *kind, const void *step, const struct options *asked, const struct device *device, bool used)
+static void require_memory(const struct kind *kind, const void *step, const struct options *asked, const struct device *device,
+                           bool used)
 {
     struct options o = *asked;
     for (int i = 0; kind->sweep(&o, i); i++, o = *asked) {
@@ -280,8 +283,8 @@ static bool wanted(const struct options *o, const struct device *device)
     return device->apart ? o->gpu : o->cpu;
 }
 
-int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before, const char *before_name,
-                 int argc, char **argv)
+int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before,
+                 const char *before_name, int argc, char **argv)
 {
     const struct names names = { name, idea, before_name, before };
     static const struct device *const devices[] = { &cpu_device, &gpu_device };
@@ -321,7 +324,8 @@ int program_main(const struct kind *kind, const void *step, const char *name, co
     if (!ran && !o.json)
         report_recorded(name);
     if (!ran && (o.json || o.out_path || o.lse_path))
-        fatal("nothing ran, and nothing was written: no device that was asked for is here and has a version for %s", dtype_name(o.dtype));
+        fatal("nothing ran, and nothing was written: no device that was asked for is here and has a version for %s",
+              dtype_name(o.dtype));
     if (!ran && o.cpu != o.gpu)
         return EXIT_FAILED;
     return good ? 0 : EXIT_FAILED;

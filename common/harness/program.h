@@ -1,7 +1,7 @@
 /*
- * What a kind of problem (softmax, attention) tells the program that runs its steps. The program, program.c, is the same for all kinds:
- * parse the options, and on every device asked for run, judge, time, report. A kind is one struct of functions, in a file of its own
- * (softmax.c, attention.c) with its claims, shapes and reference; docs/adding-a-step.md says how to add one.
+ * What a kind of problem (softmax, attention) tells the program that runs its steps. The program, program.c, is the same for all
+ * kinds: parse the options, and on every device asked for run, judge, time, report. A kind is one struct of functions, in a file
+ * of its own (softmax.c, attention.c) with its claims, shapes and reference; docs/adding-a-step.md says how to add one.
  */
 #ifndef PROGRAM_H
 #define PROGRAM_H
@@ -10,7 +10,8 @@
 
 enum { MAX_TENSORS = 5 };
 
-/* One step on one problem on one device. `step` is what it claims: a struct softmax_step, an attention_step, or whatever its kind has. */
+/* One step on one problem on one device. `step` is what it claims: a
+   struct softmax_step, an attention_step, or whatever its kind has. */
 struct run {
     const struct kind *kind;
     const void *step;
@@ -25,11 +26,13 @@ struct kind {
     enum step_kind options;
     int inputs, outputs;    /* tensors */
     const char *error;      /* how a verdict's error and what is allowed are said: two %g */
-    const char *predicted;  /* how the prediction for the step before is said: two %g, the quotients of bytes and of exponentials */
+    /* how the prediction for the step before is said: two %g, the quotients of bytes and of exponentials */
+    const char *predicted;
 
     /* The problem. finish: what this step cannot take is a usage_error, and what was not given becomes the step's default. */
     void (*finish)(const void *step, struct options *o);
-    bool (*sweep)(struct options *o, int index);  /* o: as asked for; becomes the index-th problem of its sweep. false: there is none */
+    /* o: as asked for; becomes the index-th problem of its sweep. false: there is none */
+    bool (*sweep)(struct options *o, int index);
     /* The same for small problems with inputs that show mistakes: every run judges these too. Returns its name; NULL: no more. */
     const char *(*small)(const void *step, struct options *o, int index);
     int64_t (*rows)(const struct options *o); /* of the first input, and of all outputs: none depends on another */
@@ -46,7 +49,8 @@ struct kind {
     struct verdict (*verify)(const struct run *r);
     double (*verify_bytes)(const struct options *o, const struct device *device); /* of memory that it takes */
     struct work (*beside)(struct run *r);
-    void (*measure)(const struct run *r, struct result *result, const struct timing *beside); /* useful bytes, FLOPs, the ceiling */
+    /* useful bytes, FLOPs, the ceiling */
+    void (*measure)(const struct run *r, struct result *result, const struct timing *beside);
 
     /* Reporting it. */
     void (*print_problem)(const struct options *o);
@@ -56,7 +60,7 @@ struct kind {
 };
 
 /* main() of a step of this kind. before: the step that takes turns with it, or NULL. Returns the exit status. */
-int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before, const char *before_name,
-                 int argc, char **argv);
+int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before,
+                 const char *before_name, int argc, char **argv);
 
 #endif

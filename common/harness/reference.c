@@ -1,6 +1,6 @@
 /*
- * Softmax and attention in double, straight from the definition: the maximum, the sum of exp(x - max), the quotient. Shares nothing
- * with the steps, merge rule included: a mistake there must not be repeated here.
+ * Softmax and attention in double, straight from the definition: the maximum, the sum of exp(x - max), the quotient. Shares
+ * nothing with the steps, merge rule included: a mistake there must not be repeated here.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -73,7 +73,8 @@ struct softmax_answers reference_softmax(const void *x, enum dtype dtype, int64_
         fatal("not enough CPU memory: %.2f GiB needed to verify", (double)(rows * cols) * sizeof *a.want / (1 << 30));
 #pragma omp parallel for schedule(guided)
     for (int64_t row = 0; row < rows; row++)
-        a.facts[row] = reference_softmax_row(a.want + row * cols, (const char *)x + (size_t)(row * cols) * dtype_bytes(dtype), dtype, cols);
+        a.facts[row] =
+            reference_softmax_row(a.want + row * cols, (const char *)x + (size_t)(row * cols) * dtype_bytes(dtype), dtype, cols);
     return a;
 }
 
@@ -158,7 +159,8 @@ struct row_scratch {
 };
 
 /* The scores of all visible keys, and their doubts. Returns the largest score; a NaN if there is one. */
-static double score_row(struct row_scratch *r, const struct head *h, int64_t visible, struct attention p, double unit16, enum doubt *doubt)
+static double score_row(struct row_scratch *r, const struct head *h, int64_t visible, struct attention p, double unit16,
+                        enum doubt *doubt)
 {
     double max = -INFINITY, dot[LANES], size[LANES];
     for (int64_t first = 0; first < visible; first += LANES) {
@@ -194,7 +196,8 @@ static void add_values(struct sums *of, const double *share, const double *V, in
 }
 
 /* The other sums of of[], for which `want` must be known. */
-static void add_doubts(struct sums *of, const struct row_scratch *r, const double *V, int64_t width, int64_t visible, struct loss loss)
+static void add_doubts(struct sums *of, const struct row_scratch *r, const double *V, int64_t width, int64_t visible,
+                       struct loss loss)
 {
     for (int64_t first = 0; first < width; first += LANES) {
         double want[LANES], moved[LANES] = { 0 }, furthest[LANES] = { 0 }, rounded[LANES] = { 0 };
@@ -227,7 +230,8 @@ static void attend(struct answers *a, int64_t at, struct row_scratch *r, const s
 {
     struct attention p = a->p;
     int64_t visible = attention_visible(p, a->rows[at] % p.seq_q);
-    double *want = a->want + at * p.dim, *bound = a->bound + at * p.dim, firm[p.dim], mean[p.dim], sum = 0, sum_doubt = 0, furthest = 0;
+    double *want = a->want + at * p.dim, *bound = a->bound + at * p.dim, firm[p.dim], mean[p.dim], sum = 0, sum_doubt = 0,
+           furthest = 0;
     struct lse *lse = &a->lse[at];
     a->doubt[at] = NO_DOUBT;
     double max = score_row(r, h, visible, p, how.scores ? unit16_of(a->dtype) : 0, &a->doubt[at]);

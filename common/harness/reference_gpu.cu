@@ -1,9 +1,11 @@
 /*
- * Attention in double on a GPU, straight from the definition, so that every row of a large problem can be judged. No tiles, no online
- * softmax, nothing in common with the steps: all scores of a row, their maximum, the weights, their sum, and the weighted mean of V.
- * What it shares with reference.c is bound.h, which says how wrong an answer may be; verify.c compares the two on some rows.
+ * Attention in double on a GPU, straight from the definition, so that every row of a large problem can be judged. No tiles, no
+ * online softmax, nothing in common with the steps: all scores of a row, their maximum, the weights, their sum, and the weighted
+ * mean of V. What it shares with reference.c is bound.h, which says how wrong an answer may be; verify.c compares the two on some
+ * rows.
  *
- * A block computes one row of O at a time. For scores a thread has keys of its own; for sums over V, a coordinate and every so many keys.
+ * A block computes one row of O at a time. For scores a thread has keys of its own; for sums over V, a coordinate and every so
+ * many keys.
  */
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -41,8 +43,8 @@ static __device__ double number(const void *x, enum dtype dtype, int64_t at)
 }
 
 /* K and V: (heads, seq_k, dim) of type dtype, to double; K is transposed. */
-static __global__ void convert_kernel(double *wide_K, double *wide_V, const void *K, const void *V, enum dtype dtype, int64_t heads,
-                                      int64_t seq_k, int64_t dim)
+static __global__ void convert_kernel(double *wide_K, double *wide_V, const void *K, const void *V, enum dtype dtype,
+                                      int64_t heads, int64_t seq_k, int64_t dim)
 {
     int64_t step = (int64_t)gridDim.x * blockDim.x;
     for (int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; at < heads * seq_k * dim; at += step) {
@@ -86,8 +88,8 @@ static __device__ double block_max(double x, double *shared)
 }
 
 /* share: (visible) the scores of this thread's keys; moved: how far they may be off. Returns the row's largest score. */
-static __device__ double score_row(double *share, double *moved, const double *q, const double *K, const struct task *t, int64_t visible,
-                                   bool *overflow, double *shared)
+static __device__ double score_row(double *share, double *moved, const double *q, const double *K, const struct task *t,
+                                   int64_t visible, bool *overflow, double *shared)
 {
     double max = -INFINITY;
     for (int64_t key = threadIdx.x; key < visible; key += THREADS) {
@@ -145,7 +147,8 @@ static __device__ void attend(const struct task *t, int64_t at, double *share, d
 {
     __shared__ double q[REFERENCE_GPU_DIM], firm[REFERENCE_GPU_DIM], mean[REFERENCE_GPU_DIM], shared[3][THREADS];
     const struct attention p = t->p;
-    int64_t row = t->rows[at], head = attention_kv_head(p, row / p.seq_q) - t->first_kv, visible = attention_visible(p, row % p.seq_q);
+    int64_t row = t->rows[at], head = attention_kv_head(p, row / p.seq_q) - t->first_kv,
+            visible = attention_visible(p, row % p.seq_q);
     const double *K = t->K + head * p.dim * p.seq_k, *V = t->V + head * p.seq_k * p.dim;
     double *want = t->want + at * p.dim, *bound = t->bound + at * p.dim;
     int i = threadIdx.x;
@@ -220,9 +223,11 @@ static void *on_gpu(const void *host, size_t bytes)
 static void attend_some(struct task t, const void *K, const void *V, int64_t heads, int blocks)
 {
     int64_t numbers = heads * t.p.seq_k * t.p.dim;
-    size_t offset = (size_t)(t.first_kv * t.p.seq_k * t.p.dim) * dtype_bytes(t.dtype), bytes = (size_t)numbers * dtype_bytes(t.dtype);
+    size_t offset = (size_t)(t.first_kv * t.p.seq_k * t.p.dim) * dtype_bytes(t.dtype),
+           bytes = (size_t)numbers * dtype_bytes(t.dtype);
     void *narrow_K = on_gpu((const char *)K + offset, bytes), *narrow_V = on_gpu((const char *)V + offset, bytes);
-    double *wide_K = (double *)on_gpu(NULL, (size_t)numbers * sizeof(double)), *wide_V = (double *)on_gpu(NULL, (size_t)numbers * sizeof(double));
+    double *wide_K = (double *)on_gpu(NULL, (size_t)numbers * sizeof(double)),
+           *wide_V = (double *)on_gpu(NULL, (size_t)numbers * sizeof(double));
     convert_kernel<<<blocks, THREADS>>>(wide_K, wide_V, narrow_K, narrow_V, t.dtype, heads, t.p.seq_k, t.p.dim);
     t.K = wide_K;
     t.V = wide_V;

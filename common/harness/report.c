@@ -123,7 +123,8 @@ void report_tsv(const struct result *r)
 {
     const char *path = results_path();
     make_folder(path);
-    int file = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0666); /* does not wait for the other end of a pipe */
+    /* does not wait for the other end of a pipe */
+    int file = open(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC, 0666);
     struct stat info;
     if (file < 0 || fstat(file, &info) != 0)
         fatal("%s: it cannot be written: %s", path, strerror(errno));
@@ -247,8 +248,8 @@ void print_before(const struct result *r, const struct before *b, const char *pr
 }
 
 /*
- * A ceiling was measured at another time, at another clock perhaps: 2 % are no error, nor is a median that a noisy run went past. What
- * nine of ten runs are above is one.
+ * A ceiling was measured at another time, at another clock perhaps: 2 % are no error, nor is a median that a noisy run went past.
+ * What nine of ten runs are above is one.
  */
 bool above_ceiling(const struct result *r)
 {
@@ -268,8 +269,8 @@ void report_recorded(const char *step)
             continue;
         if (shown++ == 0)
             printf("  recorded on an %s (all of it is in %s):\n", words[1], path);
-        printf("    %s, %s heads of %s, %s tokens%s: %.4g ms, %.4g TFLOP/s\n", words[DTYPE], words[HEADS], words[DIM], words[SEQ_Q],
-               strcmp(words[CAUSAL], "1") ? "" : ", causal", atof(words[MEDIAN]), atof(words[TFLOPS]));
+        printf("    %s, %s heads of %s, %s tokens%s: %.4g ms, %.4g TFLOP/s\n", words[DTYPE], words[HEADS], words[DIM],
+               words[SEQ_Q], strcmp(words[CAUSAL], "1") ? "" : ", causal", atof(words[MEDIAN]), atof(words[TFLOPS]));
     }
     if (file)
         fclose(file);

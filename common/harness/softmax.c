@@ -16,8 +16,8 @@ bool softmax_has(const struct softmax_step *s, const struct device *device, enum
     }
 }
 
-void softmax_run(const struct softmax_step *s, const struct device *device, enum dtype dtype, void *y, const void *x, int64_t rows,
-                 int64_t cols, void *workspace)
+void softmax_run(const struct softmax_step *s, const struct device *device, enum dtype dtype, void *y, const void *x,
+                 int64_t rows, int64_t cols, void *workspace)
 {
     if (device->apart)
         switch (dtype) {
@@ -80,7 +80,9 @@ static const char *small(const void *step, struct options *o, int index)
     const int count = sizeof all / sizeof all[0], ordinary = 3;
     if (index >= (((const struct softmax_step *)step)->overflows ? ordinary : count))
         return NULL;
-    *o = (struct options){ .rows = all[index].rows, .cols = all[index].cols, .dtype = o->dtype, .input = all[index].family, .seed = 1 };
+    *o = (struct options){
+        .rows = all[index].rows, .cols = all[index].cols, .dtype = o->dtype, .input = all[index].family, .seed = 1
+    };
     return all[index].name;
 }
 
@@ -142,7 +144,8 @@ static struct cost predict(const void *step, const struct options *o, const stru
 static struct verdict verify(const struct run *r)
 {
     const struct options *o = r->o;
-    return verify_softmax(r->host[Y].data, r->host[X].data, o->dtype, o->rows, o->cols, softmax_rounding(r->step, r->device, o->dtype));
+    return verify_softmax(r->host[Y].data, r->host[X].data, o->dtype, o->rows, o->cols,
+                          softmax_rounding(r->step, r->device, o->dtype));
 }
 
 static double verify_bytes(const struct options *o, const struct device *device)
@@ -211,8 +214,8 @@ static void print_cost(const struct run *r, const struct result *result, const s
 static void print_line(const struct options *o, const struct result *r)
 {
     (void)o;
-    printf("    %10lld x %-9lld %9.4g ms  %6.4g GB/s  %4.0f %% of %-4s  error %-8.2g %s\n", (long long)r->rows, (long long)r->cols,
-           r->time.median, r->useful_bytes / r->time.median * 1e-6, r->percent, r->ceiling, r->verdict.error,
+    printf("    %10lld x %-9lld %9.4g ms  %6.4g GB/s  %4.0f %% of %-4s  error %-8.2g %s\n", (long long)r->rows,
+           (long long)r->cols, r->time.median, r->useful_bytes / r->time.median * 1e-6, r->percent, r->ceiling, r->verdict.error,
            r->verdict.pass ? "pass" : r->verdict.what);
     fflush(stdout);
 }

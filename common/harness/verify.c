@@ -49,7 +49,8 @@ uint64_t fresh_seed(void)
 /* Add what was found in one row to what is known of all. */
 static void fold(struct verdict *v, const struct verdict *mine)
 {
-    bool first = mine->first_wrong >= 0 && (v->first_wrong < 0 || mine->first_wrong < v->first_wrong); /* whoever found it first */
+    /* whoever found it first */
+    bool first = mine->first_wrong >= 0 && (v->first_wrong < 0 || mine->first_wrong < v->first_wrong);
     v->checked += mine->checked;
     v->wrong += mine->wrong;
     v->doubtful += mine->doubtful;
@@ -69,7 +70,8 @@ static void conclude(struct verdict *v)
 }
 
 /* Fold a wrong or a right element into what is known of a row. `place`: where it is, in words. */
-static void judge_element(struct verdict *mine, double got, double want, double bound, double scale, int64_t row, const char *place, int64_t at)
+static void judge_element(struct verdict *mine, double got, double want, double bound, double scale, int64_t row,
+                          const char *place, int64_t at)
 {
     double error = fabs(got - want);
     if (got == want || (isnan(want) && (isnan(got) || (isinf(bound) && isinf(got))))) /* infinities, too */
@@ -80,8 +82,8 @@ static void judge_element(struct verdict *mine, double got, double want, double 
     }
     if (!(error <= bound) && mine->wrong++ == 0) {
         mine->first_wrong = row;
-        snprintf(mine->what, sizeof mine->what, "row %lld, %s %lld: got %.9g, want %.9g, within %.2g", (long long)row, place, (long long)at,
-                 isnan(got) ? NAN : got, isnan(want) ? NAN : want, bound); /* a NaN's sign means nothing */
+        snprintf(mine->what, sizeof mine->what, "row %lld, %s %lld: got %.9g, want %.9g, within %.2g", (long long)row, place,
+                 (long long)at, isnan(got) ? NAN : got, isnan(want) ? NAN : want, bound); /* a NaN's sign means nothing */
     }
 }
 
@@ -116,11 +118,11 @@ double softmax_bound(double want, double below, double spread, enum dtype dtype,
 }
 
 /*
- * A first look at `count` elements, in a loop that vectorises: how many are outside their bounds or further off than `worst`, which
- * nobody need look at again when it is 0; and to *small are added those whose bound lets 0 pass.
+ * A first look at `count` elements, in a loop that vectorises: how many are outside their bounds or further off than `worst`,
+ * which nobody need look at again when it is 0; and to *small are added those whose bound lets 0 pass.
  */
-static int64_t count_remarkable(const double *want, const double *got, const double *in, int64_t count, double max, struct softmax_limit l,
-                                double tiny, double worst, int64_t *small)
+static int64_t count_remarkable(const double *want, const double *got, const double *in, int64_t count, double max,
+                                struct softmax_limit l, double tiny, double worst, int64_t *small)
 {
     int64_t remarkable = 0, zeros_pass = 0;
 #pragma omp simd reduction(+ : remarkable, zeros_pass)
@@ -134,8 +136,8 @@ static int64_t count_remarkable(const double *want, const double *got, const dou
 }
 
 /* Compare one row with `want`, (cols); add what is found to *mine. */
-static void compare_row(struct verdict *mine, const double *want, struct row_facts facts, const void *y, const void *x, enum dtype dtype,
-                        int64_t row, int64_t cols, struct rounding how)
+static void compare_row(struct verdict *mine, const double *want, struct row_facts facts, const void *y, const void *x,
+                        enum dtype dtype, int64_t row, int64_t cols, struct rounding how)
 {
     struct softmax_limit limit = softmax_limit(facts.spread, dtype, cols, how);
     double got[BLOCK], in[BLOCK], tiny = format[dtype].tiny;
@@ -147,8 +149,8 @@ static void compare_row(struct verdict *mine, const double *want, struct row_fac
         if (count_remarkable(want + first, got, in, count, facts.max, limit, tiny, mine->error, &small) == 0)
             continue;
         for (int64_t i = 0; i < count; i++)
-            judge_element(mine, got[i], want[first + i], limit_at(limit, want[first + i], facts.max - in[i]), want[first + i] + tiny, row,
-                          "column", first + i);
+            judge_element(mine, got[i], want[first + i], limit_at(limit, want[first + i], facts.max - in[i]),
+                          want[first + i] + tiny, row, "column", first + i);
     }
     mine->checked++;
     if (small == cols && mine->doubtful++ == 0 && !mine->wrong)
@@ -156,8 +158,8 @@ static void compare_row(struct verdict *mine, const double *want, struct row_fac
 }
 
 /* answers: those of all rows, or NULL. */
-static struct verdict compare_rows(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
-                                   const struct softmax_answers *answers)
+static struct verdict compare_rows(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols,
+                                   struct rounding how, const struct softmax_answers *answers)
 {
     struct verdict v = { .first_wrong = -1, .rows = rows };
 #pragma omp parallel
@@ -171,7 +173,8 @@ static struct verdict compare_rows(const void *y, const void *x, enum dtype dtyp
             if (answers)
                 compare_row(&mine, answers->want + row * cols, answers->facts[row], y, x, dtype, row, cols, how);
             else {
-                struct row_facts facts = reference_softmax_row(want, (const char *)x + (size_t)(row * cols) * dtype_bytes(dtype), dtype, cols);
+                struct row_facts facts =
+                    reference_softmax_row(want, (const char *)x + (size_t)(row * cols) * dtype_bytes(dtype), dtype, cols);
                 compare_row(&mine, want, facts, y, x, dtype, row, cols, how);
             }
         free(want);
@@ -187,8 +190,8 @@ struct verdict verify_softmax(const void *y, const void *x, enum dtype dtype, in
     return compare_rows(y, x, dtype, rows, cols, how, NULL);
 }
 
-struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols, struct rounding how,
-                                      const struct softmax_answers *a)
+struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype dtype, int64_t rows, int64_t cols,
+                                      struct rounding how, const struct softmax_answers *a)
 {
     return compare_rows(y, x, dtype, rows, cols, how, a);
 }
@@ -250,7 +253,8 @@ static bool finite_row(const void *O, enum dtype dtype, int64_t row, int64_t dim
     return true;
 }
 
-/* The rows to compare, in order: all; or the first, the last, about `wanted` at random, and some that are not finite. free() them. */
+/* The rows to compare, in order: all; or the first, the last, about
+   `wanted` at random, and some that are not finite. free() them. */
 static int64_t *drawn_rows(int64_t *count, const void *O, enum dtype dtype, struct attention p, double wanted, uint64_t seed)
 {
     int64_t all = p.batch * p.heads * p.seq_q, broken = 0, *rows = malloc((size_t)(all + 1) * sizeof *rows);
@@ -269,7 +273,8 @@ static int64_t *drawn_rows(int64_t *count, const void *O, enum dtype dtype, stru
 double verify_attention_bytes(struct attention p)
 {
     double rows = (double)(p.batch * p.heads * p.seq_q), keys = (double)p.seq_k;
-    return sizeof(int64_t) * rows + 2 * sizeof(double) * (fmin(rows * (double)p.dim, CHUNK) + keys * (double)(p.dim + cpu_threads()));
+    return sizeof(int64_t) * rows +
+           2 * sizeof(double) * (fmin(rows * (double)p.dim, CHUNK) + keys * (double)(p.dim + cpu_threads()));
 }
 
 static bool alike(double a, double b, double within)
@@ -283,7 +288,8 @@ static bool references_agree(const void *Q, const void *K, const void *V, enum d
 {
     int64_t rows[CROSS_CHECKED] = { 0 }, all = p.batch * p.heads * p.seq_q, count = all < CROSS_CHECKED ? all : CROSS_CHECKED;
     for (int64_t i = 0; i < count; i++) /* one from each of `count` equal parts */
-        rows[i] = all * i / count + (int64_t)(random_bits(~seed, (uint64_t)i) % (uint64_t)(all * (i + 1) / count - all * i / count));
+        rows[i] =
+            all * i / count + (int64_t)(random_bits(~seed, (uint64_t)i) % (uint64_t)(all * (i + 1) / count - all * i / count));
     struct answers cpu = reference_attention(Q, K, V, dtype, p, how, rows, count, false);
     struct answers gpu = reference_attention(Q, K, V, dtype, p, how, rows, count, true);
     bool agree = true;
@@ -291,15 +297,17 @@ static bool references_agree(const void *Q, const void *K, const void *V, enum d
         agree &= alike(cpu.lse[at].want, gpu.lse[at].want, 1e-3 * cpu.lse[at].bound) &&
                  alike(cpu.lse[at].bound, gpu.lse[at].bound, 1e-3 * cpu.lse[at].bound);
         for (int64_t i = at * p.dim; i < (at + 1) * p.dim; i++)
-            agree &= alike(cpu.want[i], gpu.want[i], 1e-3 * cpu.bound[i]) && alike(cpu.bound[i], gpu.bound[i], 1e-3 * cpu.bound[i]);
+            agree &=
+                alike(cpu.want[i], gpu.want[i], 1e-3 * cpu.bound[i]) && alike(cpu.bound[i], gpu.bound[i], 1e-3 * cpu.bound[i]);
     }
     answers_free(&cpu);
     answers_free(&gpu);
     return agree;
 }
 
-struct verdict verify_attention_rows(const void *O, const float *lse, const void *Q, const void *K, const void *V, enum dtype dtype,
-                                     struct attention p, struct attention_rounding how, double wanted, uint64_t seed, bool gpu)
+struct verdict verify_attention_rows(const void *O, const float *lse, const void *Q, const void *K, const void *V,
+                                     enum dtype dtype, struct attention p, struct attention_rounding how, double wanted,
+                                     uint64_t seed, bool gpu)
 {
     struct verdict v = { .first_wrong = -1, .rows = p.batch * p.heads * p.seq_q, .seed = seed };
     int64_t count, rows_at_a_time = CHUNK / p.dim;

@@ -56,7 +56,8 @@ double fma_cpu(int64_t rounds)
     double flops = 0;
 #pragma omp parallel reduction(+ : flops)
     {
-        /* All different, and unknown: of equal chains the compiler would compute one, and none of a chain that stays where it is, at 2. */
+        /* All different, and unknown: of equal chains the compiler would
+           compute one, and none of a chain that stays where it is, at 2. */
         vector s[CHAINS];
         for (int chain = 0; chain < CHAINS; chain++)
             s[chain] = (vector){ 0 } + sink + (float)chain;

@@ -5,7 +5,8 @@
 static struct cost standard_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct cost){
-        .bytes = attention_bytes(p, dtype) + 5 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written; read twice and overwritten by the softmax; read */
+        /* S: written; read twice and overwritten by the softmax; read */
+        .bytes = attention_bytes(p, dtype) + 5 * attention_pairs(p) * (double)dtype_bytes(dtype),
         .exps = 3 * attention_pairs(p), /* the softmax of step 03 */
     };
 }

@@ -6,7 +6,8 @@
 static struct cost library_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct cost){
-        .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype), /* S: written, read; P: written, read */
+        /* S: written, read; P: written, read */
+        .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype),
         .exps = 2 * attention_pairs(p), /* the softmax of step 05 */
     };
 }

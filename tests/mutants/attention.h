@@ -1,4 +1,5 @@
-/* Broken attentions, each a mistake that somebody made; and what they have in common, so that each shows little but its mistake. */
+/* Broken attentions, each a mistake that somebody made; and what
+   they have in common, so that each shows little but its mistake. */
 #ifndef ATTENTION_MUTANTS_H
 #define ATTENTION_MUTANTS_H
 
