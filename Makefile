@@ -26,11 +26,13 @@ CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
 ifeq ($(shell command -v $(CC) 2>/dev/null),)
 CC := cc
 endif
-CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(shell command -v nvcc 2>/dev/null || ls /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc 2>/dev/null | head -n 1))
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(shell command -v nvcc 2>/dev/null || \
+             ls /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc 2>/dev/null | head -n 1))
 NVCC := $(CUDA_HOME)/bin/nvcc
 CUDA ?= $(if $(wildcard $(NVCC)),1,0)
 accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null >/dev/null 2>&1 && echo $(1))
-has_cblas = $(shell printf '\043include <cblas.h>\nint main(void){return 0;}\n' | $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
+has_cblas = $(shell printf '\043include <cblas.h>\nint main(void){return 0;}\n' | \
+            $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
 
 B := build/$(if $(filter 1,$(CUDA)),cuda,cpu)
 CFLAGS ?= -O3 $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
@@ -45,8 +47,9 @@ C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) -Wa
      -Icommon -Isteps $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
 
 ifeq ($(CUDA),1)
-# Without ARCH: the GPU in this machine; without one, sm_75, to compile and no more. The newest of ARCH is kept as PTX, too, which the
-# driver of a newer GPU compiles. (ARCH=compute_75 keeps nothing else. sm_90a's own instructions run on sm_90a alone: as PTX, sm_90.)
+# Without ARCH: the GPU in this machine; without one, sm_75, to compile and no more. The newest of ARCH is kept as PTX, too, which
+# the driver of a newer GPU compiles. (ARCH=compute_75 keeps nothing else. sm_90a's own instructions run on sm_90a alone: as PTX,
+# sm_90.)
 FOUND := $(if $(ARCH),,$(shell common/scripts/gpu_arch.sh $(NVCC)))
 ARCH ?= $(or $(FOUND),sm_75)
 NUMBERS := $(sort $(patsubst %a,%,$(patsubst sm_%,%,$(patsubst compute_%,%,$(ARCH)))))
@@ -60,12 +63,16 @@ LINK := $(CC) $(CFLAGS) $(OPENMP)
 endif
 
 # On stderr, so that `make -s step-5 ARGS=--json` prints JSON and nothing else.
-$(shell printf '%s\n' 'found: $(CC); $(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
-$(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); $(if $(CHECK),Check,no Check: no tests). `make setup` adds what is missing' >&2)
+$(shell printf '%s\n' 'found: $(CC); \
+$(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
+$(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); \
+$(if $(CHECK),Check,no Check: no tests). \
+`make setup` adds what is missing' >&2)
 
 # ---- how programs are built: build/cpu and build/cuda are two trees, never mixed
 
-HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c),$(sort $(wildcard common/harness/*.c $(if $(filter 1,$(CUDA)),common/harness/*.cu))))
+HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c),$(sort $(wildcard common/harness/*.c \
+           $(if $(filter 1,$(CUDA)),common/harness/*.cu))))
 HARNESS_O := $(addsuffix .o,$(addprefix $B/,$(basename $(HARNESS))))
 # A step's objects: its cpu.o where it has a cpu.c, and with CUDA its gpu.o.
 parts = $(foreach l,cpu $(if $(filter 1,$(CUDA)),gpu),$(if $(wildcard steps/$(1)/$l.c*),$B/steps/$(1)/$l.o))
@@ -97,8 +104,8 @@ $B/libharness.a: $(HARNESS_O)
 $B/common/harness/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o: C += -Icommon/harness
 $B/common/harness/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
 
-# A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and the
-# step before, which its main.c names and which is timed in turn with it: all but its main().
+# A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and
+# the step before, which its main.c names and which is timed in turn with it: all but its main().
 step_before = $(notdir $(wildcard steps/[0-9][0-9]_$(or $(shell sed -n 's/.*_main.&[a-z0-9_]*, &\([a-z0-9_]*\),.*/\1/p' \
               steps/$(1)/main.c),none)))
 .SECONDEXPANSION:
@@ -107,7 +114,8 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-$B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+$B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
+    LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
 # ---- what a reader does
 
@@ -135,12 +143,13 @@ step-% diff-%: ; $(error there is no step $*: $@ is for N from 0 to $(call numbe
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
 	@common/scripts/bench.sh $(PROGRAMS)
 
-# The GPU steps from 10 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made of.
+# The GPU steps from 10 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
+# of.
 $B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) common/harness/error.c
 	@$(if $(V),,echo "  link    $@")
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Wno-deprecated-gpu-targets $^ -o $@
 
-peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes, into the same table, where PyTorch is installed
+peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes
 	@python3 common/scripts/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
 # Differences, tables, pictures and records are made by Python programs; no step and no Check suite needs it.
@@ -149,7 +158,8 @@ PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs 
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
 	@$(PYTHON) plots/draw.py
 
-# A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (NVCC_EXTRA=-DTIMELINE make B=build/debug step-16) counts.
+# A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (NVCC_EXTRA=-DTIMELINE make B=build/debug
+# step-16) counts.
 timeline: ## what the warps of step 14 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
 	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/14_warp_specialized_attention
 	@rm -f build/timeline.txt
@@ -167,13 +177,11 @@ include tests/tests.mk
 
 # ---- the rest
 
-format: ## clang-format on all sources
-	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh')
-
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots timeline record tables format clean $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour bench peers plots timeline record tables clean \
+        $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

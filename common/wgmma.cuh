@@ -5,8 +5,7 @@
  *     wgmma_values(d, a, b, add, T())   D = A B (+ D):   A is 64 x 16, this lane's fragment in a[4]; B is 16 x N in shared memory
  *
  * d[N / 2]: this lane's share of D, 64 x N, in fp32. Its number of elements chooses N. d[4 i + 2 h + e] is row
- * 16 warp + lane / 4 + 8 h and column 8 i + 2 (lane % 4) + e. a, b: descriptors (ptx.cuh). add: whether to add to D, or replace
- * it.
+ * 16 warp + lane / 4 + 8 h and column 8 i + 2 (lane % 4) + e. a, b: descriptors (ptx.cuh). add: to D, or else replace it.
  *
  * Source: "PTX ISA", asynchronous warpgroup-level matrix instructions.
  */

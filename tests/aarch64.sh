@@ -1,6 +1,7 @@
 #!/bin/sh
-# Builds the CPU half for 64-bit ARM with a cross compiler, all of it and with warnings as errors, and runs a short part of the tests
-# under qemu-user. Needs Debian's gcc-aarch64-linux-gnu and qemu-user; Check for ARM is downloaded into build/ and not installed.
+# Builds the CPU half for 64-bit ARM with a cross compiler, all of it and with warnings as errors, and runs a short part of the
+# tests under qemu-user. Needs Debian's gcc-aarch64-linux-gnu and qemu-user; Check for ARM is downloaded into build/ and not
+# installed.
 set -eu
 root=build/aarch64-root
 run="qemu-aarch64 -L /usr/aarch64-linux-gnu"

@@ -380,7 +380,6 @@ static struct outcome judge_weights(const struct attention_subject *s, struct at
 
 /* ---- problems: batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale (0: 1 / sqrt(dim)) */
 
-/* clang-format off */
 #define BOTH(b, h, kv, q, k, dim) { b, h, kv, q, k, dim, false, 0 }, { b, h, kv, q, k, dim, true, 0 }
 #define LENGTHS(q, k) BOTH(2, 6, 2, q, k, 64), BOTH(1, 3, 1, q, k, 128)
 #define DIM(dim) BOTH(1, 2, 1, 1, 3, dim), BOTH(1, 1, 1, 113, 203, dim), BOTH(2, 2, 2, 64, 50, dim)
@@ -502,7 +501,6 @@ const struct attention_check attention_checks[] = {
     { "no lse", "the same bits when no lse is wanted", FAMILY("normal"), JUDGE(judge_without_lse), ON(repeated) },
     { "threads", "right on any number of threads", FAMILY("normal"), JUDGE(judge_threads), .cpu_only = true, ON(repeated) },
 };
-/* clang-format on */
 const int attention_check_count = sizeof attention_checks / sizeof attention_checks[0];
 
 const struct attention_check *attention_check_named(const char *name)

@@ -50,7 +50,6 @@ static void assert_refused(const char *path, const char *because)
 
 /* ---- what is read */
 
-/* clang-format off */
 static const struct {
     int version;
     const char *header;
@@ -69,7 +68,6 @@ static const struct {
     { 1, " { 'shape' : ( 2 , 3 ) , 'descr' : '<f2' , 'fortran_order' : False } \r\n", 12, FP16, 2, { 2, 3 } },
     { 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (007,), }", 28, FP32, 1, { 7 } },
 };
-/* clang-format on */
 
 START_TEST(test_well_formed)
 {
@@ -90,7 +88,6 @@ END_TEST
 
 #define START "{'descr': '<f4', 'fortran_order': False, 'shape': "
 
-/* clang-format off */
 static const struct {
     int version;
     const char *header;
@@ -173,7 +170,6 @@ static const struct {
     { 4, START "(2, 3), }", WHOLE, 24, "version 4.0; 1.0, 2.0 and 3.0 are read" },
     { 255, START "(2, 3), }", WHOLE, 24, "version 255.0" },
 };
-/* clang-format on */
 
 START_TEST(test_malformed)
 {

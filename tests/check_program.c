@@ -105,7 +105,6 @@ static void assert_refused(const char *program, const char *words, int status, .
 
 /* ---- bad usage: the option, the value, and what is allowed; status 2 */
 
-/* clang-format off */
 static const struct {
     const char *words, *option, *value, *allowed;
 } usage[] = {
@@ -164,7 +163,6 @@ static const struct {
     { "--x a.npy --rows 3", "--x", "'a.npy'", "--rows" },
     { "--x a.npy --input normal", "--x", "'a.npy'", "--input" },
 };
-/* clang-format on */
 
 START_TEST(test_bad_usage)
 {
@@ -172,7 +170,6 @@ START_TEST(test_bad_usage)
 }
 END_TEST
 
-/* clang-format off */
 static const struct {
     const char *program, *words, *option, *value, *allowed;
 } attention_usage[] = {
@@ -211,7 +208,6 @@ static const struct {
     { "07_standard_attention", "--sweep-scale --sweep", "--sweep-scale", "", "--sweep" },
     { "02_safe_softmax", "--scale 2", "--scale", "", "--help" },
 };
-/* clang-format on */
 
 START_TEST(test_bad_attention_usage)
 {

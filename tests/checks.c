@@ -81,7 +81,6 @@ static float denormal(int64_t row, int64_t col, int64_t cols, float largest)
 
 /* ---- shapes: rows, cols, and the offsets of x and y, which are 0 where they are left out */
 
-/* clang-format off */
 static const int64_t grid[][4] = {
 #define ROWS(n) \
     { n, 1 }, { n, 2 }, { n, 3 }, { n, 15 }, { n, 16 }, { n, 17 }, { n, 31 }, { n, 33 }, { n, 64 }, { n, 127 }, { n, 128 }, \
@@ -108,7 +107,6 @@ static const int64_t unlike_offsets[][4] = {
     { 3, 4096, 0, 1 }, { 3, 4096, 1, 0 }, { 3, 8193, 1, 2 }, { 2, 32768, 1, 0 }, { 2, 32768, 0, 1 },
 };
 static const int64_t long_rows[][4] = { { 2, 131073 }, { 1, 1048577 } };
-/* clang-format on */
 
 #define FAMILY(name) .family = name
 #define VALUE(f) .value = f
@@ -117,7 +115,6 @@ static const int64_t long_rows[][4] = { { 2, 131073 }, { 1, 1048577 } };
 #define BEYOND_FP16 .beyond_fp16 = true
 #define CPU_ONLY .cpu_only = true
 
-/* clang-format off */
 const struct check softmax_checks[] = {
     { "ordinary", "normal numbers, ordinary shapes: all that many checks try", FAMILY("normal"), ON(ordinary) },
     { "shapes", "normal numbers; all shapes that might be mishandled", FAMILY("normal"), BEYOND_FP16, ON(grid) },
@@ -144,7 +141,6 @@ const struct check softmax_checks[] = {
     { "long rows", "normal numbers, rows of 128 Ki and 1 Mi", FAMILY("normal"), BEYOND_FP16, ON(long_rows) },
     { "drifting", "a long row in which all additions round the same way", FAMILY("drift"), BEYOND_FP16, ON(long_rows) },
 };
-/* clang-format on */
 const int softmax_check_count = sizeof softmax_checks / sizeof softmax_checks[0];
 
 const struct check *check_named(const char *name)

@@ -5,7 +5,8 @@ set -eu
 seconds=$((${1:-60} / 2))
 command -v clang >/dev/null || { echo "fuzz: clang, with its sanitizer runtime, is needed and not here" >&2; exit 1; }
 mkdir -p build/fuzz
-sources="common/harness/file.c common/harness/npy.c common/harness/input.c common/harness/reference.c common/harness/gpu_none.c common/harness/machine.c common/harness/memory.c"
+sources="common/harness/file.c common/harness/npy.c common/harness/input.c common/harness/reference.c \
+         common/harness/gpu_none.c common/harness/machine.c common/harness/memory.c"
 for harness in npy options; do
     corpus=build/fuzz/$harness.corpus
     mkdir -p $corpus
@@ -17,7 +18,7 @@ for harness in npy options; do
         for seed in tests/data/*.npy; do head -c 200 $seed >$corpus/$(basename $seed); done
     fi
     echo "fuzzing: $harness, $seconds s"
-    build/fuzz/fuzz_$harness -max_total_time=$seconds -max_len=4096 -rss_limit_mb=4096 -artifact_prefix=build/fuzz/ -print_final_stats=1 \
-        $corpus >build/fuzz/$harness.log 2>&1 || { tail -30 build/fuzz/$harness.log; exit 1; }
+    build/fuzz/fuzz_$harness -max_total_time=$seconds -max_len=4096 -rss_limit_mb=4096 -artifact_prefix=build/fuzz/ \
+        -print_final_stats=1 $corpus >build/fuzz/$harness.log 2>&1 || { tail -30 build/fuzz/$harness.log; exit 1; }
     grep -E "stat::number_of_executed_units" build/fuzz/$harness.log
 done

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The oldest CUDA toolkit that can be had by packages, 12.4: nvcc from Debian 13, the rest from Python wheels. Puts it into a folder
-# and changes nothing else on the machine. Usage: tests/old_cuda.sh FOLDER; then make CUDA_HOME=FOLDER NVCC_APPEND_FLAGS="-cudart shared".
-# Needs a Debian machine, pip, and a C++ compiler that this nvcc knows: g++ up to 13.
+# The oldest CUDA toolkit that can be had by packages, 12.4: nvcc from Debian 13, the rest from Python wheels. Puts it into a
+# folder and changes nothing else on the machine. Usage: tests/old_cuda.sh FOLDER; then make CUDA_HOME=FOLDER
+# NVCC_APPEND_FLAGS="-cudart shared". Needs a Debian machine, pip, and a C++ compiler that this nvcc knows: g++ up to 13.
 set -eu
 folder=$1
 [ ! -x "$folder/bin/nvcc" ] || exit 0

@@ -1,7 +1,7 @@
 #!/bin/sh
-# `make older-gpus`: the GPU tests as older GPUs would run them, on the one that is here. Built as PTX for sm_75 with the shared memory of
-# a T4, and for sm_80 with that of an RTX 30xx; this GPU's driver compiles it. What a step skips there, and why, is printed.
-# OLDER="75:65536" chooses: architecture and bytes of shared memory.
+# `make older-gpus`: the GPU tests as older GPUs would run them, on the one that is here. Built as PTX for sm_75 with the shared
+# memory of a T4, and for sm_80 with that of an RTX 30xx; this GPU's driver compiles it. What a step skips there, and why, is
+# printed. OLDER="75:65536" chooses: architecture and bytes of shared memory.
 set -u
 status=0
 for gpu in ${OLDER:-75:65536 80:101376}; do

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What must hold on machines other than this one, tried with programs that pretend: a broken driver, no sudo, another awk, another
-# language. MAKES="make-3.81 make-4.2.1" tries other makes, too: they are to do what this one does. Run by tests/run.sh; takes seconds.
+# language. MAKES="make-3.81 make-4.2.1" tries other makes, too: they are to do what this one does. Run by tests/run.sh; takes
+# seconds.
 set -u
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
@@ -39,13 +40,16 @@ is "$(arch 'Failed to initialize NVML: Driver/library version mismatch' 18)" "" 
 is "$(arch 'No devices were found' 0)" "" "a driver without a device"
 is "$(arch '[N/A]' 0)" "" "a device without a number"
 program nvidia-smi 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18'
-(unset ARCH; MAKEFLAGS= PATH=$work/bin:$PATH ${MAKE:-make} CUDA=1 CUDA_HOME="$work" -n build/cuda/common/harness/gpu.o) >"$work/out" 2>&1
+(unset ARCH; MAKEFLAGS= PATH=$work/bin:$PATH ${MAKE:-make} CUDA=1 CUDA_HOME="$work" -n build/cuda/common/harness/gpu.o) \
+    >"$work/out" 2>&1
 says "$(cat "$work/out")" "code=sm_75" "the build beside a broken driver"
 
 # ---- the Makefile, for GNU make from 3.81 on
 
-is "$(grep -nE '^[^	#]*\$\((call|shell|if|or)[^#]*[^\\#]#[^#]' Makefile)" "" "a # in a function call, which makes before 4.3 take for a comment"
-is "$(grep -nE '\(shell command -v' Makefile | grep -v '[|;&<>]')" "" "command -v without a shell, which makes before 4.3 do not find"
+is "$(grep -nE '^[^	#]*\$\((call|shell|if|or)[^#]*[^\\#]#[^#]' Makefile)" "" \
+    "a # in a function call, which makes before 4.3 take for a comment"
+is "$(grep -nE '\(shell command -v' Makefile | grep -v '[|;&<>]')" "" \
+    "command -v without a shell, which makes before 4.3 do not find"
 is "$(grep -nE '&:|\.ONESHELL|\$\(file |\$\(let |\$\(intcmp |!=|::=|^undefine' Makefile)" "" "what came after make 3.81"
 for make in ${MAKES:-}; do
     for targets in help all test "setup tour" step-3 diff-4 plots; do
@@ -54,8 +58,8 @@ for make in ${MAKES:-}; do
     done
     is "$(MAKEFLAGS= $make CUDA=0 help 2>&1)" "$(MAKEFLAGS= make CUDA=0 help 2>&1)" "$make help"
 done
-is "$(CUDA=0 ${MAKE:-make} --no-print-directory -s help 2>/dev/null | head -n 1)" "From softmax to attention. Type make and one of:" \
-    "stdout, which has nothing but what was asked for"
+is "$(CUDA=0 ${MAKE:-make} --no-print-directory -s help 2>/dev/null | head -n 1)" \
+    "From softmax to attention. Type make and one of:" "stdout, which has nothing but what was asked for"
 
 # ---- setup
 
@@ -100,7 +104,8 @@ program gcc 'exit 1'
 for target in tables plots record diff-3; do
     out=$(PATH=$work/bin MAKEFLAGS= make CUDA=0 $target 2>&1)
     is $? 2 "make $target without python3"
-    is "$(echo "$out" | grep -v '^found:' | grep -v '^make')" 'this needs python3; `make setup` installs it' "make $target without python3"
+    is "$(echo "$out" | grep -v '^found:' | grep -v '^make')" 'this needs python3; `make setup` installs it' \
+        "make $target without python3"
 done
 
 # ---- awk: mawk is Debian's, gawk Fedora's, busybox's Alpine's

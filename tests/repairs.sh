@@ -1,6 +1,6 @@
 #!/bin/sh
-# `make repairs`: how often step 16 repairs, on which input, counted by a build with -DTIMELINE. Fails where that is not what its lesson
-# says: never on ordinary input, always on falling scores, and never for nothing. Usage: B=build/debug tests/repairs.sh
+# `make repairs`: how often step 16 repairs, on which input, counted by a build with -DTIMELINE. Fails where that is not what its
+# lesson says: never on ordinary input, always on falling scores, and never for nothing. Usage: B=build/debug tests/repairs.sh
 set -u
 program=$B/16_optimistic_attention
 export RESULTS="$B/results.tsv"
@@ -13,9 +13,13 @@ status=0
 count() {
     name=$1 must=$2
     shift 2
-    line=$("$program" --device gpu --reps 1 "$@" | grep '^    repairs') || { echo "repairs: $name: nothing was counted" >&2; status=1; return; }
+    line=$("$program" --device gpu --reps 1 "$@" | grep '^    repairs') ||
+        { echo "repairs: $name: nothing was counted" >&2; status=1; return; }
     printf '%-28s%s\n' "$name" "$line"
-    case "$line" in *"; 0 changed nothing"*) ;; *) echo "repairs: $name: a repair must change what it repairs" >&2; status=1 ;; esac
+    case "$line" in
+    *"; 0 changed nothing"*) ;;
+    *) echo "repairs: $name: a repair must change what it repairs" >&2; status=1 ;;
+    esac
     case "$must, $line" in
     none,*" 0 of "* | all,*", 100 %"* | any,*) ;;
     *) echo "repairs: $name: should have been $must" >&2; status=1 ;;

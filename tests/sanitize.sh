@@ -1,16 +1,17 @@
 #!/bin/sh
-# `make sanitize`: the CPU suites with AddressSanitizer and UBSan, a test a process, so that a finding is that test's failure; and every GPU
-# step under compute-sanitizer, tool by tool, where it is installed and there is a GPU, on the small cases that CASES names. With --gpu: only
-# these. TOOLS="racecheck" chooses tools; CASES=all takes every GPU test, which is a matter of an hour.
+# `make sanitize`: the CPU suites with AddressSanitizer and UBSan, a test a process, so that a finding is that test's failure; and
+# every GPU step under compute-sanitizer, tool by tool, where it is installed and there is a GPU, on the small cases that CASES
+# names. With --gpu: only these. TOOLS="racecheck" chooses tools; CASES=all takes every GPU test, which is a matter of an hour.
 set -eu
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that wait must not take a core from those that work
 export TESTS_SMALL=1
 B=${B:-build/cuda}
 LIMIT=${LIMIT:-300} # seconds for one tool on one case
-# Softmax: every check, small. Attention: masks and grouped heads; every ragged length; maxima that rise tile after tile, and with them
-# rescaling and repairs; the boundaries between tiles and blocks that stay. Words are a suite and, behind a colon, a check (_ is a space), or behind a
-# slash Check's name of a case: softmax's broken kernels, another case, are found by these tools, too.
-CASES=${CASES:-softmax_gpu/checks attention_gpu:grouped_heads attention_gpu:causal attention_gpu:falling attention_gpu:borders layout_gpu}
+# Softmax: every check, small. Attention: masks and grouped heads; every ragged length; maxima that rise tile after tile, and with
+# them rescaling and repairs; the boundaries between tiles and blocks that stay. Words are a suite and, behind a colon, a check (_
+# is a space), or behind a slash Check's name of a case: softmax's broken kernels, another case, are found by these tools, too.
+attention="attention_gpu:grouped_heads attention_gpu:causal attention_gpu:falling attention_gpu:borders"
+CASES=${CASES:-softmax_gpu/checks $attention layout_gpu}
 
 if [ "${1:-}" != --gpu ]; then
     flags="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"

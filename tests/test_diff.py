@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""diff.py on steps that are made up, and on the course's own: what counts as new, what does not, and the page. Run by tests/run.sh."""
+"""diff.py on steps that are made up, and on the course's own: what counts as new, what does not, the page. By tests/run.sh."""
 import html.parser, os, pathlib, re, shutil, subprocess, sys, tempfile, unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -39,7 +39,8 @@ class Diff(unittest.TestCase):
             self.write("steps/%s/%s" % (name, file.replace("_", ".")), text)
 
     def run_tool(self, *words, status=0):
-        done = subprocess.run([sys.executable, TOOL, *words], cwd=self.tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run([sys.executable, TOOL, *words], cwd=self.tree, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.assertEqual(done.returncode, status, done.stdout)
         return done.stdout
 
@@ -48,7 +49,8 @@ class Diff(unittest.TestCase):
         said = self.run_tool(*words).split("\n")
         total, new, gone = re.search(r": (\d+) lines carry the idea \((\d+) new, (\d+) gone\)$", said[0]).groups()
         self.assertEqual(int(total), int(new) + int(gone))
-        return (int(new), int(gone), *map(int, re.match(r"apart: (\d+) moved, (\d+) of main.c, (\d+) of comments", said[1]).groups()))
+        apart = re.match(r"apart: (\d+) moved, (\d+) of main.c, (\d+) of comments", said[1]).groups()
+        return (int(new), int(gone), *map(int, apart))
 
     def two(self, cpu, **more):
         self.step("02_two", cpu.replace("one_cpu", "two_cpu"), **more)
@@ -123,8 +125,9 @@ class Diff(unittest.TestCase):
 
     def test_the_steps_of_the_course(self):
         """make finds each step's parent, and says so when there is no such step."""
-        make = lambda *words: subprocess.run(["make", "-s", "CUDA=0", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                             text=True, env={k: v for k, v in os.environ.items() if k != "MAKEFLAGS"}).stdout
+        clean = {k: v for k, v in os.environ.items() if k != "MAKEFLAGS"}
+        make = lambda *words: subprocess.run(["make", "-s", "CUDA=0", *words], cwd=ROOT, env=clean, text=True,
+                                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
         self.assertIn("\n03_online_softmax over 02_safe_softmax: ", make("diff-3"))
         self.assertIn("\n07_standard_attention begins anew: ", make("diff-7"))
         self.assertIn("\nsteps/15_persistent_attention/tiles.cuh\n", make("diff-15"))

@@ -39,8 +39,8 @@ class Mutate(unittest.TestCase):
     def run_on(self, text, *words, **env):
         (self.tree / "tests/mutants/list.txt").write_text(text)
         clean = {k: v for k, v in os.environ.items() if k not in ("B", "MAKEFLAGS", "MUTANTS", "VARIANTS", "STEP", "CUDA")}
-        done = subprocess.run([sys.executable, self.tree / "tests/mutate.py", *words], env=dict(clean, LIMIT="2", JOBS="2", **env),
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run([sys.executable, self.tree / "tests/mutate.py", *words], text=True,
+                              env=dict(clean, LIMIT="2", JOBS="2", **env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return done.returncode, done.stdout
 
     def holds(self, text, status, said, *words, **env):
@@ -61,9 +61,11 @@ class Mutate(unittest.TestCase):
         self.holds(entry("broken", "# it compiles", "# it does not"), 1, "broken: it does not build")
         self.holds(entry("dies", "answer=4", "echo oh; exit 3"), 1, "dies: it did not run: oh")
         self.holds(entry("endless", "answer=4", "sleep 30"), 1, "endless: it takes too long")
-        self.holds(entry("late", "answer=4", "echo 'a.c:1:E:x:y:0: (after this point) Test timeout expired'; exit 1"), 1, "late: it takes too long")
+        self.holds(entry("late", "answer=4", "echo 'a.c:1:E:x:y:0: (after this point) Test timeout expired'; exit 1"),
+                   1, "late: it takes too long")
         self.holds(entry("endless", "answer=4", "sleep 30", more="hangs\n"), 0, "endless: caught: it hangs")
-        self.holds(entry("misspelt", "answer=4", "answer=5", "cpu sum"), 1, "misspelt: the tree as it is: there is no check cpu sum")
+        self.holds(entry("misspelt", "answer=4", "answer=5", "cpu sum"),
+                   1, "misspelt: the tree as it is: there is no check cpu sum")
 
     def test_commands(self):
         script = "command grep answer=4 common/step.sh || { echo 4 is missing; exit 1; }"
@@ -74,8 +76,10 @@ class Mutate(unittest.TestCase):
 
     def test_texts_that_do_not_fit(self):
         for words in ("check",), ("mutants",):
-            self.holds(entry("gone", "answer=3", "answer=5"), 1, "gone no longer applies: common/step.sh has 0 times, not 1: answer=3", *words)
-            self.holds(entry("many", "twice=2", "twice=3"), 1, "many no longer applies: common/step.sh has 2 times, not 1", *words)
+            self.holds(entry("gone", "answer=3", "answer=5"),
+                       1, "gone no longer applies: common/step.sh has 0 times, not 1: answer=3", *words)
+            self.holds(entry("many", "twice=2", "twice=3"),
+                       1, "many no longer applies: common/step.sh has 2 times, not 1", *words)
         self.holds(entry("both", "twice=2", "twice=3", more="times 2\n"), 0, "", "check")
         self.holds(entry("second", "twice=2", "twice=3", more="@ twice=2; \n"), 0, "", "check")
         self.holds(entry("wrong", "answer=4", "answer=5") * 2, 1, "wrong is there twice", "check")

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""What pages and sources must keep to: a step says its name and idea once, links lead somewhere. Run by tests/run.sh."""
+"""What pages and sources keep to: a step says once what it is, links lead somewhere, lines are not too wide. Run by run.sh."""
 import pathlib, re, subprocess, unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CODE = re.compile(r"\.(c|h|cu|cuh|py|sh|mk|awk)$|^(Makefile|\.ci/run)$")
+YET = ("plots/", "steps/1", "common/gpu.cuh", "common/hopper.cuh", "common/ptx.cuh", "common/timeline.cuh", "common/types.h",
+       "tests/mutate.py", "tests/architectures.sh", "tests/mutants/attention.h")  # still to be wrapped
 STEPS = sorted(path.parent for path in ROOT.glob("steps/[0-9][0-9]_*/main.c"))
 
 
 def sources():
     """The repository's files; without git, of what it would have."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                            stdout=subprocess.PIPE, text=True)
     names = listed.stdout.split("\0")[:-1] if listed.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*")]
     return [n for n in names if (ROOT / n).is_file() and not n.startswith("build/")]
 
@@ -38,6 +42,23 @@ class Pages(unittest.TestCase):
             for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose(page)):
                 if "://" not in link:
                     self.assertTrue((ROOT / page).parent.joinpath(link).exists(), "%s: %s" % (page, link))
+
+    def test_code_has_130_columns(self):
+        self.wide([n for n in sources() if CODE.search(n) and not n.startswith(YET)], 130)
+
+    def test_prose_has_120_columns(self):
+        """Tables, code, formulas and what is generated may have more, and an address counts for nothing: it cannot be broken."""
+        free = re.compile(r"^<!-- results.*?^<!-- /results -->|^ *```.*?^ *```|^\$\$.*?\$\$$|^    [^\n]*|^\|[^\n]*|\]\([^)]*\)",
+                          re.S | re.M)
+        blank = lambda text: free.sub(lambda found: re.sub(".", "", found[0]), text)
+        self.wide([n for n in sources() if n.endswith(".md")], 120, blank)
+
+    def wide(self, files, columns, blank=lambda text: text):
+        wide = []
+        for name in files:
+            lines = blank((ROOT / name).read_text(encoding="utf-8")).split("\n")
+            wide += ["%s:%d: %d columns" % (name, i, len(line)) for i, line in enumerate(lines, 1) if len(line) > columns]
+        self.assertEqual(wide, [], "wider than %d" % columns)
 
 
 if __name__ == "__main__":

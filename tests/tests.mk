@@ -1,13 +1,16 @@
-# How the tests are built and run; the Makefile above includes this. They link every step's cpu.o and gpu.o, and no main.o: what is
-# tested is what runs.
+# How the tests are built and run; the Makefile above includes this. They link every step's cpu.o and gpu.o, and no main.o: what
+# is tested is what runs.
 
-TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
+TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c, \
+           $(sort $(wildcard tests/*.c tests/mutants/*.c))))
 TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
 $B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
 
-ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(STEPS))) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libharness.a
-LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
+ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(STEPS))) \
+         $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libharness.a
+LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) \
+             $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
 
 $B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
 	$(call LINK_TESTS,$^)
@@ -39,7 +42,7 @@ mutants: ## the tree with one thing broken, a hundred times: the tests must catc
 ablation: ## what is each idea of steps 10, 12, 13, 14 and 16 worth? STEP=12 or VARIANTS="whole no-lag", and ARGS, choose
 	@B=$B STEP='$(STEP)' VARIANTS='$(VARIANTS)' tests/mutate.py ablation $(ARGS)
 
-delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, each warp late at random: no hang, and the same bits
+delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, warps late at random: no hang, same bits
 	@B=$B tests/delays.sh
 
 repairs: ## how often step 16 repairs, on which input, and that no repair is for nothing, on a Hopper GPU

@@ -1,5 +1,5 @@
-"""The attention part of common/scripts/peers.py: PyTorch's scaled_dot_product_attention and, on a GPU, our own steps and a matrix product
-in turn with it.
+"""The attention part of common/scripts/peers.py: PyTorch's scaled_dot_product_attention and, on a GPU, our own steps and a matrix
+product in turn with it.
 
 Ours are called through $B/libattention.so, which `make peers` links from the objects that the steps' programs are made of. Every
 step from 10 on that the library has, in the type and head dimension asked for and for this GPU, is a contender.
@@ -112,7 +112,8 @@ def takes(main, device, dim):
     dims = re.search(r"\.dims = \{([^}]*)\}", text)
     capability = re.search(r"\.capability = (\d+)", text)
     newer = device.capability - int(capability.group(1)) if capability else 0
-    return (not dims or str(dim) in re.findall(r"\d+", dims.group(1))) and (newer == 0 if ".hopper = true" in text else newer >= 0)
+    runs_here = newer == 0 if ".hopper = true" in text else newer >= 0
+    return runs_here and (not dims or str(dim) in re.findall(r"\d+", dims.group(1)))
 
 
 def our_steps(torch, device, library, p):
@@ -182,8 +183,8 @@ def matrix_product(torch, device, dtype):
 
 
 def percent_of_ceiling(table, device, p, exps, matmul, ms):
-    """The ceiling that alone would take longest, as common/harness/attention.c has it; empty when step 00 has not measured any. matmul:
-    TFLOP/s of the matrix product that took turns, 0 if there was none."""
+    """The ceiling that alone would take longest, as common/harness/attention.c has it; empty when step 00 has not measured any.
+    matmul: TFLOP/s of the matrix product that took turns, 0 if there was none."""
     arithmetic, of_type = ("fma", "fp32") if p.dtype == "fp32" else ("matmul", "bf16")
     copy = table.ceiling(device, "copy", "fp32")
     times = [(work / rate, name) for name, work, rate in [
@@ -202,12 +203,13 @@ def groups(device, good, p):
             once[name] = min(device.time_once(run, p.useful_bytes) for _ in range(2))
         except Exception as why:  # memory that was there before
             print_skipped(name, p, why)
-    quick, slow = ([c for c in good if c[0] in once and (once[c[0]] <= SLOW * min(once.values())) == is_quick] for is_quick in (True, False))
+    quick, slow = ([c for c in good if c[0] in once and (once[c[0]] <= SLOW * min(once.values())) == is_quick]
+                   for is_quick in (True, False))
     return [quick] + [[c] for c in slow]
 
 
 def bench_problem(torch, device, library, product, p, table, o):
-    """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}, and the matrix product's TFLOP/s, 0 without one."""
+    """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}, and the matrix product's TFLOP/s, or 0."""
     good = working([*our_steps(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)], p)
     results, matmul = {}, 0
     for i, group in enumerate(groups(device, good, p)):
@@ -222,8 +224,9 @@ def bench_problem(torch, device, library, product, p, table, o):
             cells = {**p.cells(), **device.cells(), "step": name}
             claims = table.verified(CLAIMS, cells) if is_ours(name) else {}
             exps = float(claims.get("exps", p.pairs))
-            table.add(**{**cells, "error": error, **claims, **percent_of_ceiling(table, device, p, exps, matmul, median)}, seed=o.seed, reps=n,
-                      median_ms=median, p10_ms=ms[n // 10], p90_ms=ms[n - 1 - n // 10], useful_bytes=p.useful_bytes, flops=p.flops,
+            percent = percent_of_ceiling(table, device, p, exps, matmul, median)
+            table.add(**{**cells, "error": error, **claims, **percent}, seed=o.seed, reps=n, median_ms=median, p10_ms=ms[n // 10],
+                      p90_ms=ms[n - 1 - n // 10], useful_bytes=p.useful_bytes, flops=p.flops,
                       gb_s=p.useful_bytes / median * 1e-6, tflop_s=p.flops / median * 1e-9)
             results[name] = (p.flops / median * 1e-9, sorted(clock)[n // 2], error)
     return results, matmul
@@ -241,7 +244,8 @@ def mean(ratios):
 
 
 def print_sweep(title, sweep, matmuls, sms, ratios):
-    """sweep: {tokens: {name: (TFLOP/s, GHz, error)}}; matmuls: TFLOP/s of the matrix product at each. Adds to ratios: {name: [speed over the best peer's]}."""
+    """sweep: {tokens: {name: (TFLOP/s, GHz, error)}}; matmuls: TFLOP/s of the matrix product at each.
+    Adds to ratios: {name: [speed over the best peer's]}."""
     names = sorted({name for results in sweep.values() for name in results})
     print("\n%s: TFLOP/s, and over the best peer" % title)
     print("  %-30s%s      mean  worst error" % ("tokens", "".join("%14s" % length_name(n) for n in sweep)))
@@ -261,7 +265,8 @@ def print_sweep(title, sweep, matmuls, sms, ratios):
         print("  FLOP per clock of an SM, and the clock in GHz behind it")
         for name in names:
             clocks = [results.get(name, (0, 0)) for results in sweep.values()]
-            print("  %-30s%s" % (name, "".join("%9.0f %4.2f" % (1e3 * r[0] / sms / r[1], r[1]) if r[1] else " " * 14 for r in clocks)))
+            cells = ("%9.0f %4.2f" % (1e3 * r[0] / sms / r[1], r[1]) if r[1] else " " * 14 for r in clocks)
+            print("  %-30s%s" % (name, "".join(cells)))
 
 
 def bench_attention(torch, device, dtype, table, o):
@@ -282,9 +287,11 @@ def bench_attention(torch, device, dtype, table, o):
                     matmuls.append(matmul)
                     del p
                     if device.backend == "cuda":
-                        torch.cuda.empty_cache()  # the math backend's scores take most of the memory, in pieces of another size each time
-                print_sweep("%s, %d tokens in all, heads of %d%s" % (dtype, TOKENS, dim, ", causal" if causal else ""), sweep, matmuls, sms, ratios)
+                        # the math backend's scores take most of the memory, in pieces of another size each time
+                        torch.cuda.empty_cache()
+                title = "%s, %d tokens in all, heads of %d%s" % (dtype, TOKENS, dim, ", causal" if causal else "")
+                print_sweep(title, sweep, matmuls, sms, ratios)
     ours = {name: of for name, of in ratios.items() if is_ours(name) and of}
     for name, of in ours.items():
-        print("%s%s: %.3f of the best peer, geometric mean of %d shapes; %.3f at worst" % ("" if name != min(ours) else "\n", name,
-              mean(of), len(of), min(of)))
+        print("%s%s: %.3f of the best peer, geometric mean of %d shapes; %.3f at worst" % (
+            "" if name != min(ours) else "\n", name, mean(of), len(of), min(of)))

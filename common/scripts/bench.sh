@@ -1,14 +1,14 @@
 #!/bin/sh
 # `make bench`: every step at every row length, in every type that it has, on every device. Rows go to
-# build/results.tsv, which is begun anew unless BENCH_KEEP=1. BENCH_ARGS goes to every program (BENCH_ARGS="--device gpu --budget 0.3"),
-# BENCH_DTYPES chooses among the 16-bit types.
+# build/results.tsv, which is begun anew unless BENCH_KEEP=1. BENCH_ARGS goes to every program (BENCH_ARGS="--device gpu --budget
+# 0.3"), BENCH_DTYPES chooses among the 16-bit types.
 export LC_ALL=C # numbers with decimal points, in any language
 set -eu
 results=${RESULTS:-build/results.tsv}
 [ -n "${BENCH_KEEP:-}" ] || rm -f "$results"
 
-# BENCH_TOKENS tokens in all, hidden size 2048: head dimensions 64 and 128, every length, with and without a mask. (A CPU wants fewer.)
-# Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
+# BENCH_TOKENS tokens in all, hidden size 2048: head dimensions 64 and 128, every length, with and without a mask. (A CPU wants
+# fewer.) Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
     case $step in
     07_* | 09_* | 10_*) types=fp32 ;;

@@ -3,8 +3,9 @@
 
     diff.py [--all] [--html] STEP [PARENT]      --all: comments, blank lines and main.c, too; --html: a page, in build/diff
 
-Compared are the files of the step, and those of other steps that they include. The two steps' names count as one name; indentation
-and comments do not count; lines that left one place and stand in another are moved, not new. Without a PARENT all is new.
+Compared are the files of the step, and those of other steps that they include. The two steps' names count as one name;
+indentation and comments do not count; lines that left one place and stand in another are moved, not new. Without a
+PARENT all is new.
 """
 import difflib
 import html
@@ -100,8 +101,8 @@ def find_moved(files):
 
 
 def rows(pairs):
-    """What is shown of a file: (mark, line before, line now, note). Marks are " ", "+", "-"; and "@", a note, for lines left out and
-    for each block that moved."""
+    """What is shown of a file: (mark, line before, line now, note). Marks are " ", "+", "-"; and "@", a note, for lines left out
+    and for each block that moved."""
     near = {i + k for i, pair in enumerate(pairs) if None in pair for k in range(-CONTEXT, CONTEXT + 1)}
     last, block = -2, None
     for i, (a, b) in enumerate(pairs):

@@ -11,7 +11,9 @@ FILENAME ~ /main\.c$/ && /^ *\.idea = "/ {
     split($0, quoted, "\"")
     printf "  %-10s %-25s %s\n", "step-" last, name, quoted[2]
 }
-/^# ---- what a reader does/ { printf "  diff-N     the lines that carry the idea of step N, 0 to %d; ARGS=--html makes a page\n\n", last }
+/^# ---- what a reader does/ {
+    printf "  diff-N     the lines that carry the idea of step N, 0 to %d; ARGS=--html makes a page\n\n", last
+}
 /^[a-z0-9-]+:.*## / {
     name = $1
     sub(/:.*/, "", name)

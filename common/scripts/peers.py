@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Time PyTorch's softmax and attention on the shapes that `make bench` uses, and add the rows to the same table.
 
-    common/scripts/peers.py [--part softmax|attention|all] [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N] [--reps N]
+    common/scripts/peers.py [--part softmax|attention|all] [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N]
+        [--reps N]
                    [--budget SECONDS] [--quick] [--clock] [--library FILE]
 
 Every peer is given its best: an output that exists already, AVX-512 and huge pages on a CPU, a compiled kernel for each shape on
@@ -38,12 +39,15 @@ NAMES = """step device backend dtype rows cols batch heads kv_heads seq_q seq_k 
 
 
 def options():
-    p = argparse.ArgumentParser(description="Time PyTorch's softmax and attention on the shapes of `make bench`, into build/results.tsv.")
+    p = argparse.ArgumentParser(
+        description="Time PyTorch's softmax and attention on the shapes of `make bench`, into build/results.tsv.")
     p.add_argument("--part", choices=["softmax", "attention", "all"], default="all")
     p.add_argument("--device", choices=["cpu", "gpu", "all"], default="all")
-    p.add_argument("--dtype", choices=["fp32", "fp16", "bf16", "all"], help="default: fp32 on a CPU; on a GPU all three, of attention bf16 and fp32")
+    p.add_argument("--dtype", choices=["fp32", "fp16", "bf16", "all"],
+                   help="default: fp32 on a CPU; on a GPU all three, of attention bf16 and fp32")
     p.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
-    p.add_argument("--reps", type=int, default=0, help="timed runs (default: what fits the budget, 20 or more on a GPU; 40 of attention)")
+    p.add_argument("--reps", type=int, default=0,
+                   help="timed runs (default: what fits the budget, 20 or more on a GPU; 40 of attention)")
     p.add_argument("--budget", type=float, default=2.0, help="seconds for a shape (default 2)")
     p.add_argument("--quick", action="store_true", help="four row lengths, two of attention, in bf16 alone")
     p.add_argument("--clock", action="store_true", help="show the GPU's clock, too, behind every run of attention")
@@ -77,7 +81,8 @@ class Table:
 
     def verified(self, names, cells):
         """These columns of the last row that has these cells and a verdict; empty when there is none."""
-        found = [row for row in read_rows(self.path) if row.get("verdict", "-") != "-" and all(row[n] == word(c) for n, c in cells.items())]
+        found = [row for row in read_rows(self.path)
+                 if row.get("verdict", "-") != "-" and all(row[n] == word(c) for n, c in cells.items())]
         return {n: found[-1][n] for n in names} if found else {}
 
     def ceiling(self, device, name, dtype):
@@ -105,7 +110,8 @@ class Device:
     ghz = 0  # the clock behind the last run, where it is measured
 
     def time_in_turn(self, works, own_bytes, reps, budget, after=None):
-        """The sorted times, ms, of each of the works, run round after round, every other round backwards. after(i): called after works[i]."""
+        """The sorted times, ms, of each of the works, run round after round, every other round backwards.
+        after(i): called after works[i]."""
         for work in works:
             self.time_once(work, own_bytes)
             self.time_once(work, own_bytes)
@@ -241,7 +247,8 @@ def bench_softmax(torch, device, dtype, table, o):
 def main():
     o = options()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # small kernels, one at a time: no pool of processes to start, and to end
+    # small kernels, one at a time: no pool of processes to start, and to end
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             if " avx512f" in file.read():
@@ -265,7 +272,8 @@ def main():
             print("peers: gpu: skipped: PyTorch sees no CUDA device")
     table = Table()
     for device in devices:
-        print("PyTorch %s on %s%s" % (torch.__version__, device.name, ", %d thread%s" % (device.threads, "s" * (device.threads > 1)) if device.threads else ""))
+        threads = ", %d thread%s" % (device.threads, "s" * (device.threads > 1)) if device.threads else ""
+        print("PyTorch %s on %s%s" % (torch.__version__, device.name, threads))
         gpu = device.backend == "cuda"
         for part, bench, usual in [("softmax", bench_softmax, list(ELEMENTS) if gpu else ["fp32"]),
                                    ("attention", bench_attention, ["bf16"] + ["fp32"] * (not o.quick) if gpu else ["fp32"])]:

@@ -64,7 +64,7 @@ elif has apk; then
     echo "    sudo apk add build-base pkgconf gnuplot check-dev openblas-dev python3" >&2
 elif has brew; then
     echo "    brew install gcc make pkg-config gnuplot check openblas python3" >&2
-    echo "    export PKG_CONFIG_PATH=\$(brew --prefix openblas)/lib/pkgconfig        (and then: gmake CC=gcc-15, or the gcc that came)" >&2
+    echo "    export PKG_CONFIG_PATH=\$(brew --prefix openblas)/lib/pkgconfig (then: gmake CC=gcc-15, or the gcc that came)" >&2
 else
     echo "    your system's command to install a C compiler, make, pkg-config, gnuplot, Check, OpenBLAS and Python 3" >&2
 fi

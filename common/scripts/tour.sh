@@ -16,7 +16,9 @@ for program; do
     step=${program##*/}
     printf '  %-31s' "$step"
     if [ "$step" = 00_ceilings ]; then
-        if "$program" --budget 1 >>$log 2>&1; then echo "this machine's ceilings measured"; else echo "FAILED: see $log"; failed=1; fi
+        if "$program" --budget 1 >>$log 2>&1; then echo "this machine's ceilings measured"
+        else echo "FAILED: see $log"; failed=1
+        fi
         continue
     fi
     case $step in # a softmax; an attention

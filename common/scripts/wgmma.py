@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write common/wgmma.cuh: `python3 common/scripts/wgmma.py >common/wgmma.cuh`. A product's operands are listed one by one, up to 128."""
+"""Write common/wgmma.cuh: `python3 common/scripts/wgmma.py >common/wgmma.cuh`. A product has up to 128 operands, one by one."""
 
 import textwrap
 
@@ -13,7 +13,7 @@ HEAD = """/*
  *     wgmma_values(d, a, b, add, T())   D = A B (+ D):   A is 64 x 16, this lane's fragment in a[4]; B is 16 x N in shared memory
  *
  * d[N / 2]: this lane's share of D, 64 x N, in fp32. Its number of elements chooses N. d[4 i + 2 h + e] is row
- * 16 warp + lane / 4 + 8 h and column 8 i + 2 (lane % 4) + e. a, b: descriptors (ptx.cuh). add: whether to add to D, or replace it.
+ * 16 warp + lane / 4 + 8 h and column 8 i + 2 (lane % 4) + e. a, b: descriptors (ptx.cuh). add: to D, or else replace it.
  *
  * Source: "PTX ISA", asynchronous warpgroup-level matrix instructions.
  */
@@ -36,7 +36,8 @@ def product(name, n, t):
     if name == "scores":
         a, operands, signature, flags = [f"%{registers}"], ['"l"(a)'], "uint64_t a", "p, 1, 1, 0, 0"
     else:
-        a, operands, signature, flags = [f"%{registers + i}" for i in range(4)], [f'"r"(a[{i}])' for i in range(4)], "const uint32_t *a", "p, 1, 1, 1"
+        a, operands = [f"%{registers + i}" for i in range(4)], [f'"r"(a[{i}])' for i in range(4)]
+        signature, flags = "const uint32_t *a", "p, 1, 1, 1"
     b, add = f"%{registers + len(a)}", f"%{registers + len(a) + 1}"
     a = a[0] if name == "scores" else "{" + ", ".join(a) + "}"
     print(f'''

@@ -1,7 +1,6 @@
 /* The table of all broken attentions, in the order of `make bug`. */
 #include "attention.h"
 
-/* clang-format off */
 #define CPU(f, mimics, check) { { .name = #f, .cpu = f }, "tests/mutants/" #f ".c", mimics, check }
 
 const struct attention_mutant attention_mutants[] = {
@@ -43,5 +42,4 @@ const struct attention_mutant attention_mutants[] = {
     CPU(attention_nan, "07_standard_attention", "ordinary"),
     CPU(attention_stale, "07_standard_attention", "ordinary"),
 };
-/* clang-format on */
 const int attention_mutant_count = sizeof attention_mutants / sizeof attention_mutants[0];

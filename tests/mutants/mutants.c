@@ -1,7 +1,6 @@
 /* The table of all mutants, in the order of `make bug`. */
 #include "mutants.h"
 
-/* clang-format off */
 #define CPU(f, mimics, check) { { .name = #f, .cpu = f }, "tests/mutants/" #f ".c", mimics, check, FP32, false }
 #define CPU_FP16(f, mimics, check) { { .name = #f, .cpu_fp16 = f }, "tests/mutants/" #f ".c", mimics, check, FP16, false }
 #define ON_GPU(f, mimics, check) { { .name = #f, .gpu = f }, "tests/mutants/" #f ".cu", mimics, check, FP32, true }
@@ -46,5 +45,4 @@ const struct mutant mutants[] = {
     ON_GPU(no_barrier, "04_parallel_softmax", "shapes"),
 #endif
 };
-/* clang-format on */
 const int mutant_count = sizeof mutants / sizeof mutants[0];
