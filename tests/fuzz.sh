@@ -6,7 +6,8 @@ seconds=$((${1:-60} / 2))
 command -v clang >/dev/null || { echo "fuzz: clang, with its sanitizer runtime, is needed and not here" >&2; exit 1; }
 mkdir -p build/fuzz
 sources="common/harness/file.c common/harness/npy.c common/harness/input.c common/harness/reference.c \
-         common/harness/gpu_none.c common/harness/machine.c common/harness/memory.c"
+         common/harness/device.c common/harness/gpu_none.c common/harness/machine.c common/harness/memory.c \
+         common/harness/timing.c"
 for harness in npy options; do
     corpus=build/fuzz/$harness.corpus
     mkdir -p $corpus
