@@ -15,6 +15,8 @@
 #include "types.h"
 
 #define ALL_LANES 0xffffffffu  /* in a shuffle: every lane of the warp takes part */
+#define LOG2E 1.4426950408889634f
+#define LN2 0.6931471805599453f
 
 /* ---- limits: launchers choose by what the device has. `make older-gpus` makes less of it, as an older one would have */
 
@@ -40,6 +42,16 @@ static inline int most_shared(void)
 static inline int shared_of_sm(void)
 {
     return min(device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), SHARED_LIMIT);
+}
+
+/* Budgets, for static_assert. Bytes of shared memory that a block can have: without asking; and on every GPU from sm_80 on. */
+#define SHARED_UNASKED (48 * 1024)
+#define SHARED_SM_80 (99 * 1024)
+
+/* Registers that a thread can have where so many threads share an SM: handed out by eights, and at most 255. */
+constexpr int registers_of_thread(int threads)
+{
+    return threads <= 256 ? 255 : 65536 / threads / 8 * 8;
 }
 
 /* Leaves CUDA's "invalid argument" where a launch that failed would leave its error. */
@@ -75,7 +87,7 @@ template <int LANES = 32, class T> static inline __device__ T warp_sum(T v)
 static inline __device__ float fast_exp(float x)
 {
     float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f)); /* 2^(x log2 e) */
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * LOG2E));
     return y;
 }
 
@@ -107,7 +119,7 @@ static inline float scale_size(float scale)
 /* What makes products exponents of 2: scale log2(e), of the positive scale. */
 static inline float exponent_scale(float scale)
 {
-    return fminf(scale_size(scale) * 1.4426950408889634f, FLT_MAX);
+    return fminf(scale_size(scale) * LOG2E, FLT_MAX);
 }
 
 /* ---- elements */

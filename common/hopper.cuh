@@ -11,28 +11,36 @@
 #include "gpu.cuh"
 #include "wgmma.cuh"
 
-#define ROWS 64            /* queries of a warpgroup: what wgmma multiplies at once */
+#define WARPGROUP_ROWS 64  /* queries of a warpgroup: what wgmma multiplies at once */
 #define FAR 0x1p20f        /* from here on the rounding of c r would be felt in 2^(c s - c r): see center() */
-#define LN2 0.6931471805599453f
 #define SHARED_BYTES (227 * 1024)  /* of shared memory that a block can have */
-#define REGISTERS_OF_SM 65536
+
+/* ---- sizes: what a block is made of. A step chooses, and config adds what follows */
 
 /*
  * Registers that each thread of a producing warpgroup has, beside `warpgroups` of consumers whose threads keep `keep` each. All begin
- * with the same number, as many as a kernel of so many threads may have, in steps of 8; and what some take, others give.
+ * with the same number, and what some take, others give. A producer needs few, and setmaxnreg takes multiples of 8 from 24 on.
  */
 constexpr int registers_left(int warpgroups, int keep)
 {
-    return (warpgroups + 1) * (REGISTERS_OF_SM / (128 * (warpgroups + 1)) / 8 * 8) - warpgroups * keep;
+    return (warpgroups + 1) * registers_of_thread(128 * (warpgroups + 1)) - warpgroups * keep;
 }
 
-static inline int multiprocessors(void)
-{
-    int device, count;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return count;
-}
+/*
+ *     DIM          of a head
+ *     WARPGROUPS   that compute, of WARPGROUP_ROWS queries each: these are a tile
+ *     BC           keys of a block of K or V
+ *     STAGES       places for blocks of K, and as many for blocks of V
+ *     REGISTERS    of a consumer's thread: from step 14 on, where producers hand over theirs
+ *     EARLY        eights of a block's keys that are exponentiated before the wait for P V, from step 14 on
+ */
+template <class ELEMENT, class SIZES> struct config : SIZES {
+    typedef ELEMENT T;
+    static constexpr int BR = WARPGROUP_ROWS * SIZES::WARPGROUPS; /* queries of a tile */
+    static constexpr int BYTES = SIZES::BC * SIZES::DIM * 2;      /* of a block of keys */
+    static constexpr int FRAGMENTS = SIZES::DIM / 2 + SIZES::BC / 2; /* registers: a thread's share of O and S; P takes BC / 4 more */
+    static constexpr int PRODUCER_REGISTERS = registers_left(SIZES::WARPGROUPS, SIZES::REGISTERS);
+};
 
 /* ---- maps: how the copy engine is told where a tensor lies */
 
@@ -67,6 +75,21 @@ template <class T> static inline bool attention_map(CUtensorMap *map, const T *t
         return true;
     refuse();
     return false;
+}
+
+struct tensor_maps {
+    CUtensorMap q, k, v, o;
+};
+
+/* The maps of an attention step: a warpgroup's queries, blocks of keys and of values, and a warp's 16 rows of one panel of O. */
+template <class C, class T>
+static inline bool attention_maps(struct tensor_maps *map, const T *O, const T *Q, const T *K, const T *V, struct attention a)
+{
+    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
+    return attention_map(&map->q, Q, heads, a.seq_q, C::DIM, WARPGROUP_ROWS, C::DIM / PANEL) &&
+           attention_map(&map->k, K, kv_heads, a.seq_k, C::DIM, C::BC, C::DIM / PANEL) &&
+           attention_map(&map->v, V, kv_heads, a.seq_k, C::DIM, C::BC, C::DIM / PANEL) &&
+           attention_map(&map->o, O, heads, a.seq_q, C::DIM, 16, 1);
 }
 
 /* ---- rings: N places in shared memory, which a producer fills and consumers read, in turn. N is a power of two */
@@ -150,24 +173,24 @@ template <int DIM, int N, class T> INLINE void begin_scores(float (&s)[N], uint6
     wgmma_commit();
 }
 
-/* Begin O = P V, or O += P V. p: as pack_weights() leaves it; v: descriptor of 4 WORDS rows of 2 N elements. 16 rows are 2 KiB. */
-template <int N, int WORDS, class T> INLINE void begin_values(float (&o)[N], uint32_t (&p)[WORDS], uint64_t v, bool add, T)
+/* Begin O = P V, or O += P V. weights: as pack_weights() leaves them; v: descriptor of 4 WORDS rows of 2 N elements, 2 KiB each 16. */
+template <int N, int WORDS, class T> INLINE void begin_values(float (&o)[N], uint32_t (&weights)[WORDS], uint64_t v, bool add, T)
 {
     arrived(o);
-    arrived(p);
+    arrived(weights);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < WORDS / 4; i++)
-        wgmma_values(o, p + 4 * i, v + i * (16 * 128 / 16), i > 0 || add, T());
+        wgmma_values(o, weights + 4 * i, v + i * (16 * 128 / 16), i > 0 || add, T());
     wgmma_commit();
 }
 
-/* Wait for all products that have been begun; the last was of o and p. */
-template <int N, int WORDS> INLINE void end_values(float (&o)[N], uint32_t (&p)[WORDS])
+/* Wait for all products that have been begun; the last was of o and these weights. */
+template <int N, int WORDS> INLINE void end_values(float (&o)[N], uint32_t (&weights)[WORDS])
 {
     wgmma_wait<0>();
     arrived(o);
-    arrived(p);
+    arrived(weights);
 }
 
 /* ---- fragments: what a thread has of the 64 rows. wgmma.cuh says which: parts of two rows, h = 0 and 1, 8 below each other */
@@ -268,12 +291,35 @@ template <int N> INLINE void rescale(float (&o)[N], float2 factor)
         o[i] *= i / 2 % 2 ? factor.y : factor.x;
 }
 
+/*
+ * Branches that are never taken: v is a sum of exponentials, and not negative. They keep in its place what was computed for v. The
+ * assembler of PTX sinks ordinary instructions below a wait for products, even all of a softmax that should run beside them; it
+ * cannot move what a branch depends on. But it must not be able to prove that v >= 0, which it does of a sum of ex2() alone: v needs
+ * a part that comes from further away, as the sums of the blocks before do.
+ */
+INLINE void stay_above(float v)
+{
+    if (v < 0.0f)
+        __trap();
+}
+
+/* end_values() below all that v depends on: without a trap, which has its price in a loop, and with the wait in both arms. */
+template <int N, int WORDS> INLINE void end_values_below(float v, float (&o)[N], uint32_t (&weights)[WORDS])
+{
+    if (__any_sync(ALL_LANES, v < 0.0f)) {
+        end_values(o, weights);
+        rescale(o, make_float2(0.0f, 0.0f));
+    } else {
+        end_values(o, weights);
+    }
+}
+
 /* The fragment of P = S, in 16 bits: the registers are in order already. */
-template <class T, int N> INLINE void pack_weights(uint32_t (&p)[N / 2], const float (&s)[N], T)
+template <class T, int N> INLINE void pack_weights(uint32_t (&weights)[N / 2], const float (&s)[N], T)
 {
 #pragma unroll
     for (int i = 0; i < N / 2; i++)
-        p[i] = word_of_floats(&s[2 * i], T());
+        weights[i] = word_of_floats(&s[2 * i], T());
 }
 
 /* The warp's 16 rows of one panel of O, to shared memory: 2 KiB at `box`, swizzled as tma_store() expects it. */

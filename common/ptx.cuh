@@ -253,17 +253,6 @@ INLINE void wgmma_commit(void)
     HOPPER_ASM("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-/*
- * What computed v is not moved below this. The compiler of PTX sinks ordinary instructions below a wait for products, even all of a
- * softmax that should run beside them; it cannot move what a branch depends on. v >= 0, so the branch is never taken: but the
- * compiler must not be able to prove that, which it does for a sum of ex2() alone.
- */
-INLINE void stay_above(float v)
-{
-    if (v < 0.0f)
-        __trap();
-}
-
 /* Wait until all groups but the last N are done. Until then nothing may touch their registers: not even those of A. */
 template <int N> INLINE void wgmma_wait(void)
 {

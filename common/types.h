@@ -55,10 +55,16 @@ struct attention {
 #define ATTENTION_FN static inline
 #endif
 
-/* Of all heads of K and V, batch after batch, the one that a head of Q attends to, counted likewise. */
+/* Heads of Q that share a head of K and V. */
+ATTENTION_FN int64_t attention_group(struct attention p)
+{
+    return p.heads / p.kv_heads;
+}
+
+/* The head of K and V that a head of Q attends to, both counted through all batches: groups do not straddle them. */
 ATTENTION_FN int64_t attention_kv_head(struct attention p, int64_t head)
 {
-    return head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
+    return head / attention_group(p);
 }
 
 /* The number of keys that a query sees: the first so many. */

@@ -72,7 +72,7 @@ void standard_attention_cpu(float *O, float *lse, const float *Q, const float *K
 {
     float *S = scratch((size_t)p.seq_q * (size_t)p.seq_k * sizeof *S);
     for (int64_t head = 0; head < p.batch * p.heads; head++) {
-        int64_t q_at = head * p.seq_q * p.dim, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+        int64_t q_at = head * p.seq_q * p.dim, k_at = attention_kv_head(p, head) * p.seq_k * p.dim;
         scores(S, Q + q_at, K + k_at, p);
         softmax(S, lse ? lse + head * p.seq_q : NULL, p);
         output(O + q_at, S, V + k_at, p);

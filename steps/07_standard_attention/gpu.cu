@@ -30,12 +30,6 @@ static __device__ int64_t visible_to_tile(struct attention p, int64_t first_quer
     return attention_visible(p, min(first_query + TILE, p.seq_q) - 1);
 }
 
-/* The matrix of K or V, of the kv_heads, that the head-th of all batch * heads query heads attends to. */
-static __device__ int64_t kv_head(struct attention p, int64_t head)
-{
-    return head / (p.heads / p.kv_heads);
-}
-
 /* x[row][col] of a (rows, cols) matrix, and 0 outside of it. */
 static __device__ float at(const float *x, int64_t row, int64_t col, int64_t rows, int64_t cols)
 {
@@ -55,7 +49,7 @@ static __global__ void __launch_bounds__(TILE *TILE)
         return;
     S += head * p.seq_q * p.seq_k;
     Q += head * p.seq_q * p.dim;
-    K += kv_head(p, head) * p.seq_k * p.dim;
+    K += attention_kv_head(p, head) * p.seq_k * p.dim;
 
     float sum = 0.0f;
     for (int64_t first_dim = 0; first_dim < p.dim; first_dim += TILE) {
@@ -118,7 +112,7 @@ static __global__ void __launch_bounds__(TILE *TILE)
     int64_t query = first_query + y, visible = attention_visible(p, query), end = visible_to_tile(p, first_query);
     O += head * p.seq_q * p.dim;
     P += head * p.seq_q * p.seq_k;
-    V += kv_head(p, head) * p.seq_k * p.dim;
+    V += attention_kv_head(p, head) * p.seq_k * p.dim;
 
     float sum = 0.0f;
     for (int64_t first_key = 0; first_key < end; first_key += TILE) {

@@ -52,10 +52,10 @@ static void softmax(float *S, float *lse, struct attention p, int64_t first, int
             sum += row[key];
         }
 
-        float weight = sum == 0.0f ? 0.0f : 1.0f / sum;
+        float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
 #pragma omp simd
         for (int64_t key = 0; key < keys; key++)
-            row[key] *= weight;
+            row[key] *= inverse;
         for (int64_t key = keys; key < p.seq_k; key++)
             row[key] = 0.0f;
         if (lse)
@@ -74,7 +74,7 @@ void library_attention_cpu(float *O, float *lse, const float *Q, const float *K,
     for (int64_t first = 0; first < p.seq_q; first += rows)
         for (int64_t head = 0; head < p.batch * p.heads; head++) {
             int64_t count = p.seq_q - first < rows ? p.seq_q - first : rows;
-            int64_t q_at = (head * p.seq_q + first) * p.dim, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+            int64_t q_at = (head * p.seq_q + first) * p.dim, k_at = attention_kv_head(p, head) * p.seq_k * p.dim;
             float *S_rows = S + first * p.seq_k;
             blas_sgemm_transposed(S_rows, Q + q_at, K + k_at, (int)count, (int)p.seq_k, (int)p.dim, p.scale);
             softmax(S, lse ? lse + head * p.seq_q : NULL, p, first, count);

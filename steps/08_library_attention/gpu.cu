@@ -91,13 +91,13 @@ template <int THREADS> static __device__ struct softmax_state row_merge(struct s
     return warp_merge<WARPS>(of_warp[threadIdx.x % WARPS]);
 }
 
-/* exp(x - m) * scale, for the visible elements of a pack, and 0 for the others. */
-template <class T> static __device__ pack<T> normalise(pack<T> from, int visible, float m, float scale)
+/* exp(x - m) * inverse, for the visible elements of a pack, and 0 for the others. */
+template <class T> static __device__ pack<T> normalise(pack<T> from, int visible, float m, float inverse)
 {
     float v[PER<T>];
     unpack_visible(v, from, visible);
     for (int k = 0; k < PER<T>; k++)
-        v[k] = exp_below(v[k], m) * scale;
+        v[k] = exp_below(v[k], m) * inverse;
     return make_pack<T>(v);
 }
 
@@ -127,12 +127,12 @@ template <class T, int THREADS> static __global__ void __launch_bounds__(THREADS
         s = merge_pack(s, load_pack(S + j * PER<T>), visible - j * PER<T>);
     s = row_merge<THREADS>(s);
 
-    float scale = s.l == 0.0f ? 0.0f : 1.0f / s.l; /* no weight: zeros */
+    float inverse = s.l == 0.0f ? 0.0f : 1.0f / s.l; /* no weight: zeros */
     for (int i = 0; i < PACKS; i++)
         if (i * THREADS + t < packs)
-            store_pack(S + (i * THREADS + t) * PER<T>, normalise(held[i], visible - (i * THREADS + t) * PER<T>, s.m, scale));
+            store_pack(S + (i * THREADS + t) * PER<T>, normalise(held[i], visible - (i * THREADS + t) * PER<T>, s.m, inverse));
     for (int j = PACKS * THREADS + t; j < packs; j += THREADS)
-        store_pack(S + j * PER<T>, normalise(load_pack(S + j * PER<T>), visible - j * PER<T>, s.m, scale));
+        store_pack(S + j * PER<T>, normalise(load_pack(S + j * PER<T>), visible - j * PER<T>, s.m, inverse));
     if (lse && t == 0)
         lse[row] = s.m + logf(s.l);
 }
@@ -166,9 +166,9 @@ template <class T> static void softmax(T *S, float *lse, struct attention p, cud
 template <class T> static void multiply(T *S, T *Q_or_O, const T *K_or_V, bool before, int64_t first, int64_t rows, int64_t keys,
                                         struct attention p, enum dtype dtype, void *workspace, cudaStream_t stream)
 {
-    int64_t group = p.heads / p.kv_heads * p.seq_q; /* queries that share a key-value head */
-    struct matrices s = { S + first * row_length(p), row_length(p), group * row_length(p) };
-    struct matrices q = { Q_or_O + first * p.dim, p.dim, group * p.dim };
+    int64_t sharing = attention_group(p) * p.seq_q; /* queries that share a key-value head */
+    struct matrices s = { S + first * row_length(p), row_length(p), sharing * row_length(p) };
+    struct matrices q = { Q_or_O + first * p.dim, p.dim, sharing * p.dim };
     struct matrices k = { (void *)K_or_V, p.dim, p.seq_k * p.dim };
     int64_t count = p.batch * p.kv_heads;
 
@@ -182,12 +182,12 @@ template <class T> static void multiply(T *S, T *Q_or_O, const T *K_or_V, bool b
 template <class T> static void multiply_all(T *S, T *Q_or_O, const T *K_or_V, bool before, struct attention p, enum dtype dtype,
                                             void *workspace, cudaStream_t stream)
 {
-    int64_t group = p.heads / p.kv_heads * p.seq_q;
+    int64_t sharing = attention_group(p) * p.seq_q;
     if (!p.causal) {
-        multiply(S, Q_or_O, K_or_V, before, 0, group, p.seq_k, p, dtype, workspace, stream);
+        multiply(S, Q_or_O, K_or_V, before, 0, sharing, p.seq_k, p, dtype, workspace, stream);
         return;
     }
-    for (int64_t head = 0; head < group; head += p.seq_q)
+    for (int64_t head = 0; head < sharing; head += p.seq_q)
         for (int64_t query = 0; query < p.seq_q; query += PANEL) {
             int64_t rows = query + PANEL < p.seq_q ? PANEL : p.seq_q - query;
             multiply(S, Q_or_O, K_or_V, before, head + query, rows, panel_keys(p, query), p, dtype, workspace, stream);

@@ -38,10 +38,10 @@ static struct softmax_state attend(float *o, const float *q, const float *K, con
             dot += q[i] * k[i];
 
         struct softmax_state one = softmax_one(scale * dot), both = softmax_merge(s, one);
-        float before = share(s, both.m), now = share(one, both.m);
+        float keep = share(s, both.m), add = share(one, both.m);
 #pragma omp simd
         for (int64_t i = 0; i < dim; i++)
-            o[i] = o[i] * before + v[i] * now;
+            o[i] = o[i] * keep + v[i] * add;
         s = both;
     }
 
@@ -55,7 +55,7 @@ void fused_attention_cpu(float *O, float *lse, const float *Q, const float *K, c
 {
 #pragma omp parallel for
     for (int64_t row = 0; row < p.batch * p.heads * p.seq_q; row++) {
-        int64_t head = row / p.seq_q, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+        int64_t head = row / p.seq_q, k_at = attention_kv_head(p, head) * p.seq_k * p.dim;
         int64_t keys = attention_visible(p, row % p.seq_q);
         struct softmax_state s = attend(O + row * p.dim, Q + row * p.dim, K + k_at, V + k_at, keys, p.dim, p.scale);
         if (lse)

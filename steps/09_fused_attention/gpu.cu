@@ -31,7 +31,7 @@ template <int PER_LANE> static __device__ void load_part(float part[PER_LANE], c
 }
 
 /* What l and o of a part count for in a whole with maximum m. Nothing, if the part is empty: exp(-inf - -inf) would be NaN. */
-static __device__ float weight(struct softmax_state part, float m)
+static __device__ float share(struct softmax_state part, float m)
 {
     return part.l == 0.0f ? 0.0f : expf(part.m - m);
 }
@@ -44,7 +44,7 @@ template <int PER_LANE> static __global__ void __launch_bounds__(THREADS)
     int lane = threadIdx.x % 32;
     if (row >= p.batch * p.heads * p.seq_q)
         return;
-    int64_t kv_head = row / p.seq_q / (p.heads / p.kv_heads), visible = attention_visible(p, row % p.seq_q);
+    int64_t kv_head = attention_kv_head(p, row / p.seq_q), visible = attention_visible(p, row % p.seq_q);
     K += kv_head * p.seq_k * p.dim;
     V += kv_head * p.seq_k * p.dim;
 
@@ -60,7 +60,7 @@ template <int PER_LANE> static __global__ void __launch_bounds__(THREADS)
 
         struct softmax_state one = softmax_one(p.scale * warp_sum(score));
         struct softmax_state both = softmax_merge(s, one);
-        float keep = weight(s, both.m), add = weight(one, both.m);
+        float keep = share(s, both.m), add = share(one, both.m);
         for (int i = 0; i < PER_LANE; i++)
             o[i] = o[i] * keep + v[i] * add;
         s = both;

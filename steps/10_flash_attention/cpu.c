@@ -46,7 +46,7 @@ struct block {
     float S[KEYS][QUERIES]; /* and then P, in its place */
     float O[MAX_DIM][QUERIES];
     float m[QUERIES], l[QUERIES];
-    float c[QUERIES];       /* what the tiles before count for, now that m may have risen */
+    float factor[QUERIES];  /* what the tiles before count for, now that m may have risen */
 } __attribute__((aligned(64)));
 
 /*
@@ -56,7 +56,7 @@ struct block {
  * On the way it requests as many floats as A has from memory, from `next` on, so that they are here when their turn comes.
  */
 static inline __attribute__((always_inline)) void product_of(const int rows, float *C, const float *A, int64_t row_stride,
-                                                             int64_t depth_stride, const float *B, int depth, const float *c,
+                                                             int64_t depth_stride, const float *B, int depth, const float *factor,
                                                              const float *next)
 {
     vector sum[ROWS][VECTORS] = { 0 };
@@ -76,35 +76,35 @@ static inline __attribute__((always_inline)) void product_of(const int rows, flo
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
             vector *to = (vector *)C + row * VECTORS + v;
-            if (c)
-                sum[row][v] += *to * ((const vector *)c)[v];
+            if (factor)
+                sum[row][v] += *to * ((const vector *)factor)[v];
             *to = sum[row][v];
         }
 }
 
 /* Not inlined: on its own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not. */
 static __attribute__((noinline)) void product_rows(float *C, const float *A, int64_t row_stride, int64_t depth_stride,
-                                                   const float *B, int depth, const float *c, const float *next)
+                                                   const float *B, int depth, const float *factor, const float *next)
 {
-    product_of(ROWS, C, A, row_stride, depth_stride, B, depth, c, next);
+    product_of(ROWS, C, A, row_stride, depth_stride, B, depth, factor, next);
 }
 
 static __attribute__((noinline)) void product_row(float *C, const float *A, int64_t depth_stride, const float *B, int depth,
-                                                  const float *c, const float *next)
+                                                  const float *factor, const float *next)
 {
-    product_of(1, C, A, 0, depth_stride, B, depth, c, next);
+    product_of(1, C, A, 0, depth_stride, B, depth, factor, next);
 }
 
 /* The same for any number of rows. A is a tile of K or V, rows * depth floats in one piece, and the next tile lies behind it. */
 static void product(float *C, int rows, const float *A, int64_t row_stride, int64_t depth_stride, const float *B, int depth,
-                    const float *c)
+                    const float *factor)
 {
     const float *next = A + (int64_t)rows * depth;
     int row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        product_rows(C + row * QUERIES, A + row * row_stride, row_stride, depth_stride, B, depth, c, next + row * depth);
+        product_rows(C + row * QUERIES, A + row * row_stride, row_stride, depth_stride, B, depth, factor, next + row * depth);
     for (; row < rows; row++)
-        product_row(C + row * QUERIES, A + row * row_stride, depth_stride, B, depth, c, next + row * depth);
+        product_row(C + row * QUERIES, A + row * row_stride, depth_stride, B, depth, factor, next + row * depth);
 }
 
 #define LOG2E 0x1.715476p+0f
@@ -125,7 +125,7 @@ static inline float exp2_lane(float x)
     return p * float_of_bits(bits_of_float(shifted) << 23);
 }
 
-/* Merge the scores of `keys` keys into m and l, put P in their place, and set c. */
+/* Merge the scores of `keys` keys into m and l, put P in their place, and set factor. */
 static __attribute__((noinline)) void merge_tile(struct block *b, int keys)
 {
     float top[QUERIES], sum[QUERIES];
@@ -137,7 +137,7 @@ static __attribute__((noinline)) void merge_tile(struct block *b, int keys)
 #pragma omp simd
     for (int lane = 0; lane < QUERIES; lane++) {
         float base = top[lane] == -INFINITY ? 0.0f : top[lane];
-        b->c[lane] = exp2_lane(b->m[lane] - base);
+        b->factor[lane] = exp2_lane(b->m[lane] - base);
         b->m[lane] = top[lane];
         top[lane] = base;
         sum[lane] = 0.0f;
@@ -151,7 +151,7 @@ static __attribute__((noinline)) void merge_tile(struct block *b, int keys)
         }
 #pragma omp simd
     for (int lane = 0; lane < QUERIES; lane++)
-        b->l[lane] = b->l[lane] * b->c[lane] + sum[lane];
+        b->l[lane] = b->l[lane] * b->factor[lane] + sum[lane];
 }
 
 /* How many of the `keys` keys from `tile` on the query sees. */
@@ -182,7 +182,7 @@ static void product_seen(struct block *b, const float *V, struct attention p, in
             float sum = 0.0f;
             for (int key = 0; key < its; key++)
                 sum += V[key * dim + i] * b->S[key][lane];
-            b->O[i][lane] = b->O[i][lane] * b->c[lane] + sum;
+            b->O[i][lane] = b->O[i][lane] * b->factor[lane] + sum;
         }
     }
 }
@@ -216,9 +216,9 @@ static void start(struct block *b, const float *Q, int queries, int dim, float s
 static void finish(const struct block *b, float *O, float *lse, int queries, int dim)
 {
     for (int lane = 0; lane < queries; lane++) {
-        float weight = b->l[lane] == 0.0f ? 0.0f : 1.0f / b->l[lane];
+        float inverse = b->l[lane] == 0.0f ? 0.0f : 1.0f / b->l[lane];
         for (int i = 0; i < dim; i++)
-            O[lane * dim + i] = b->O[i][lane] * weight;
+            O[lane * dim + i] = b->O[i][lane] * inverse;
         if (lse)
             lse[lane] = b->m[lane] * LN2 + logf(b->l[lane]);
     }
@@ -237,7 +237,7 @@ static void attend(struct block *b, const float *K, const float *V, struct atten
             mask_tile(b, p, first, tile, keys);
         merge_tile(b, keys);
         if (whole || all_finite(V + tile * dim, (int64_t)keys * dim))
-            product(b->O[0], dim, V + tile * dim, 1, dim, b->S[0], keys, b->c);
+            product(b->O[0], dim, V + tile * dim, 1, dim, b->S[0], keys, b->factor);
         else
             product_seen(b, V + tile * dim, p, first, tile, keys);
     }
@@ -251,7 +251,7 @@ void flash_attention_cpu(float *O, float *lse, const float *Q, const float *K, c
     for (int64_t at = 0; at < heads * blocks; at++) {
         struct block b;
         int64_t head = at / blocks, first = (blocks - 1 - at % blocks) * QUERIES; /* causal: the longest first */
-        int64_t row = head * p.seq_q + first, k_at = head / (p.heads / p.kv_heads) * p.seq_k * p.dim;
+        int64_t row = head * p.seq_q + first, k_at = attention_kv_head(p, head) * p.seq_k * p.dim;
         int queries = p.seq_q - first < QUERIES ? (int)(p.seq_q - first) : QUERIES, dim = (int)p.dim;
         start(&b, Q + row * dim, queries, dim, p.scale * LOG2E);
         attend(&b, K + k_at, V + k_at, p, first, queries);

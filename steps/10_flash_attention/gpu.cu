@@ -35,19 +35,17 @@
 #include "ptx.cuh"
 #include "steps.h"
 
-#define COLUMNS 8       /* lanes that share a query */
-#define ROWS 4          /* groups of such lanes in a warp */
+#define LANE_COLUMNS 8  /* lanes that share a query */
+#define LANE_ROWS 4     /* groups of such lanes in a warp */
 #define PAD 4           /* floats behind each row of a transposed tile: what 32 lanes write to it then goes to 32 banks */
-#define LOG2_E 1.44269504f
-#define LN_2 0.693147181f
 
 /* What a head dimension allows: O takes most of a thread's registers, Q and K most of the shared memory. */
 template <int DIM> static constexpr int QUERIES = DIM <= 128 ? 8 : 4;        /* that a thread multiplies */
 template <int DIM> static constexpr int KEYS = DIM <= 64 ? 8 : 4;            /* that it multiplies them by */
 template <int DIM> static constexpr int MAX_WARPS = DIM <= 64 ? 4 : 8;       /* of a block, if shared memory lasts: 8 an SM */
 
-template <int DIM> static constexpr int WARP_QUERIES = ROWS * QUERIES<DIM>;
-template <int DIM> static constexpr int BC = COLUMNS * KEYS<DIM>; /* keys of a tile */
+template <int DIM> static constexpr int WARP_QUERIES = LANE_ROWS * QUERIES<DIM>;
+template <int DIM> static constexpr int BC = LANE_COLUMNS * KEYS<DIM>; /* keys of a tile */
 template <int DIM> static constexpr int P_STRIDE = WARP_QUERIES<DIM> + PAD;
 
 /* Where the i-th of a thread's queries, keys or dims is, from its first on: in packs of 4, at distances of 4 lanes' each. */
@@ -122,8 +120,8 @@ static __device__ void multiply(float c[M][N], const float *a, int a_stride, con
 #pragma unroll 8
     for (int k = 0; k < depth; k++) {
         float x[M], y[N];
-        load_part<M>(x, a + k * a_stride, ROWS);
-        load_part<N>(y, b + k * b_stride, COLUMNS);
+        load_part<M>(x, a + k * a_stride, LANE_ROWS);
+        load_part<N>(y, b + k * b_stride, LANE_COLUMNS);
 #pragma unroll
         for (int i = 0; i < M; i++)
 #pragma unroll
@@ -147,7 +145,7 @@ template <int N> static __device__ void hide_scores(float s[N], int first, int64
 {
 #pragma unroll
     for (int j = 0; j < N; j++)
-        if (first + spread(j, COLUMNS) >= visible)
+        if (first + spread(j, LANE_COLUMNS) >= visible)
             s[j] = -INFINITY;
 }
 
@@ -158,7 +156,7 @@ template <int N, int D> static __device__ void merge_scores(struct softmax_state
 #pragma unroll
     for (int j = 0; j < N; j++)
         m = fmaxf(m, s[j]);
-    m = warp_max<COLUMNS>(m);
+    m = warp_max<LANE_COLUMNS>(m);
     float keep = exp2_below(state->m, m);
     state->m = m;
     state->l *= keep;
@@ -180,7 +178,7 @@ static __device__ void store_weights(float *P, int stride, const float s[M][N], 
     for (int j = 0; j < N; j++)
 #pragma unroll
         for (int i = 0; i < M; i += 4)
-            *(float4 *)&P[(4 * column + spread(j, COLUMNS)) * stride + 4 * row + spread(i, ROWS)] =
+            *(float4 *)&P[(4 * column + spread(j, LANE_COLUMNS)) * stride + 4 * row + spread(i, LANE_ROWS)] =
                 make_float4(s[i][j], s[i + 1][j], s[i + 2][j], s[i + 3][j]);
 }
 
@@ -188,8 +186,8 @@ static __device__ void store_weights(float *P, int stride, const float s[M][N], 
 template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>, 8 / MAX_WARPS<DIM>)
     flash_attention_kernel(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, bool aligned)
 {
-    constexpr int M = QUERIES<DIM>, N = KEYS<DIM>, D = DIM / COLUMNS, BC = ::BC<DIM>, P_STRIDE = ::P_STRIDE<DIM>;
-    int warp = threadIdx.x / 32, column = threadIdx.x % COLUMNS, row = threadIdx.x / COLUMNS % ROWS, dim = (int)p.dim;
+    constexpr int M = QUERIES<DIM>, N = KEYS<DIM>, D = DIM / LANE_COLUMNS, BC = ::BC<DIM>, P_STRIDE = ::P_STRIDE<DIM>;
+    int warp = threadIdx.x / 32, column = threadIdx.x % LANE_COLUMNS, row = threadIdx.x / LANE_COLUMNS % LANE_ROWS, dim = (int)p.dim;
     int br = (int)blockDim.x / 32 * WARP_QUERIES<DIM>;
     extern __shared__ __align__(16) float shared[];
     float *Q_tile = shared;                                   /* [DIM][br + PAD] */
@@ -200,7 +198,7 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
     /* The blocks of a head, which share K and V, follow each other; those with most keys first, so that short ones end last. */
     int64_t tiles = (p.seq_q + br - 1) / br, head = blockIdx.x / tiles;
     int64_t first_query = (tiles - 1 - blockIdx.x % tiles) * br;
-    int64_t kv_head = head / (p.heads / p.kv_heads), queries = min((int64_t)br, p.seq_q - first_query);
+    int64_t kv_head = attention_kv_head(p, head), queries = min((int64_t)br, p.seq_q - first_query);
     int64_t end = attention_visible(p, first_query + queries - 1); /* nobody in the tile sees a key from here on */
     int64_t all_see = attention_visible(p, first_query);           /* everybody sees the keys before this one */
     Q += (head * p.seq_q + first_query) * dim;
@@ -222,11 +220,11 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
 
         float s[M][N] = {};
         multiply<M, N>(s, Q_tile + my_query, br + PAD, K_tile + 4 * column, BC + PAD, DIM);
-        scale_scores<M, N>(s, p.scale * LOG2_E);
+        scale_scores<M, N>(s, p.scale * LOG2E);
         if (first_key + BC > all_see)
 #pragma unroll
             for (int i = 0; i < M; i++)
-                hide_scores<N>(s[i], 4 * column, attention_visible(p, first_query + my_query + spread(i, ROWS)) - first_key);
+                hide_scores<N>(s[i], 4 * column, attention_visible(p, first_query + my_query + spread(i, LANE_ROWS)) - first_key);
 #pragma unroll
         for (int i = 0; i < M; i++)
             merge_scores<N, D>(&state[i], o[i], s[i]);
@@ -240,20 +238,20 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
 
 #pragma unroll
     for (int i = 0; i < M; i++) {
-        int64_t query = my_query + spread(i, ROWS);
-        float l = warp_sum<COLUMNS>(state[i].l);
-        float scale = l == 0.0f ? 0.0f : 1.0f / l; /* no weight: zeros */
+        int64_t query = my_query + spread(i, LANE_ROWS);
+        float l = warp_sum<LANE_COLUMNS>(state[i].l);
+        float inverse = l == 0.0f ? 0.0f : 1.0f / l; /* no weight: zeros */
 #pragma unroll
         for (int d = 0; d < D; d++)
-            if (query < queries && 4 * column + spread(d, COLUMNS) < dim)
-                O[query * dim + 4 * column + spread(d, COLUMNS)] = o[i][d] * scale;
+            if (query < queries && 4 * column + spread(d, LANE_COLUMNS) < dim)
+                O[query * dim + 4 * column + spread(d, LANE_COLUMNS)] = o[i][d] * inverse;
         if (lse && query < queries && column == 0)
-            lse[head * p.seq_q + first_query + query] = (state[i].m + log2f(l)) * LN_2;
+            lse[head * p.seq_q + first_query + query] = (state[i].m + log2f(l)) * LN2;
     }
 }
 
 /* Bytes of shared memory that a block of so many warps needs. */
-template <int DIM> static size_t shared_bytes(int warps)
+template <int DIM> static constexpr size_t shared_bytes(int warps)
 {
     int br = warps * WARP_QUERIES<DIM>;
     return (DIM * (br + PAD) + DIM * (BC<DIM> + PAD) + BC<DIM> * DIM + warps * BC<DIM> * P_STRIDE<DIM>) * sizeof(float);
@@ -262,6 +260,8 @@ template <int DIM> static size_t shared_bytes(int warps)
 template <int DIM> static void launch(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
                                       cudaStream_t stream)
 {
+    static_assert(shared_bytes<DIM>(1) <= SHARED_SM_80, "more than a block's shared memory");
+    static_assert(QUERIES<DIM> * (DIM / LANE_COLUMNS + KEYS<DIM>) < registers_of_thread(8 * 32), "O and S are more than a thread's registers");
     int warps = MAX_WARPS<DIM>;
     while (warps > 1 && shared_bytes<DIM>(warps) > (size_t)most_shared())
         warps--;

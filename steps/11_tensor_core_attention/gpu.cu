@@ -96,8 +96,8 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
         m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 1)); /* the four lanes of a row are neighbours */
         m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 2));
 
-        float below = m == -INFINITY ? 0.0f : m; /* exp(-inf - -inf) would be NaN */
-        float factor = __expf(r->m[h] - below);
+        float base = m == -INFINITY ? 0.0f : m; /* exp(-inf - -inf) would be NaN */
+        float factor = __expf(r->m[h] - base);
         r->m[h] = m;
         r->l[h] *= factor;
         for (int n = 0; n < DIM / 8; n++)
@@ -105,7 +105,7 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
                 r->o[n][i] *= factor;
         for (int n = 0; n < BC / 8; n++)
             for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = __expf(s[n][i] - below);
+                s[n][i] = __expf(s[n][i] - base);
                 r->l[h] += s[n][i];
             }
     }
@@ -116,14 +116,14 @@ template <class T, int DIM> static __device__ void add_values(float (*o)[4], con
 {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int k = 0; k < BC / 16; k++) {
-        uint32_t p[4];
+        uint32_t weights[4];
         for (int i = 0; i < 4; i++) /* four quarters of S are four quarters of P */
-            p[i] = word_of_floats(&s[2 * k + i / 2][i % 2 * 2], T());
+            weights[i] = word_of_floats(&s[2 * k + i / 2][i % 2 * 2], T());
         for (int n = 0; n < DIM / 8; n++) {
             const T *b = &v_tile[(16 * k + 2 * t) * DIM + 8 * n + g]; /* neighbours in a column: two loads for a word */
             uint32_t b0 = b[0].bits | (uint32_t)b[DIM].bits << 16;
             uint32_t b1 = b[8 * DIM].bits | (uint32_t)b[9 * DIM].bits << 16;
-            mma(o[n], p, b0, b1, T());
+            mma(o[n], weights, b0, b1, T());
         }
     }
 }
@@ -137,11 +137,11 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
         float l = r->l[h];
         l += __shfl_xor_sync(ALL_LANES, l, 1);
         l += __shfl_xor_sync(ALL_LANES, l, 2);
-        float factor = l == 0.0f ? 0.0f : 1.0f / l;
+        float inverse = l == 0.0f ? 0.0f : 1.0f / l;
         if (row >= there)
             continue;
         for (int n = 0; n < DIM / 8; n++) {
-            float two[2] = { r->o[n][2 * h] * factor, r->o[n][2 * h + 1] * factor };
+            float two[2] = { r->o[n][2 * h] * inverse, r->o[n][2 * h + 1] * inverse };
             *(uint32_t *)&O[row * DIM + 8 * n + 2 * t] = word_of_floats(two, T());
         }
         if (lse && t == 0)
@@ -149,7 +149,7 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
     }
 }
 
-/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads from first_head on. */
+/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads from first_head on. group: attention_group(p). */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
     tensor_core_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                  unsigned first_head)
@@ -197,6 +197,8 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
 template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                    cudaStream_t stream)
 {
+    static_assert(2 * BC * DIM * sizeof(T) <= SHARED_UNASKED, "more than a block's shared memory");
+    static_assert(DIM / 4 + DIM / 2 + BC / 2 <= registers_of_thread(THREADS), "Q, O and S are more than a thread's registers");
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
         dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
         tensor_core_attention_kernel<T, DIM><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p, (unsigned)head);

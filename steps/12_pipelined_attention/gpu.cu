@@ -119,25 +119,25 @@ template <int DIM> static __device__ void follow(struct rows<DIM> *r, const floa
 }
 
 /*
- * What the exponents c s - below refer to is below = c m, rounded once for all of a row, while no product c s is rounded. Where that
- * would be felt, s becomes s - m, and below 0; and where a row has seen nothing: -inf - -inf would be NaN.
+ * What the exponents c s - base refer to is base = c m, rounded once for all of a row, while no product c s is rounded. Where that
+ * would be felt, s becomes s - m, and base 0; and where a row has seen nothing: -inf - -inf would be NaN.
  */
-static __device__ void center(float (*s)[4], float *below, const float *m)
+static __device__ void center(float (*s)[4], float *base, const float *m)
 {
     for (int h = 0; h < 2; h++) {
-        bool far = !(fabsf(below[h]) < FAR);
+        bool far = !(fabsf(base[h]) < FAR);
         float shift = far && m[h] != -INFINITY ? m[h] : 0.0f;
         for (int n = 0; n < BC / 8; n++)
             for (int i = 2 * h; i < 2 * h + 2; i++)
                 s[n][i] -= shift;
-        below[h] = far ? 0.0f : below[h];
+        base[h] = far ? 0.0f : base[h];
     }
 }
 
 /* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
 {
-    float m[2] = { -INFINITY, -INFINITY }, below[2];
+    float m[2] = { -INFINITY, -INFINITY }, base[2];
     for (int n = 0; n < BC / 8; n++)
         for (int i = 0; i < 4; i++)
             m[i / 2] = fmaxf(m[i / 2], s[n][i]);
@@ -145,20 +145,20 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
     for (int h = 0; h < 2; h++) { /* the four lanes of a row are neighbours */
         m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 1));
         m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 2));
-        below[h] = r->m[h] * c;
-        rare |= (m[h] - r->m[h]) * c > LAG || !(fabsf(below[h]) < FAR);
+        base[h] = r->m[h] * c;
+        rare |= (m[h] - r->m[h]) * c > LAG || !(fabsf(base[h]) < FAR);
     }
     if (__any_sync(ALL_LANES, rare)) {
         follow(r, m, c);
         for (int h = 0; h < 2; h++)
-            below[h] = r->m[h] * c;
-        center(s, below, r->m);
+            base[h] = r->m[h] * c;
+        center(s, base, r->m);
     }
 
     for (int h = 0; h < 2; h++)
         for (int n = 0; n < BC / 8; n++)
             for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = ex2(s[n][i] * c - below[h]);
+                s[n][i] = ex2(s[n][i] * c - base[h]);
                 r->l[h] += s[n][i];
             }
 }
@@ -168,16 +168,16 @@ template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *
 {
 #pragma unroll
     for (int k = 0; k < BC / 16; k++) {
-        uint32_t p[PARTS][4];
+        uint32_t weights[PARTS][4];
         for (int part = 0; part < PARTS; part++)
             for (int i = 0; i < 4; i++) /* four quarters of S are four quarters of P */
-                p[part][i] = word_of_floats(&s[part][2 * k + i / 2][i % 2 * 2], T());
+                weights[part][i] = word_of_floats(&s[part][2 * k + i / 2][i % 2 * 2], T());
         for (int n = 0; n < DIM / 16; n++) {
             uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
             ldmatrix_trans(b, (v_at ^ 32 * n) + 32 * DIM * k);
             for (int part = 0; part < PARTS; part++) {
-                mma(r[part].o[2 * n], p[part], b[0], b[1], T());
-                mma(r[part].o[2 * n + 1], p[part], b[2], b[3], T());
+                mma(r[part].o[2 * n], weights[part], b[0], b[1], T());
+                mma(r[part].o[2 * n + 1], weights[part], b[2], b[3], T());
             }
         }
     }
@@ -196,9 +196,9 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
         float l = r->l[h];
         l += __shfl_xor_sync(ALL_LANES, l, 1);
         l += __shfl_xor_sync(ALL_LANES, l, 2);
-        float factor = l == 0.0f ? 0.0f : __fdividef(1.0f, l); /* otherwise l >= 1 */
+        float inverse = l == 0.0f ? 0.0f : __fdividef(1.0f, l); /* otherwise l >= 1 */
         for (int n = 0; n < DIM / 8; n++) {
-            float two[2] = { r->o[n][2 * h] * factor, r->o[n][2 * h + 1] * factor };
+            float two[2] = { r->o[n][2 * h] * inverse, r->o[n][2 * h + 1] * inverse };
             *(uint32_t *)&tile[swizzled<DIM>(row, n) + 4 * t] = word_of_floats(two, T());
         }
         if (lse && t == 0 && row < there)
@@ -214,8 +214,8 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
 
 /*
  * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, p.scale > 0, tensors aligned to 16 bytes, heads from first_head on. The
- * queries count times `sign`: -1, 0 or 1. c, causal: scale log2(e) and p.causal, again: instructions can take an argument from where
- * it is, without a register.
+ * queries count times `sign`: -1, 0 or 1. c, causal: scale log2(e) and p.causal, again: instructions can
+ * take an argument from where it is, without a register.
  */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
@@ -297,7 +297,9 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
 template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                    cudaStream_t stream)
 {
-    int bytes = (BR + 2 * STAGES * BC) * DIM * (int)sizeof(T);
+    constexpr int bytes = (BR + 2 * STAGES * BC) * DIM * (int)sizeof(T);
+    static_assert(bytes <= SHARED_SM_80, "more than a block's shared memory");
+    static_assert(PARTS * (DIM / 2 + BC / 2) <= registers_of_thread(2 * THREADS), "O and S are more than a thread's registers");
     float c = exponent_scale(p.scale), sign = scale_sign(p.scale);
     p.scale = scale_size(p.scale);
     cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);

@@ -17,16 +17,10 @@
 
 #define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 12 */
 
-/* What a block is made of. A tile is WGS times ROWS queries; its keys come in blocks of BC. */
-template <class ELEMENT, int HEAD_DIM, int WARPGROUPS, int KEYS, int PLACES, int KEEP, int FIRST> struct shape {
-    typedef ELEMENT T;
-    static constexpr int DIM = HEAD_DIM, WGS = WARPGROUPS, BR = ROWS * WGS, BC = KEYS;
-    static constexpr int STAGES = PLACES;          /* places for blocks of K, and as many for blocks of V */
-    static constexpr int REGISTERS = KEEP;         /* of a consumer; a producer has what is left, and needs few */
-    static constexpr int PRODUCER = registers_left(WGS, KEEP);
-    static constexpr int BYTES = BC * DIM * 2;     /* of a block of keys */
-    static constexpr int EARLY = FIRST;            /* eights of a block's keys that are exponentiated before the wait for P V */
-};
+/* What a block is made of, by head dimension and number of keys: config in hopper.cuh says what is what. */
+struct dim_64_short { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 64,  STAGES = 4, REGISTERS = 112, EARLY = 4; };
+struct dim_64_long  { static constexpr int DIM = 64,  WARPGROUPS = 3, BC = 128, STAGES = 4, REGISTERS = 160, EARLY = 4; };
+struct dim_128      { static constexpr int DIM = 128, WARPGROUPS = 2, BC = 128, STAGES = 2, REGISTERS = 240, EARLY = 6; };
 
 /* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys. */
 struct tile {
@@ -34,117 +28,118 @@ struct tile {
 };
 
 struct problem {
-    CUtensorMap q, k, v, o;
+    struct tensor_maps map;
     float *lse;
-    int seq_q, seq_k, heads, kv_heads;
+    int seq_q, seq_k;
+    int heads, kv_heads;
     int row_tiles;          /* of a head */
     int more;               /* query i sees the keys below i + more, and below seq_k */
     float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
 };
 
-template <class S> struct __align__(1024) memory {
-    typename S::T q[S::WGS][ROWS * S::DIM];         /* a warpgroup's queries; at the end its results on their way out */
-    typename S::T k[S::STAGES][S::BC * S::DIM], v[S::STAGES][S::BC * S::DIM];
-    float2 m[S::WGS * 128], r[S::WGS * 32];         /* what rows refer to, times c and as it is: registers are too scarce */
-    ring<1> queries[S::WGS];
-    ring<S::STAGES> keys, values;
+template <class C> struct __align__(1024) memory {
+    typename C::T q[C::WARPGROUPS][WARPGROUP_ROWS * C::DIM]; /* a warpgroup's queries; at the end its results on their way out */
+    typename C::T k[C::STAGES][C::BC * C::DIM], v[C::STAGES][C::BC * C::DIM];
+    float2 m[C::WARPGROUPS * 128], r[C::WARPGROUPS * 32]; /* what rows refer to, times c and as it is: registers are scarce */
+    ring<1> queries[C::WARPGROUPS];
+    ring<C::STAGES> keys, values;
 };
 
-template <class S> INLINE memory<S> &shared(void)
+template <class C> INLINE memory<C> &shared(void)
 {
     extern __shared__ __align__(1024) unsigned char bytes[];
-    return *(memory<S> *)bytes;
+    return *(memory<C> *)bytes;
 }
 
 /* What a consumer thread has in registers. */
-template <class S> struct consumer {
+template <class C> struct consumer {
     int warpgroup;
     struct tile tile;
     uint32_t keys, values;          /* blocks of K, and blocks of V, that are behind it */
     int block, masked_from;         /* the block it is at; blocks from masked_from on need a mask */
     bool add;                       /* whether the next P V adds to O: not the first */
-    float o[S::DIM / 2], l[2];
-    uint32_t p[S::BC / 4];          /* the weights of the block before: the next product's operand */
+    float o[C::DIM / 2], l[2];
+    uint32_t weights[C::BC / 4];    /* of the block before: the next product's operand */
 };
 
 /* A block's tile: of a head after the other; of each the last rows first, which see the most keys. */
-template <class S> INLINE struct tile tile_at(const problem &p, int i)
+template <class C> INLINE struct tile tile_at(const problem &p, int i)
 {
     struct tile t;
     t.head = i / p.row_tiles;
     t.kv_head = t.head / p.heads * p.kv_heads + t.head % p.heads / (p.heads / p.kv_heads);
-    t.first_row = (p.row_tiles - 1 - i % p.row_tiles) * S::BR;
-    t.blocks = max(1, (min(p.seq_k, t.first_row + S::BR - 1 + p.more) + S::BC - 1) / S::BC);
+    t.first_row = (p.row_tiles - 1 - i % p.row_tiles) * C::BR;
+    t.blocks = max(1, (min(p.seq_k, t.first_row + C::BR - 1 + p.more) + C::BC - 1) / C::BC);
     return t;
 }
 
 /* ---- producers */
 
-template <class S> INLINE void produce_keys(const problem &p)
+template <class C> INLINE void produce_keys(const problem &p)
 {
-    memory<S> &m = shared<S>();
-    struct tile t = tile_at<S>(p, blockIdx.x);
-    for (int i = 0; i < S::WGS; i++)
-        load(m.queries[i], 0, m.q[i], ROWS * S::DIM * 2, &p.q, t.first_row + ROWS * i, t.head, READ_ONCE);
+    memory<C> &shm = shared<C>();
+    struct tile t = tile_at<C>(p, blockIdx.x);
+    for (int i = 0; i < C::WARPGROUPS; i++)
+        load(shm.queries[i], 0, shm.q[i], sizeof shm.q[i], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head, READ_ONCE);
     uint32_t keys = 0;
 #pragma unroll 1
     for (int block = t.blocks - 1; block >= 0; block--) {
-        load(m.keys, keys++, m.k, S::BYTES, &p.k, block * S::BC, t.kv_head, KEEP_IN_L2);
+        load(shm.keys, keys++, shm.k, C::BYTES, &p.map.k, block * C::BC, t.kv_head, KEEP_IN_L2);
         mark(BEGAN_K, keys - 1);
     }
 }
 
-template <class S> INLINE void produce_values(const problem &p)
+template <class C> INLINE void produce_values(const problem &p)
 {
-    memory<S> &m = shared<S>();
-    struct tile t = tile_at<S>(p, blockIdx.x);
+    memory<C> &shm = shared<C>();
+    struct tile t = tile_at<C>(p, blockIdx.x);
     uint32_t values = 0;
 #pragma unroll 1
     for (int block = t.blocks - 1; block >= 0; block--) {
-        load(m.values, values++, m.v, S::BYTES, &p.v, block * S::BC, t.kv_head, KEEP_IN_L2);
+        load(shm.values, values++, shm.v, C::BYTES, &p.map.v, block * C::BC, t.kv_head, KEEP_IN_L2);
         mark(BEGAN_V, values - 1);
     }
 }
 
 /* ---- consumers: products, which run by themselves until they are waited for */
 
-template <class S> INLINE void begin_scores(float (&s)[S::BC / 2], const consumer<S> &me)
+template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const consumer<C> &me)
 {
-    memory<S> &m = shared<S>();
-    uint64_t q = wgmma_descriptor(shared_address(m.q[me.warpgroup]), 0);
-    uint64_t k = wgmma_descriptor(shared_address(m.k), 0) + me.keys % S::STAGES * (S::BYTES / 16);
-    begin_scores<S::DIM>(s, q, k, typename S::T());
+    memory<C> &shm = shared<C>();
+    uint64_t q = wgmma_descriptor(shared_address(shm.q[me.warpgroup]), 0);
+    uint64_t k = wgmma_descriptor(shared_address(shm.k), 0) + me.keys % C::STAGES * (C::BYTES / 16);
+    begin_scores<C::DIM>(s, q, k, typename C::T());
 }
 
-template <class S> INLINE void begin_values(consumer<S> &me, bool add)
+template <class C> INLINE void begin_values(consumer<C> &me, bool add)
 {
-    uint64_t v = wgmma_descriptor(shared_address(shared<S>().v), S::BC * 128) + me.values % S::STAGES * (S::BYTES / 16);
-    begin_values(me.o, me.p, v, add, typename S::T());
+    uint64_t v = wgmma_descriptor(shared_address(shared<C>().v), C::BC * 128) + me.values % C::STAGES * (C::BYTES / 16);
+    begin_values(me.o, me.weights, v, add, typename C::T());
 }
 
-template <class S> INLINE void mask_block(float (&s)[S::BC / 2], const consumer<S> &me, const problem &p)
+template <class C> INLINE void mask_block(float (&s)[C::BC / 2], const consumer<C> &me, const problem &p)
 {
-    int row = me.tile.first_row + ROWS * me.warpgroup + row_of_thread(), first = me.block * S::BC;
+    int row = me.tile.first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread(), first = me.block * C::BC;
     mask(s, min(p.seq_k, row + p.more) - first, min(p.seq_k, row + 8 + p.more) - first);
 }
 
-template <class S> INLINE uint32_t m_of_thread(void)
+template <class C> INLINE uint32_t m_of_thread(void)
 {
-    return shared_address(&shared<S>().m[threadIdx.x]);
+    return shared_address(&shared<C>().m[threadIdx.x]);
 }
 
-template <class S> INLINE uint32_t r_of_row(void)
+template <class C> INLINE uint32_t r_of_row(void)
 {
-    return shared_address(&shared<S>().r[threadIdx.x / 4]);
+    return shared_address(&shared<C>().r[threadIdx.x / 4]);
 }
 
 /* ---- consumers: a tile */
 
 /* The first block, whose softmax has no product to run beside. */
-template <class S> INLINE void first_block(consumer<S> &me, const problem &p)
+template <class C> INLINE void first_block(consumer<C> &me, const problem &p)
 {
-    memory<S> &shm = shared<S>();
-    float s[S::BC / 2];
+    memory<C> &shm = shared<C>();
+    float s[C::BC / 2];
     wait_full(shm.queries[me.warpgroup], 0);
     if (p.sign != 1.0f)
         multiply_queries(shm.q[me.warpgroup], p.sign, me.warpgroup);
@@ -159,8 +154,8 @@ template <class S> INLINE void first_block(consumer<S> &me, const problem &p)
     if (me.block >= me.masked_from)
         mask_block(s, me, p);
     float2 r = make_float2(row_maximum(s, 0), row_maximum(s, 1));
-    exponentials<0, S::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<S>(), r_of_row<S>()), p.c, me.l);
-    pack_weights(me.p, s, typename S::T());
+    exponentials<0, C::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<C>(), r_of_row<C>()), p.c, me.l);
+    pack_weights(me.weights, s, typename C::T());
     mark(DID_SOFTMAX, me.keys - 1);
 }
 
@@ -172,25 +167,25 @@ template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
 }
 
 /* What follow() says, done: l and O are to be multiplied by `factor`. A row that is not near, whose old m is NaN, is looked at here. */
-template <class S> INLINE float2 raise(float2 &factor, float (&s)[S::BC / 2], float2 old, float2 m, float c)
+template <class C> INLINE float2 raise(float2 &factor, float (&s)[C::BC / 2], float2 old, float2 m, float c)
 {
-    float2 before = load_pair(r_of_row<S>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
+    float2 before = load_pair(r_of_row<C>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
     if (isnan(old.x) ? (above.x - r.x) * c > LAG : m.x > old.x)
         r.x = above.x;
     if (isnan(old.y) ? (above.y - r.y) * c > LAG : m.y > old.y)
         r.y = above.y;
     factor = factors(before, r, c);
-    return keep_reference(s, r, c, m_of_thread<S>(), r_of_row<S>());
+    return keep_reference(s, r, c, m_of_thread<C>(), r_of_row<C>());
 }
 
 /* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
-template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const problem &p)
+template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const problem &p)
 {
-    memory<S> &shm = shared<S>();
-    float s[S::BC / 2], sum[2] = { 0.0f, 0.0f };
+    memory<C> &shm = shared<C>();
+    float s[C::BC / 2], sum[2] = { 0.0f, 0.0f };
     wait_full(shm.keys, me.keys);
     mark(WAITED_FOR_K, me.keys);
-    float2 old = load_pair(m_of_thread<S>()), factor; /* early: it is here when the scores are */
+    float2 old = load_pair(m_of_thread<C>()), factor; /* early: it is here when the scores are */
     begin_scores(s, me);
     wait_full(shm.values, me.values);
     begin_values(me, me.add);
@@ -205,126 +200,120 @@ template <class S, bool MASKED> INLINE void next_block(consumer<S> &me, const pr
     float2 m = follow(s, old, p.c);
     bool rare = __any_sync(ALL_LANES, m.x != old.x || m.y != old.y); /* what is NaN is unlike itself */
     if (rare)
-        m = raise<S>(factor, s, old, m, p.c);
-    exponentials<0, S::EARLY>(s, m, p.c, sum);
-    if (__any_sync(ALL_LANES, me.l[0] + sum[0] + sum[1] < 0.0f)) { /* never: see the lesson on what the branch is for */
-        end_values(me.o, me.p);
-        rescale(me.o, make_float2(0.0f, 0.0f));
-    } else {
-        end_values(me.o, me.p);
-    }
+        m = raise<C>(factor, s, old, m, p.c);
+    exponentials<0, C::EARLY>(s, m, p.c, sum);
+    end_values_below(me.l[0] + sum[0] + sum[1], me.o, me.weights); /* never before these exponentials */
     if (rare) {
         me.l[0] *= factor.x, me.l[1] *= factor.y;
         rescale(me.o, factor);
     }
     mark(GOT_VALUES, me.keys - 1);
     release_together(shm.values, me.values++);
-    exponentials<S::EARLY, S::BC / 8>(s, m, p.c, sum);
+    exponentials<C::EARLY, C::BC / 8>(s, m, p.c, sum);
     me.l[0] += sum[0], me.l[1] += sum[1];
-    pack_weights(me.p, s, typename S::T());
+    pack_weights(me.weights, s, typename C::T());
     mark(DID_SOFTMAX, me.keys - 1);
 }
 
 /* O leaves through the place of the warp's queries, 16 rows of each panel, which nobody needs any more. */
-template <class S> INLINE void end_tile(consumer<S> &me, const problem &p)
+template <class C> INLINE void end_tile(consumer<C> &me, const problem &p)
 {
-    int row = me.tile.first_row + ROWS * me.warpgroup + row_of_thread();
+    int row = me.tile.first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread();
     float *lse = p.lse ? p.lse + (int64_t)me.tile.head * p.seq_q + row : NULL;
-    rescale(me.o, finish_rows(lse, p.seq_q - row, make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<S>()), p.c)));
+    rescale(me.o, finish_rows(lse, p.seq_q - row, make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<C>()), p.c)));
     named_barrier(1 + me.warpgroup, 128); /* of the warpgroup: all its products with Q are done */
-    uint32_t box = shared_address(shared<S>().q[me.warpgroup]) + threadIdx.x % 128 / 32 * 16 * 128;
+    uint32_t box = shared_address(shared<C>().q[me.warpgroup]) + threadIdx.x % 128 / 32 * 16 * 128;
 #pragma unroll
-    for (int panel = 0; panel < S::DIM / PANEL; panel++, box += ROWS * 128) {
-        fill_box(box, me.o, panel, typename S::T());
+    for (int panel = 0; panel < C::DIM / PANEL; panel++, box += WARPGROUP_ROWS * 128) {
+        fill_box(box, me.o, panel, typename C::T());
         if (lane() == 0)
-            tma_store(&p.o, box, row, panel, me.tile.head);
+            tma_store(&p.map.o, box, row, panel, me.tile.head);
     }
     if (lane() == 0)
         tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
 }
 
-template <class S> INLINE void consume(const problem &p, int warpgroup)
+template <class C> INLINE void consume(const problem &p, int warpgroup)
 {
-    consumer<S> me = { warpgroup, tile_at<S>(p, blockIdx.x) };
-    me.masked_from = max(0, min(p.seq_k, me.tile.first_row + ROWS * warpgroup + p.more)) / S::BC;
+    consumer<C> me = { warpgroup, tile_at<C>(p, blockIdx.x) };
+    me.masked_from = max(0, min(p.seq_k, me.tile.first_row + WARPGROUP_ROWS * warpgroup + p.more)) / C::BC;
     me.block = me.tile.blocks - 1;
     first_block(me, p);
     me.block--;
 #pragma unroll 1
     for (; me.block >= me.masked_from && me.block >= 0; me.block--)
-        next_block<S, true>(me, p);
+        next_block<C, true>(me, p);
 #pragma unroll 1
     for (; me.block >= 0; me.block--)
-        next_block<S, false>(me, p);
-    wait_full(shared<S>().values, me.values);
+        next_block<C, false>(me, p);
+    wait_full(shared<C>().values, me.values);
     begin_values(me, me.add);
-    end_values(me.o, me.p);
+    end_values(me.o, me.weights);
     end_tile(me, p);
 }
 
-template <class S> static __global__ void __launch_bounds__(128 * (S::WGS + 1), 1)
+template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS + 1), 1)
     warp_specialized_attention_kernel(const __grid_constant__ struct problem p)
 {
     needs_hopper();
     if constexpr (HOPPER) {
-        memory<S> &m = shared<S>();
+        memory<C> &shm = shared<C>();
         if (threadIdx.x == 0) {
-            for (int i = 0; i < S::WGS; i++)
-                ring_init(m.queries[i], 1);
-            ring_init(m.keys, S::WGS);
-            ring_init(m.values, S::WGS);
+            for (int i = 0; i < C::WARPGROUPS; i++)
+                ring_init(shm.queries[i], 1);
+            ring_init(shm.keys, C::WARPGROUPS);
+            ring_init(shm.values, C::WARPGROUPS);
             mbarrier_init_fence();
         }
         __syncthreads();
         int warpgroup = uniform(threadIdx.x / 128);
-        if (warpgroup == S::WGS) {
-            fewer_registers<S::PRODUCER>();
+        if (warpgroup == C::WARPGROUPS) {
+            fewer_registers<C::PRODUCER_REGISTERS>();
             if (threadIdx.x % 128 == 0)
-                produce_keys<S>(p);
+                produce_keys<C>(p);
             if (threadIdx.x % 128 == 32)
-                produce_values<S>(p);
+                produce_values<C>(p);
         } else {
-            more_registers<S::REGISTERS>();
-            consume<S>(p, warpgroup);
+            more_registers<C::REGISTERS>();
+            consume<C>(p, warpgroup);
         }
     }
 }
 
 /* ---- launching */
 
-template <class S, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
+template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
                                                   cudaStream_t stream)
 {
-    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
     struct problem p = {};
-    static_assert(sizeof(memory<S>) <= SHARED_BYTES, "more than a block's shared memory");
-    if (!attention_map(&p.q, Q, heads, a.seq_q, S::DIM, ROWS, S::DIM / PANEL) ||
-        !attention_map(&p.k, K, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
-        !attention_map(&p.v, V, kv_heads, a.seq_k, S::DIM, S::BC, S::DIM / PANEL) ||
-        !attention_map(&p.o, O, heads, a.seq_q, S::DIM, 16, 1))
+    static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
+    static_assert(C::FRAGMENTS + C::BC / 4 <= C::REGISTERS, "O, S and P are more than a consumer's registers");
+    static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
+    if (!attention_maps<C>(&p.map, O, Q, K, V, a))
         return;
     p.lse = lse;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
     p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads;
-    p.row_tiles = (p.seq_q + S::BR - 1) / S::BR;
+    p.row_tiles = (p.seq_q + C::BR - 1) / C::BR;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
     p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
-    cudaFuncSetAttribute(warp_specialized_attention_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<S>));
+    cudaFuncSetAttribute(warp_specialized_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
     timeline_at_exit();
-    warp_specialized_attention_kernel<S><<<(unsigned)(p.row_tiles * heads), 128 * (S::WGS + 1), sizeof(memory<S>), stream>>>(p);
+    unsigned tiles = (unsigned)(p.row_tiles * a.batch * a.heads);
+    warp_specialized_attention_kernel<C><<<tiles, 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(p);
 }
 
-/* Which shape for which problem: the lesson has the measurements behind it. */
+/* Which sizes for which problem: the lesson has the measurements behind it. */
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, a))
         return;
     if (a.dim == 128)
-        launch_as<shape<T, 128, 2, 128, 2, 240, 6>>(O, lse, Q, K, V, a, stream);
+        launch_as<config<T, dim_128>>(O, lse, Q, K, V, a, stream);
     else if (a.seq_k <= (a.causal ? 4096 : 1024))
-        launch_as<shape<T, 64, 4, 64, 4, 112, 4>>(O, lse, Q, K, V, a, stream);
+        launch_as<config<T, dim_64_short>>(O, lse, Q, K, V, a, stream);
     else
-        launch_as<shape<T, 64, 3, 128, 4, 160, 4>>(O, lse, Q, K, V, a, stream);
+        launch_as<config<T, dim_64_long>>(O, lse, Q, K, V, a, stream);
 }
 
 void warp_specialized_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a,

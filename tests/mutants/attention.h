@@ -43,7 +43,7 @@ static inline int64_t query_count(struct attention p)
 
 static inline struct query query_at(float *O, const float *Q, const float *K, const float *V, struct attention p, int64_t row)
 {
-    int64_t kv_at = row / p.seq_q / (p.heads / p.kv_heads) * p.seq_k * p.dim, at = row * p.dim;
+    int64_t kv_at = attention_kv_head(p, row / p.seq_q) * p.seq_k * p.dim, at = row * p.dim;
     return (struct query){ Q + at, K + kv_at, V + kv_at, O + at, attention_visible(p, row % p.seq_q), p.dim, p.scale };
 }
 
