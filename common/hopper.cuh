@@ -18,8 +18,8 @@
 /* ---- sizes: what a block is made of. A step chooses, and config adds what follows */
 
 /*
- * Registers that each thread of a producing warpgroup has, beside `warpgroups` of consumers whose threads keep `keep` each. All begin
- * with the same number, and what some take, others give. A producer needs few, and setmaxnreg takes multiples of 8 from 24 on.
+ * Registers that each thread of a producing warpgroup has, beside `warpgroups` of consumers whose threads keep `keep` each. All
+ * begin with the same number, and what some take, others give. A producer needs few, and setmaxnreg takes multiples of 8 from 24 on.
  */
 constexpr int registers_left(int warpgroups, int keep)
 {
@@ -38,7 +38,7 @@ template <class ELEMENT, class SIZES> struct config : SIZES {
     typedef ELEMENT T;
     static constexpr int BR = WARPGROUP_ROWS * SIZES::WARPGROUPS; /* queries of a tile */
     static constexpr int BYTES = SIZES::BC * SIZES::DIM * 2;      /* of a block of keys */
-    static constexpr int FRAGMENTS = SIZES::DIM / 2 + SIZES::BC / 2; /* registers: a thread's share of O and S; P takes BC / 4 more */
+    static constexpr int FRAGMENTS = SIZES::DIM / 2 + SIZES::BC / 2; /* registers: a thread's share of O and S */
     static constexpr int PRODUCER_REGISTERS = registers_left(SIZES::WARPGROUPS, SIZES::REGISTERS);
 };
 
@@ -173,7 +173,7 @@ template <int DIM, int N, class T> INLINE void begin_scores(float (&s)[N], uint6
     wgmma_commit();
 }
 
-/* Begin O = P V, or O += P V. weights: as pack_weights() leaves them; v: descriptor of 4 WORDS rows of 2 N elements, 2 KiB each 16. */
+/* Begin O = P V, or O += P V. weights: as pack_weights() leaves them; v: descriptor of 4 WORDS rows of 2 N elements: 16 are 2 KiB. */
 template <int N, int WORDS, class T> INLINE void begin_values(float (&o)[N], uint32_t (&weights)[WORDS], uint64_t v, bool add, T)
 {
     arrived(o);
@@ -292,10 +292,10 @@ template <int N> INLINE void rescale(float (&o)[N], float2 factor)
 }
 
 /*
- * Branches that are never taken: v is a sum of exponentials, and not negative. They keep in its place what was computed for v. The
- * assembler of PTX sinks ordinary instructions below a wait for products, even all of a softmax that should run beside them; it
- * cannot move what a branch depends on. But it must not be able to prove that v >= 0, which it does of a sum of ex2() alone: v needs
- * a part that comes from further away, as the sums of the blocks before do.
+ * Branches that are never taken: v is a sum of exponentials, and not negative. They keep in its place what was computed for v.
+ * The assembler of PTX sinks ordinary instructions below a wait for products, even all of a softmax that should run beside them;
+ * it cannot move what a branch depends on. But it must not be able to prove that v >= 0, which it does of a sum of ex2() alone:
+ * v needs a part that comes from further away, as the sums of the blocks before do.
  */
 INLINE void stay_above(float v)
 {

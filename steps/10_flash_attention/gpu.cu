@@ -187,7 +187,8 @@ template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>,
     flash_attention_kernel(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, bool aligned)
 {
     constexpr int M = QUERIES<DIM>, N = KEYS<DIM>, D = DIM / LANE_COLUMNS, BC = ::BC<DIM>, P_STRIDE = ::P_STRIDE<DIM>;
-    int warp = threadIdx.x / 32, column = threadIdx.x % LANE_COLUMNS, row = threadIdx.x / LANE_COLUMNS % LANE_ROWS, dim = (int)p.dim;
+    int warp = threadIdx.x / 32, column = threadIdx.x % LANE_COLUMNS, row = threadIdx.x / LANE_COLUMNS % LANE_ROWS;
+    int dim = (int)p.dim;
     int br = (int)blockDim.x / 32 * WARP_QUERIES<DIM>;
     extern __shared__ __align__(16) float shared[];
     float *Q_tile = shared;                                   /* [DIM][br + PAD] */
@@ -261,7 +262,8 @@ template <int DIM> static void launch(float *O, float *lse, const float *Q, cons
                                       cudaStream_t stream)
 {
     static_assert(shared_bytes<DIM>(1) <= SHARED_SM_80, "more than a block's shared memory");
-    static_assert(QUERIES<DIM> * (DIM / LANE_COLUMNS + KEYS<DIM>) < registers_of_thread(8 * 32), "O and S are more than a thread's registers");
+    constexpr int FRAGMENTS = QUERIES<DIM> * (DIM / LANE_COLUMNS + KEYS<DIM>); /* registers of a thread's share of O and S */
+    static_assert(FRAGMENTS <= registers_of_thread(8 * 32), "O and S are more than a thread's registers");
     int warps = MAX_WARPS<DIM>;
     while (warps > 1 && shared_bytes<DIM>(warps) > (size_t)most_shared())
         warps--;

@@ -149,10 +149,10 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
     }
 }
 
-/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads from first_head on. group: attention_group(p). */
+/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads from first_head on; attention_group(p). */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
     tensor_core_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
-                                 unsigned first_head)
+                                 unsigned first_head, unsigned group)
 {
     needs_sm_80();
     __shared__ __align__(16) T k_tile[BC * DIM], v_tile[BC * DIM];
@@ -160,8 +160,8 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
     const int lane = threadIdx.x % 32, g = lane / 4, warp = threadIdx.x / 32;
 
     /* Which rows: the last of a head first, because under a causal mask they take longest. */
-    const unsigned head = first_head + blockIdx.y, heads = (unsigned)p.heads, kv_heads = (unsigned)p.kv_heads;
-    const int64_t kv_head = head / heads * kv_heads + head % heads / (heads / kv_heads);
+    const unsigned head = first_head + blockIdx.y;
+    const int64_t kv_head = head / group;
     const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, warp_row = block_row + warp * 16;
     const int64_t at = head * p.seq_q + warp_row;
     const int there = (int)p.seq_q - warp_row;
@@ -201,7 +201,8 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
     static_assert(DIM / 4 + DIM / 2 + BC / 2 <= registers_of_thread(THREADS), "Q, O and S are more than a thread's registers");
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
         dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
-        tensor_core_attention_kernel<T, DIM><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p, (unsigned)head);
+        tensor_core_attention_kernel<T, DIM><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p, (unsigned)head,
+                                                                          (unsigned)attention_group(p));
     }
 }
 

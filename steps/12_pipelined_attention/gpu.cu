@@ -119,8 +119,8 @@ template <int DIM> static __device__ void follow(struct rows<DIM> *r, const floa
 }
 
 /*
- * What the exponents c s - base refer to is base = c m, rounded once for all of a row, while no product c s is rounded. Where that
- * would be felt, s becomes s - m, and base 0; and where a row has seen nothing: -inf - -inf would be NaN.
+ * What the exponents c s - base refer to is base = c m, rounded once for all of a row, while no product c s is rounded. Where
+ * that would be felt, s becomes s - m, and base 0; and where a row has seen nothing: -inf - -inf would be NaN.
  */
 static __device__ void center(float (*s)[4], float *base, const float *m)
 {
@@ -214,12 +214,12 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
 
 /*
  * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, p.scale > 0, tensors aligned to 16 bytes, heads from first_head on. The
- * queries count times `sign`: -1, 0 or 1. c, causal: scale log2(e) and p.causal, again: instructions can
- * take an argument from where it is, without a register.
+ * queries count times `sign`: -1, 0 or 1. group: attention_group(p); c, causal: scale log2(e) and p.causal, again: instructions
+ * can take an argument from where it is, without a register.
  */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     pipelined_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
-                               float c, float sign, int causal, unsigned first_head)
+                               float c, float sign, int causal, unsigned first_head, unsigned group)
 {
     needs_sm_80();
     constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
@@ -228,8 +228,8 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     const int copy_row = thread / (DIM / 8), copy_chunk = thread % (DIM / 8); /* where this thread begins to copy */
 
     /* Which rows: the last of a head first, because under a causal mask they take longest. */
-    const unsigned head = first_head + blockIdx.y, heads = (unsigned)p.heads, kv_heads = (unsigned)p.kv_heads;
-    const int64_t kv_head = head / heads * kv_heads + head % heads / (heads / kv_heads);
+    const unsigned head = first_head + blockIdx.y;
+    const int64_t kv_head = head / group;
     const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, first_row = block_row + g + warp * 16 * PARTS;
 
     int64_t from = (kv_head * p.seq_k + copy_row) * DIM + copy_chunk * 8;
@@ -306,7 +306,7 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
         dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
         pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, c, sign, p.causal,
-                                                                               (unsigned)head);
+                                                                               (unsigned)head, (unsigned)attention_group(p));
     }
 }
 

@@ -23,7 +23,7 @@ struct problem {
     struct tensor_maps map;
     float *lse;
     int seq_q, seq_k;
-    int heads, kv_heads;
+    int group;              /* heads of Q that share one of K and V */
     int row_tiles;          /* of a head */
     int more;               /* query i sees the keys below i + more, and below seq_k */
     float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
@@ -106,7 +106,7 @@ template <class C> INLINE void attend(const problem &p)
 {
     memory<C> &shm = shared<C>();
     const int warpgroup = uniform(threadIdx.x / 128);
-    const int head = blockIdx.x / p.row_tiles, kv_head = head / p.heads * p.kv_heads + head % p.heads / (p.heads / p.kv_heads);
+    const int head = blockIdx.x / p.row_tiles, kv_head = head / p.group;
     const int first_row = (p.row_tiles - 1 - (int)blockIdx.x % p.row_tiles) * C::BR; /* the last first: they see the most keys */
     const int row = first_row + WARPGROUP_ROWS * warpgroup + row_of_thread();
     const int visible = min(p.seq_k, first_row + WARPGROUP_ROWS * warpgroup + p.more); /* to the warpgroup's first row */
@@ -173,12 +173,13 @@ template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, 
         return;
     p.lse = lse;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
-    p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads;
+    p.group = (int)attention_group(a);
     p.row_tiles = (p.seq_q + C::BR - 1) / C::BR;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
     p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
     cudaFuncSetAttribute(hopper_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
-    hopper_attention_kernel<C><<<(unsigned)(p.row_tiles * a.batch * a.heads), 128 * C::WARPGROUPS, sizeof(memory<C>), stream>>>(p);
+    unsigned tiles = (unsigned)(p.row_tiles * a.batch * a.heads);
+    hopper_attention_kernel<C><<<tiles, 128 * C::WARPGROUPS, sizeof(memory<C>), stream>>>(p);
 }
 
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)

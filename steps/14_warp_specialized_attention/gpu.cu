@@ -31,7 +31,7 @@ struct problem {
     struct tensor_maps map;
     float *lse;
     int seq_q, seq_k;
-    int heads, kv_heads;
+    int group;              /* heads of Q that share one of K and V */
     int row_tiles;          /* of a head */
     int more;               /* query i sees the keys below i + more, and below seq_k */
     float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
@@ -67,7 +67,7 @@ template <class C> INLINE struct tile tile_at(const problem &p, int i)
 {
     struct tile t;
     t.head = i / p.row_tiles;
-    t.kv_head = t.head / p.heads * p.kv_heads + t.head % p.heads / (p.heads / p.kv_heads);
+    t.kv_head = t.head / p.group;
     t.first_row = (p.row_tiles - 1 - i % p.row_tiles) * C::BR;
     t.blocks = max(1, (min(p.seq_k, t.first_row + C::BR - 1 + p.more) + C::BC - 1) / C::BC);
     return t;
@@ -293,7 +293,7 @@ template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, 
         return;
     p.lse = lse;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
-    p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads;
+    p.group = (int)attention_group(a);
     p.row_tiles = (p.seq_q + C::BR - 1) / C::BR;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
     p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);

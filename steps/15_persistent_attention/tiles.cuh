@@ -26,7 +26,7 @@ struct problem {
     float *lse;
     int *handed_out;        /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
     int seq_q, seq_k;
-    int heads, kv_heads, all_heads;
+    int heads, group;       /* of all batches; of Q that share one of K and V */
     int row_tiles, tiles;   /* of a head; of all */
     int section;            /* heads whose tiles are handed out together */
     bool on_demand;           /* whoever is free takes the next tile; otherwise each block takes every gridDim.x-th */
@@ -68,10 +68,10 @@ template <class C> INLINE struct tile tile_at(const problem &p, int i)
 {
     struct tile t = {};
     if (i < p.tiles) {
-        int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.all_heads - first_head);
+        int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.heads - first_head);
         int in_section = i - first_head * p.row_tiles;
         t.head = first_head + in_section % heads;
-        t.kv_head = t.head / p.heads * p.kv_heads + t.head % p.heads / (p.heads / p.kv_heads);
+        t.kv_head = t.head / p.group;
         t.first_row = (p.row_tiles - 1 - in_section / heads) * C::BR;
         t.blocks = max(1, (min(p.seq_k, t.first_row + C::BR - 1 + p.more) + C::BC - 1) / C::BC);
     }
@@ -147,7 +147,8 @@ template <class C> INLINE void produce_queries(const problem &p)
         if (t.blocks == 0)
             return;
         for (int i = 0; i < C::WARPGROUPS; i++)
-            load(shm.queries[i], tiles, shm.q[i], sizeof shm.q[i][0], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head, READ_ONCE);
+            load(shm.queries[i], tiles, shm.q[i], sizeof shm.q[i][0], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head,
+                 READ_ONCE);
     }
 }
 
@@ -192,9 +193,9 @@ template <class C, class T> static bool problem_of(struct problem *of, T *O, flo
         return false;
     p.lse = lse, p.handed_out = (int *)workspace;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
-    p.all_heads = (int)(a.batch * a.heads), p.heads = (int)a.heads, p.kv_heads = (int)a.kv_heads;
-    p.row_tiles = (p.seq_q + C::BR - 1) / C::BR, p.tiles = p.row_tiles * p.all_heads;
-    p.section = a.causal ? min(p.all_heads, 2048 / C::DIM) : 1;
+    p.heads = (int)(a.batch * a.heads), p.group = (int)attention_group(a);
+    p.row_tiles = (p.seq_q + C::BR - 1) / C::BR, p.tiles = p.row_tiles * p.heads;
+    p.section = a.causal ? min(p.heads, 2048 / C::DIM) : 1;
     p.on_demand = a.causal;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
     p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);

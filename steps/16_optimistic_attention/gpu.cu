@@ -11,8 +11,8 @@
  * K stays in its place until the sums have been looked at, because the repair needs it again. BOUND is what fp16 can hold, and
  * leaves the values all of fp32's range but 2^16 a block: four lanes share a row. The lesson has the proof.
  *
- * Changed since step 15: next_block() checks instead of looking for a maximum first; repair(), and no follow() or raise(); sizes by
- * head dimension alone.
+ * Changed since step 15: next_block() checks instead of looking for a maximum first; repair(), and no follow() or raise(); sizes
+ * by head dimension alone.
  */
 #include "15_persistent_attention/tiles.cuh"
 #include "machine.h"
