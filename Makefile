@@ -156,7 +156,7 @@ peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax an
 PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs python3; `make setup` installs it' >&2; exit 1; :)
 
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
-	@$(PYTHON) plots/draw.py
+	@$(PYTHON) plots/results.py plots
 
 # A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (NVCC_EXTRA=-DTIMELINE make B=build/debug
 # step-16) counts.
@@ -164,7 +164,7 @@ timeline: ## what the warps of step 14 do, and when: a chart, from a debug build
 	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/14_warp_specialized_attention
 	@rm -f build/timeline.txt
 	@RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention $(TIMED)
-	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/draw.py --timeline build/timeline.txt '$(TIMED)'; fi
+	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
 record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date

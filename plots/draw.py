@@ -1,98 +1,85 @@
-#!/usr/bin/env python3
-"""What each picture shows, chosen and counted here; gnuplot only draws it.
-
-    draw.py [FILE]              draw all there is to draw of FILE, or build/results.tsv, as SVG and PNG into build/plots, and in the terminal.
-                                Of a file in plots/recorded, the SVGs that a page shows are put there, too.
-    draw.py --text [FILE]       in the terminal alone
-    draw.py --timeline FILE [SHAPE]    the chart of `make timeline`
+"""What each picture shows, chosen and counted here; gnuplot only draws it. (`results.py plots` draws.)
 
 A script NAME.gp is run as `gnuplot -c NAME.gp FOLDER OUTPUT SETTINGS BELOW`: a folder with data files; a picture's name, or "dumb"; lines
 NAME=VALUE, which are numbers and plain words; and the line under the title, which may hold a device's name, whatever that is.
 """
-import math
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
+import math, os, re, shutil, subprocess, tempfile
 from collections import Counter, defaultdict
 
-sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
-from results import (Problem, ROOT, Table, bytes_name, copy_speed, devices_of, digits3, heads, length_name,
-                     machine_name, of_ceiling, pages, prepare, record_text, results_path, share, slug, tflops, write_whole)
+from results import (Problem, ROOT, Table, bytes_name, digits3, heads, length_name, machine_name, pages, read, record_text, slug,
+                     write_whole)
 
 # A step keeps its colour in every plot: line type 1 is step 01, ... (style.gp). The copy and peers have their own.
-PEERS = (("compile", 23), ("cudnn", 23), ("math", 24), ("attention-3", 25), ("", 22))
+PEERS = (("copy", 21), ("compile", 23), ("cudnn", 23), ("math", 24), ("attention-3", 25), ("", 22))
+LETTERS = {"copy": "c", "torch.softmax": "t", "torch.compile": "T", "flash-attention-3": "F"}  # in the terminal
 BITS = {"fp32": 23, "fp16": 10, "bf16": 7}  # of a number, behind its leading one
 LOG_BEYOND = 8  # an axis of speeds is logarithmic when the best of one step is so many times the best of another
 
 
 def line_type(step):
-    if step[0].isdigit():
-        return int(re.match(r"\d+", step)[0])
-    return 21 if step == "copy" else next(number for part, number in PEERS if part in step)
+    return int(re.match(r"\d+", step)[0]) if step[0].isdigit() else next(number for part, number in PEERS if part in step)
 
 
 def letter(step):
-    """What stands for a step in the terminal."""
-    if step[0].isdigit():
-        return str(line_type(step))
-    return {"copy": "c", "torch.softmax": "t", "torch.compile": "T", "flash-attention-3": "F"}.get(step) or step.split("-")[-1][0]
+    return str(line_type(step)) if step[0].isdigit() else LETTERS.get(step) or step.split("-")[-1][0]
+
+
+def suffix(dtype):
+    return "" if dtype == "fp32" else "-" + dtype
 
 
 class NothingToDraw(Exception):
     """A file has no data for a plot."""
 
 
-class View:
-    """One machine's results: a table, and a number of threads. `rows` are those worth comparing."""
-
-    def __init__(self, table, threads):
-        self.table, self.threads = table, threads
-        self.rows = [r for r in table.rows if r.threads == threads and r.usable()]
-        self.machine = machine_name(next((r.device for r in table.rows if r.threads == threads), ""), threads)
-
-    def softmax(self, dtype="fp32"):
-        return [r for r in self.rows if not r.attends() and r.dtype == dtype]
-
-    def usual(self, dtype, dim=None):
-        return [r for r in self.rows if id(r) in self.table.usual and r.dtype == dtype and dim in (None, r.dim)]
-
-    def ceiling(self, name, dtype="fp32"):
-        return self.table.ceiling(name, dtype, self.threads)
-
-
 class Picture:
     """What a script is given: settings, data files as lists of blocks of lines, the text under the title."""
 
     def __init__(self, script, name, title, below):
-        self.script, self.name, self.below = script, name, below
-        self.settings, self.files = {"title": title}, defaultdict(list)
+        self.script, self.name, self.below, self.settings, self.files = script, name, below, {"title": title}, defaultdict(list)
 
-    def set(self, **settings):
-        self.settings.update(settings)
+    def set(self, prefix="", **settings):
+        self.settings.update((prefix + name, value) for name, value in settings.items())
 
-    def labels(self, names, ends, low, high, far, logarithmic, top=None, prefix="", always_arrow=False):
+    def each(self, prefix="", **lists):
+        """NAME1, NAME2, ... of a list."""
+        self.set(prefix, **{"%s%d" % (n, i): v for n, values in lists.items() for i, v in enumerate(values, 1) if v is not None})
+
+    def labels(self, ends, low, high, far, log, prefix="", top=None, arrows=False):
         """Names at the ends of curves, moved apart where they would overlap: no two nearer than a line of text."""
-        scale, back = (math.log, math.exp) if logarithmic else (float, float)
-        bottom = scale(low) if logarithmic else 0
-        gap = (scale(high) - bottom) / 22
-        names = sorted((n for n in names if n in ends), key=lambda n: scale(ends[n][1]))
-        ys = [scale(ends[n][1]) for n in names]
-        for i in range(1, len(ys)):
-            ys[i] = max(ys[i], ys[i - 1] + gap)
-        if ys:
-            ys[-1] = min(ys[-1], scale(top) if top else bottom + 22 * gap)
-        for i in range(len(ys) - 2, -1, -1):
-            ys[i] = min(ys[i], ys[i + 1] - gap)
-        longest = max((ends[n][0] for n in names), default=0)
-        for i, (name, y) in enumerate(zip(names, ys), 1):
-            label = {"text": name, "x": far, "y": back(y), "type": line_type(name)}
-            if ends[name][0] == longest or always_arrow:
-                label.update(fromx=ends[name][0], fromy=ends[name][1])
-            self.set(**{"%s%s%d" % (prefix, key, i): value for key, value in label.items()})
-        self.set(**{prefix + "labels": len(names)})
+        scale, back = (math.log, math.exp) if log else (float, float)
+        gap = (scale(high) - scale(low)) / 22
+        limit, names, ys = scale(top) if top else scale(low) + 22 * gap, sorted(ends, key=lambda n: ends[n][1]), []
+        for name in names:
+            ys.append(max([scale(ends[name][1])] + [y + gap for y in ys[-1:]]))
+        for i in reversed(range(len(ys))):
+            ys[i] = min(ys[i], limit)
+            limit = ys[i] - gap
+        longest = max((x for x, _ in ends.values()), default=0)
+        tied = [ends[n] if arrows or ends[n][0] == longest else (None, None) for n in names]
+        self.each(prefix, text=names, x=[far] * len(names), y=map(back, ys), type=map(line_type, names), fromx=[x for x, _ in tied],
+                  fromy=[y for _, y in tied])
+        self.set(prefix, labels=len(names))
+
+    def curves(self, points, prefix=""):
+        """points: name -> {x: y}. Lengths that are powers of two make lines, in blocks of "curves"; others are rings. Returns the lines'
+        ends, and the longest length."""
+        xs = sorted({x for line in points.values() for x in line})
+        if len(xs) < 2:
+            raise NothingToDraw
+        names, ends, rings = sorted(points, key=lambda n: "" if n == "copy" else n), {}, []
+        for name in names:
+            line = sorted((x, y) for x, y in points[name].items() if not int(x) & (int(x) - 1))
+            ends.update({name: end for end in line[-1:]})
+            rings += [(x, y, line_type(name)) for x, y in sorted(points[name].items()) if int(x) & (int(x) - 1) and name != "copy"]
+            self.files[prefix + "curves"].append([(x, y, letter(name)) for x, y in line])
+        self.files[prefix + "rings"].append(rings)
+        tics = [2 ** i for i in range(64) if xs[0] <= 2 ** i <= xs[-1]][::2 if xs[-1] >= 100 * xs[0] else 1]
+        self.set(prefix, curves=len(names), shortest=xs[0], longest=xs[-1])
+        self.each(prefix, curve=map(line_type, names))
+        self.set(rings=max(len(rings), self.settings.get("rings", 0)), tics=len(tics))
+        self.each(tic=tics, ticname=map(length_name, tics))
+        return ends, xs[-1]
 
     def text(self):
         """The settings, a line each."""
@@ -109,14 +96,12 @@ class Picture:
         with tempfile.TemporaryDirectory() as folder:
             for name, blocks in self.files.items():
                 with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-                    for block in blocks:
-                        file.write("".join("\t".join(v if isinstance(v, str) else "%.9g" % v for v in line) + "\n" for line in block or [(math.nan,) * 3]))
-                        file.write("\n\n")
+                    for line in (line for block in blocks for line in (block or [(math.nan,) * 3]) + [(), ()]):
+                        file.write("\t".join(v if isinstance(v, str) else "%.9g" % v for v in line) + "\n")
             made = output if output == "dumb" else os.path.join(folder, "out")
-            kind = output.rsplit(".", 1)[-1]
-            script = os.path.join(ROOT, "plots", self.script + ".gp")
-            run = subprocess.run(["gnuplot", "-c", script, folder, made, self.text() + "kind=%s\n" % kind, self.below.encode("utf-8", "replace")],
-                                 cwd=ROOT, env=dict(os.environ, LC_ALL="C"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            command = ["gnuplot", "-c", os.path.join(ROOT, "plots", self.script + ".gp"), folder, made,
+                       self.text() + "kind=%s\n" % output.rsplit(".", 1)[-1], self.below.encode("utf-8", "replace")]
+            run = subprocess.run(command, cwd=ROOT, env=dict(os.environ, LC_ALL="C"), stdin=subprocess.DEVNULL, capture_output=True)
             if run.returncode:  # in this locale it warns that it has no degree sign
                 raise Problem("gnuplot could not draw %s:\n%s" % (self.script, run.stderr.decode(errors="replace").strip()))
             if output == "dumb":
@@ -132,399 +117,300 @@ def size_octave(row):
     return int(math.log2(row.rows * row.cols) + 0.5)
 
 
-def main_octave(rows):
-    """A file may hold a sweep of one tensor size over its row lengths, and other shapes besides. Of which size most rows are."""
-    count = Counter(map(size_octave, rows))
-    return max(count, key=lambda o: (count[o], o))
-
-
 def common_shape(rows):
-    """The shape to show steps at: of softmax the course's own, where a step has it; otherwise that of most steps, and of these the nearest."""
+    """The shape to show steps at: of softmax the course's own, where a step has it; otherwise that of most steps, of these the nearest."""
     steps, near = defaultdict(set), {}
-    for r in rows:
-        if not r.is_peer():
-            steps[r.shape()].add(r.step)
-            near[r.shape()] = -math.log(r.seq_q / 4096) ** 2 - 100 * r.causal - math.log(r.dim / 64) ** 2 if r.attends() else \
-                -math.log(r.rows / 16384) ** 2 - math.log(r.cols / 8192) ** 2
+    for r in (r for r in rows if not r.peer):
+        steps[r.shape()].add(r.step)
+        pairs = ((r.seq_q, 4096), (r.dim, 64)) if r.attends else ((r.rows, 16384), (r.cols, 8192))
+        near[r.shape()] = -100 * r.causal - sum(math.log(a / b) ** 2 for a, b in pairs)
     if not steps:
         raise NothingToDraw
     return max(steps, key=lambda s: (s == "16384 x 8192", len(steps[s]), near[s]))
 
 
-def comparable(view):
-    return [r for r in view.rows if r.attends() and r.seq_k == r.seq_q and r.kv_heads == r.heads]
+def softmax(view, dtype="fp32"):
+    return [r for r in view.rows if not r.attends and r.dtype == dtype]
 
 
-def two_types(rows):
-    """One type of 4 bytes and one of 2 are shown together: [(dtype, its rows by step, peers last)]."""
-    types = ["fp32", "bf16" if any(r.dtype == "bf16" for r in rows) else "fp16"]
-    return [(t, sorted((r for r in rows if r.dtype == t), key=lambda r: (r.is_peer(), r.step))) for t in types]
+def usual(view, dtype):
+    return [r for r in view.rows if id(r) in view.table.usual and r.dtype == dtype]
 
 
-def tics(picture, first, last):
-    found = [n for n in (2 ** i for i in range(64)) if first <= n <= last]
-    if last >= 100 * first:
-        found = found[::2]
-    picture.set(tics=len(found), **{"tic%d" % i: n for i, n in enumerate(found, 1)}, **{"ticname%d" % i: length_name(n) for i, n in enumerate(found, 1)})
+def two_types(view):
+    """Attention at its common shape, in one type of 4 bytes and one of 2: the shape, and [(dtype, its rows by step, peers last)]."""
+    rows = [r for r in view.rows if r.plain]
+    shape = common_shape(rows)
+    rows = sorted((r for r in rows if r.shape() == shape), key=lambda r: (r.peer, r.step))
+    types = "fp32", "bf16" if any(r.dtype == "bf16" for r in rows) else "fp16"
+    return shape, [(t, found) for t in types for found in [[r for r in rows if r.dtype == t]] if found]
 
 
-def curves(picture, points, prefix=""):
-    """points: name -> {x: y}. Lengths that are powers of two make lines, in blocks of "curves"; others are rings. Returns the lines' ends."""
-    names = sorted(points, key=lambda n: "00" if n == "copy" else n)
-    ends, rings = {}, []
-    for name in names:
-        line = sorted((x, y) for x, y in points[name].items() if not int(x) & (int(x) - 1))
-        if line:
-            ends[name] = line[-1]
-        rings += [(x, y, line_type(name)) for x, y in sorted(points[name].items()) if int(x) & (int(x) - 1) and name != "copy"]
-        picture.files[prefix + "curves"].append([(x, y, letter(name)) for x, y in line])
-    picture.files[prefix + "rings"].append(rings)
-    picture.set(**{prefix + "curves": len(names), "rings": max(len(rings), picture.settings.get("rings", 0))})
-    picture.set(**{"%scurve%d" % (prefix, i): line_type(name) for i, name in enumerate(names, 1)})
-    return names, ends
+def points_of(rows, at, value, worst=False):
+    points = defaultdict(dict)
+    for r in rows:
+        x, y = getattr(r, at), getattr(r, value)
+        if y and math.isfinite(y):
+            points[r.step][x] = max(y, points[r.step].get(x, 0)) if worst else y
+    return points
 
 
 # ---- the pictures, one function each
 
 def steps(view):
-    rows = view.softmax()
+    rows = softmax(view)
     shape = common_shape(rows)
-    split = "%d x %d" % tuple(int(n) * f for n, f in zip(shape.split(" x "), (1 / 16, 16)))  # step 06 is about longer rows of as large a tensor
-    shown = [r for r in rows if r.shape() == shape] + [r for r in rows if r.number() == 6 and r.shape() == split != shape]
-    shown.sort(key=lambda r: (r.is_peer(), r.step, r.shape() != shape))
-    picture = Picture("steps", "steps", "How much of copy speed does each step reach?", "%s: %s columns, fp32" % (view.machine, shape.replace(" x ", " rows x ")))
-    copies = sorted(copy_speed(r) for r in shown if r.shape() == shape and not r.is_peer() and copy_speed(r))
-    copy = copies[(len(copies) - 1) // 2] if copies else 0
-    top, block = copy, []
+    # Step 06 is about longer rows of as large a tensor.
+    split = "%d x %d" % tuple(int(n) * f for n, f in zip(shape.split(" x "), (1 / 16, 16)))
+    shown = [r for r in rows if r.shape() == shape or r.number == 6 and r.shape() == split]
+    shown.sort(key=lambda r: (r.peer, r.step, r.shape() != shape))
+    picture = Picture("steps", "steps", "How much of copy speed does each step reach?",
+                      "%s: %s columns, fp32" % (view.name, shape.replace(" x ", " rows x ")))
+    copies = sorted(r.copy() for r in shown if r.shape() == shape and not r.peer and r.copy())
+    copy, block = copies[(len(copies) - 1) // 2] if copies else 0, []
     for i, r in enumerate(shown, 1):
-        predicted = copy_speed(r) * r.useful_bytes / r.predicted_bytes if copy_speed(r) and r.predicted_bytes else math.nan
-        top = max(top, r.gb_s, predicted if predicted == predicted else 0)
+        predicted = r.copy() * r.useful_bytes / r.predicted_bytes if r.copy() and r.predicted_bytes else math.nan
         elsewhere = "" if r.shape() == shape else ", " + r.shape()
-        value = "%s  %s GB/s" % (share(r), digits3(r.gb_s))
-        block.append((i, r.step, r.gb_s, line_type(r.step), predicted, value + elsewhere, r.step[:2] + elsewhere if elsewhere else r.step, value))
+        value = "%s  %s" % (r.share(), r.speed())
+        block.append((i, r.step, r.gb_s, line_type(r.step), predicted, value + elsewhere, (r.step[:2] if elsewhere else r.step) + elsewhere,
+                      value))
     picture.files["bars"] = [block]
+    top = max([copy] + [v for line in block for v in (line[2], line[4]) if v == v])
     picture.set(bars=len(block), copy=copy, top=top, lines=8 + len(block))
     return picture
 
 
 def lengths(view, dtype="fp32"):
-    rows = view.softmax(dtype)
-    if not rows:
+    """A file may hold a sweep of one tensor size over its row lengths, and other shapes besides: of the size that most rows have."""
+    sizes = Counter(map(size_octave, softmax(view, dtype)))
+    if not sizes:
         raise NothingToDraw
-    octave = main_octave(rows)
-    points = defaultdict(dict)
-    for r in rows:
-        if size_octave(r) == octave:
-            points[r.step][r.cols] = r.gb_s
-            if copy_speed(r) and not r.is_peer():
-                points["copy"][r.cols] = copy_speed(r)
-    xs = sorted({x for line in points.values() for x in line})
-    if len(xs) < 2:
-        raise NothingToDraw
-    picture = Picture("lengths", "lengths" + suffix(dtype), "Where does each softmax win?", "%s: %s elements, %s" % (view.machine, length_name(2 ** octave), dtype))
-    speeds = [y for line in points.values() for y in line.values()]
-    bests = [max(line.values()) for line in points.values()]
+    octave = max(sizes, key=lambda o: (sizes[o], o))
+    rows = [r for r in softmax(view, dtype) if size_octave(r) == octave]
+    points = points_of(rows, "cols", "gb_s")
+    points["copy"] = {r.cols: r.copy() for r in rows if r.copy() and not r.peer}
+    points = {name: line for name, line in points.items() if line}
+    speeds, bests = [y for line in points.values() for y in line.values()], [max(line.values()) for line in points.values()]
     log = max(bests) > LOG_BEYOND * min(bests)
     low, high = (min(speeds) / 1.5, max(speeds) * 1.3) if log else (0, 1.04 * max(speeds))
-    names, ends = curves(picture, points)
-    picture.set(shortest=xs[0], longest=xs[-1], low=low, high=high, log=log, lines=24)
-    tics(picture, xs[0], xs[-1])
-    picture.labels(names, ends, low, high, xs[-1] * 1.3, log)
-    said = cliffs(picture, view, dtype, xs[0], xs[-1])
-    picture.set(cliffsaid=said)
+    picture = Picture("lengths", "lengths" + suffix(dtype), "Where does each softmax win?",
+                      "%s: %s elements, %s" % (view.name, length_name(2 ** octave), dtype))
+    ends, longest = picture.curves(points)
+    picture.set(low=low, high=high, log=log, lines=24)
+    picture.labels(ends, low, high, longest * 1.3, log)
+    cliffs(picture, view, dtype)
     return picture
 
 
-def cliffs(picture, view, dtype, first, last):
+def cliffs(picture, view, dtype):
     """Where the rows in flight, each once in x and once in y, fill a cache: from there on every further trip is a trip to DRAM.
     GPU: 2048 threads an SM, divided among rows by warps or blocks. CPU: a row a thread; the last level is shared."""
     caches = [re.fullmatch(r"(L[123]) (\d+) (KiB|MiB)", line) for line in view.table.facts["cache"]]
     caches = [(c[1], int(c[2]) * (1048576 if c[3] == "MiB" else 1024), "%s %s" % (c[2], c[3])) for c in caches if c]
     sms = int(view.table.fact("sms")) if view.table.fact("sms").isdigit() else 0
-    found, each = [], 2 * (4 if dtype == "fp32" else 2)
+    found, each, said = [], 2 * (4 if dtype == "fp32" else 2), "dashed: the rows in flight fill a cache"
     for i, (name, size, words) in enumerate(caches, 1):
         if sms and name == "L2":
-            found += [(size / each / sms / rows, words_of, "threads") for rows, words_of in ((64, "32"), (8, "256"), (2, "1024"))]
+            found += [(size / each / sms / (2048 / threads), str(threads), "threads") for threads in (32, 256, 1024)]
+            said = "dashed: the rows in flight fill the L2 (%s), by threads a row" % words
         elif not sms and name != "L1":
             found.append((size / each / ((view.threads or 1) if i == len(caches) else 1), name, words))
-    found = [c for c in found if first < c[0] < last]
-    picture.set(cliffs=len(found))
-    for i, (at, above, under) in enumerate(found, 1):
-        picture.set(**{"cliff%d" % i: at, "above%d" % i: above, "under%d" % i: under})
-    if not found:
-        return ""
-    l2 = next((c[2] for c in caches if c[0] == "L2"), "")
-    return "dashed: the rows in flight fill the L2 (%s), by threads a row" % l2 if sms else "dashed: the rows in flight fill a cache"
+    found = [c for c in found if picture.settings["shortest"] < c[0] < picture.settings["longest"]]
+    picture.set(cliffs=len(found), cliffsaid=said if found else "")
+    picture.each(**{name: [c[i] for c in found] for i, name in enumerate(("cliff", "above", "under"))})
 
 
 def error(view, dtype="fp32", attention=False):
-    rows = view.usual(dtype) if attention else view.softmax(dtype)
-    points = defaultdict(dict)
-    for r in rows:
-        at = r.seq_q if attention else r.cols
-        if r.error and math.isfinite(r.error):
-            points[r.step][at] = max(r.error, points[r.step].get(at, 0))
-    xs = sorted({x for line in points.values() for x in line})
-    if len(xs) < 2:
-        raise NothingToDraw
-    title = "How right is each attention?" if attention else "Who still adds up a long row right?"
-    worst = "error of any element checked, over the largest of its row" if attention else "relative error of any element checked"
-    picture = Picture("error", ("attention-error" if attention else "error") + suffix(dtype), title, "%s: %s, the worst %s" % (view.machine, dtype, worst))
+    points = points_of(usual(view, dtype) if attention else softmax(view, dtype), "seq_q" if attention else "cols", "error", True)
+    title, name, of = ("How right is each attention?", "attention-error", "error of any element checked, over the largest of its row") \
+        if attention else ("Who still adds up a long row right?", "error", "relative error of any element checked")
+    picture = Picture("error", name + suffix(dtype), title, "%s: %s, the worst %s" % (view.name, dtype, of))
+    ends, longest = picture.curves(points)
     values = [y for line in points.values() for y in line.values()] + [2.0 ** -BITS[dtype]]
     low, high = min(values) / 2.5, max(values) * 2
-    names, ends = curves(picture, points)
-    picture.set(attention=attention, dtype=dtype, bits=BITS[dtype], shortest=xs[0], longest=xs[-1], low=low, high=high)
-    tics(picture, xs[0], xs[-1])
-    picture.labels(names, ends, low, high, xs[-1] * 1.3, True)
+    picture.set(attention=attention, dtype=dtype, bits=BITS[dtype], low=low, high=high)
+    picture.labels(ends, low, high, longest * 1.3, True)
     return picture
 
 
 def attention_steps(view):
-    rows = comparable(view)
-    shape = common_shape(rows)
-    picture = Picture("attention-steps", "attention-steps", "What does each attention cost, in time and in bytes?", "%s: %s" % (view.machine, shape))
-    y, groups, block, times, sizes = 0, 0, [], [], []
-    for dtype, shown in two_types([r for r in rows if r.shape() == shape]):
-        if not shown:
-            continue
-        y, groups = y + 1, groups + 1
-        picture.set(**{"group%d" % groups: y, "groupname%d" % groups: dtype})
-        for r in shown:
-            y += 1
-            speed = "%s ms, %s" % (digits3(r.median_ms), tflops(r.tflop_s))
-            predicted, moved = predicted_ms(view, r), r.predicted_bytes or math.nan
-            times += [t for t in (r.median_ms, predicted) if t == t]
-            sizes += [b for b in (moved, r.useful_bytes) if b == b]
-            block.append((y, r.step, line_type(r.step), r.median_ms, predicted, moved, r.useful_bytes, ", ".join(filter(None, (speed, of_ceiling(r)))),
-                          bytes_name(moved) if moved == moved else "", speed + (", %.0f %%" % r.percent if r.percent else "")))
+    shape, types = two_types(view)
+    picture = Picture("attention-steps", "attention-steps", "What does each attention cost, in time and in bytes?",
+                      "%s: %s" % (view.name, shape))
+    y, tops, block = 0, [], []
+    for dtype, shown in types:
+        tops.append(y + 1)
+        for y, r in enumerate(shown, y + 2):
+            speed = "%s ms, %s" % (digits3(r.median_ms), r.speed())
+            block.append((y, r.step, line_type(r.step), r.median_ms, predicted_ms(view, r), r.predicted_bytes or math.nan, r.useful_bytes,
+                          speed + (r.share() and ", " + r.share()), bytes_name(r.predicted_bytes) if r.predicted_bytes else "",
+                          speed + (", %.0f %%" % r.percent if r.percent else "")))
     picture.files["bars"] = [block]
-    picture.set(bars=y, groups=groups, fastest=min(times), slowest=max(times), least=min(sizes), most=max(sizes), lines=8 + y)
+    times, sizes = ([v for line in block for v in line[i:i + 2] if v == v] for i in (3, 5))
+    picture.each(group=tops, groupname=[dtype for dtype, _ in types])
+    picture.set(bars=y, groups=len(types), fastest=min(times), slowest=max(times), least=min(sizes), most=max(sizes), lines=8 + y)
     return picture
 
 
 def predicted_ms(view, r):
-    """The longest of what a step claims would take: its bytes at copy speed, its exponentials, its products. NaN for peers, which claim nothing."""
+    """The longest of what a step claims would take: its bytes at copy speed, its exponentials, its products. NaN for peers."""
     product = ("fma", "fp32") if r.dtype == "fp32" else ("matmul", "bf16")
     work = ((r.predicted_bytes, 1e6, ("copy", "fp32")), (r.exps, 1e6, ("exp", "fp32")), (r.flops, 1e9, product))
-    return math.nan if r.is_peer() else max((w / unit / view.ceiling(*rate) for w, unit, rate in work if w and view.ceiling(*rate)), default=math.nan)
+    claims = [w / unit / view.ceiling(*rate) for w, unit, rate in work if w and view.ceiling(*rate) and not r.peer]
+    return max(claims, default=math.nan)
 
 
 def attention_tflops(view, dim, dtype="fp32"):
-    rows = view.usual(dtype, dim)
+    rows = [r for r in usual(view, dtype) if r.dim == dim]
     panels = [c for c in (0, 1) if len({r.seq_q for r in rows if r.causal == c}) > 1]
     if not panels:
         raise NothingToDraw
-    limit_name, limit = ("fma", view.ceiling("fma")) if dtype == "fp32" else ("matmul by cuBLAS", view.ceiling("matmul", "bf16"))
-    best = max([r.tflop_s for r in rows] + [limit])
-    scale, unit = (1000, "GFLOP/s") if best < 1 else (1, "TFLOP/s")
+    limitname, limit = ("fma", view.ceiling("fma")) if dtype == "fp32" else ("matmul by cuBLAS", view.ceiling("matmul", "bf16"))
+    top = max([r.tflop_s for r in rows] + [limit])
+    scale, unit = (1000, "GFLOP/s") if top < 1 else (1, "TFLOP/s")
     tokens = {r.batch * r.seq_q for r in rows if not int(r.seq_q) & (int(r.seq_q) - 1)}
-    shape = "%s of %d, %s%s" % (heads(rows[0].heads), dim, dtype, "; %d tokens in all" % tokens.pop() if len(tokens) == 1 else "")
-    picture = Picture("attention-tflops", "attention-tflops-dim%d%s" % (dim, suffix(dtype)), "How fast is each attention, and how far from the ceiling?",
-                      "%s: %s" % (view.machine, shape))
-    exps = scale * view.ceiling("exp") * 4 * dim / 1000
-    picture.set(panels=len(panels), unit=unit, top=scale * best, limit=scale * limit, limitname=limit_name, exps=exps, lines=24)
+    picture = Picture("attention-tflops", "attention-tflops-dim%d%s" % (dim, suffix(dtype)),
+                      "How fast is each attention, and how far from the ceiling?", "%s: %s of %d, %s%s" % (
+                          view.name, heads(rows[0].heads), dim, dtype, "; %d tokens in all" % tokens.pop() if len(tokens) == 1 else ""))
+    picture.set(panels=len(panels), unit=unit, top=scale * top, limit=scale * limit, limitname=limitname,
+                exps=scale * view.ceiling("exp") * 4 * dim / 1000, lines=24)
     for i, causal in enumerate(panels, 1):
-        points, p = defaultdict(dict), "p%d" % i
-        for r in rows:
-            if r.causal == causal:
-                points[r.step][r.seq_q] = scale * r.tflop_s
-        xs = sorted({x for line in points.values() for x in line})
-        names, ends = curves(picture, points, p)
-        picture.set(**{p + "mask": "causal" if causal else "every query sees every key", p + "shortest": xs[0], p + "longest": xs[-1]})
-        lone = [(n, *list(points[n].items())[0]) for n in names if len(points[n]) == 1]
-        picture.set(**{p + "lone": len(lone)})
-        for k, (name, x, y) in enumerate(sorted(lone, key=lambda l: l[2]), 1):  # left and right in turn, since they may lie close
-            picture.set(**{"%slone%d" % (p, k): name[:2], "%slonex%d" % (p, k): x, "%sloney%d" % (p, k): y})
-        tics(picture, xs[0], xs[-1])
-        picture.labels(names, ends, 0, scale * best, xs[-1] * 1.3, False, prefix=p)
+        prefix = "p%d" % i
+        points = points_of((r for r in rows if r.causal == causal), "seq_q", "tflop_s")
+        points = {n: {x: scale * y for x, y in line.items()} for n, line in points.items()}
+        ends, longest = picture.curves(points, prefix)
+        lone = sorted(((n[:2], *xy) for n in sorted(points) if len(points[n]) == 1 for xy in points[n].items()), key=lambda l: l[2])
+        picture.set(prefix, mask="causal" if causal else "every query sees every key", lone=len(lone))
+        picture.each(prefix, **{name: [l[k] for l in lone] for k, name in enumerate(("lone", "lonex", "loney"))})
+        picture.labels(ends, 0, scale * top, longest * 1.3, False, prefix)
     return picture
 
 
 def attention_scale(view, dtype="fp32"):
-    rows = [r for r in view.table.rows if r.threads == view.threads and r.score_size() and r.verdict == "pass" and r.dtype == dtype and r.error and r.tolerance]
-    if len({r.score_size() for r in rows}) < 2:
+    rows = [r for r in view.scaled if r.verdict == "pass" and r.dtype == dtype and r.error and r.tolerance]
+    xs = {r.score_size for r in rows}
+    if len(xs) < 2:
         raise NothingToDraw
     bits = BITS[dtype] + 1  # 2^-bits is the unit roundoff
-    picture = Picture("attention-scale", "attention-scale" + suffix(dtype), "What do large scores cost?", "%s: %s, %s" % (view.machine, dtype, rows[-1].shape()))
-    names, ends = sorted({r.step for r in rows}), {}
-    for i, name in enumerate(names, 1):
-        line = sorted((r.score_size(), r.error, r.tolerance) for r in rows if r.step == name)
-        picture.files["curves"].append(line)
-        picture.set(**{"curve%d" % i: line_type(name)})
-        ends[name] = line[-1][:2]
-    xs = [r.score_size() for r in rows]
-    values = [v for r in rows for v in (r.error, r.tolerance)] + [2.0 ** -bits]
+    picture = Picture("attention-scale", "attention-scale" + suffix(dtype), "What do large scores cost?",
+                      "%s: %s, %s" % (view.name, dtype, rows[-1].shape()))
+    names = sorted({r.step for r in rows})
+    blocks = [sorted((r.score_size, r.error, r.tolerance) for r in rows if r.step == name) for name in names]
+    values = [v for block in blocks for line in block for v in line[1:]] + [2.0 ** -bits]
     low, high = min(values) / 2, 6 * max(values)
+    picture.files["curves"] = blocks
+    picture.each(curve=map(line_type, names))
     picture.set(curves=len(names), dtype=dtype, bits=bits, shortest=min(xs), longest=max(xs), low=low, high=high)
-    picture.labels(names, ends, low, high, max(xs) * 1.3, True)
+    picture.labels({name: block[-1][:2] for name, block in zip(names, blocks)}, low, high, max(xs) * 1.3, True)
     return picture
 
 
 def roofline(view):
-    """Points where a step's claim (FLOPs for each byte moved) and its speed meet; above them what copy speed and the two kinds of product allow.
-    Softmax steps are shown with 5 FLOPs an element, one each for maximum, difference, exponential, sum and quotient."""
-    rows = comparable(view)
-    shape, copy = common_shape(rows), view.ceiling("copy") / 1000
+    """Points where a step's claim (FLOPs for each byte moved) and its speed meet; above them what copy speed and both kinds of product
+    allow. Softmax has 5 FLOPs an element, one each for maximum, difference, exponential, sum and quotient."""
+    shape, types = two_types(view)
+    copy, said, scale = view.ceiling("copy") / 1000, "%s: %s" % (view.name, shape), view.scale
     if not copy or not view.ceiling("fma"):
         raise NothingToDraw
-    scale, unit = (1000, "GFLOP/s") if view.ceiling("fma") < 1 else (1, "TFLOP/s")
-    ends = {}
-
-    def point(r, name, flops):
-        if r.predicted_bytes and not r.is_peer():
-            ends[name] = (flops / r.predicted_bytes, flops / r.median_ms * 1e-9 * scale)
-
-    for dtype, shown in two_types([r for r in rows if r.shape() == shape]):
-        for r in shown:
-            point(r, "%s, %s" % (r.step.replace("_attention", ""), dtype), r.flops)
-    softmax = view.softmax()
-    said = "%s: %s" % (view.machine, shape)
-    if any(not r.is_peer() for r in softmax):
-        at = common_shape(softmax)
+    shown = [("%s, %s" % (r.step.replace("_attention", ""), dtype), r, r.flops) for dtype, rows in types for r in rows]
+    if any(not r.peer for r in softmax(view)):
+        at = common_shape(softmax(view))
         said += "; softmax of " + at
-        for r in softmax:
-            if r.shape() == at:
-                point(r, r.step.replace("_softmax", ""), 5 * r.rows * r.cols)
-    picture = Picture("roofline", "roofline", "What limits each step?", said)
-    roofs = [(rate / copy, rate * scale, name) for rate, name in ((view.ceiling("fma"), "fma, fp32"), (view.ceiling("matmul", "bf16"), "matmul, bf16, by cuBLAS")) if rate]
+        shown += [(r.step.replace("_softmax", ""), r, 5 * r.rows * r.cols) for r in softmax(view) if r.shape() == at]
+    ends = {name: (flops / r.predicted_bytes, flops / r.median_ms * 1e-9 * scale) for name, r, flops in shown
+            if r.predicted_bytes and not r.peer}
+    rates = (view.ceiling("fma"), "fma, fp32"), (view.ceiling("matmul", "bf16"), "matmul, bf16, by cuBLAS")
+    roofs = [(rate / copy, rate * scale, name) for rate, name in rates if rate]
     xs, ys = zip(*(list(ends.values()) + [r[:2] for r in roofs]))
     low, high, right = min(ys) / 8, max(ys) * 2.5, max(xs) * 4
+    picture = Picture("roofline", "roofline", "What limits each step?", said)
     picture.files["points"] = [[(x, y, line_type(name)) for name, (x, y) in ends.items()]]
     picture.files["roofs"] = [roofs]
-    picture.set(unit=unit, slope=copy * scale, ridge=max(r[0] for r in roofs), firstridge=min(r[0] for r in roofs), fromx=min(xs) / 2, tox=right, fromy=low, toy=high, points=len(ends))
-    for i, (x, y) in enumerate(ends.values(), 1):
-        picture.set(**{"px%d" % i: x, "py%d" % i: y, "pt%d" % i: line_type(list(ends)[i - 1])})
+    picture.set(unit=view.unit, slope=copy * scale, ridge=max(r[0] for r in roofs), firstridge=min(r[0] for r in roofs),
+                fromx=min(xs) / 2, tox=right, fromy=low, toy=high, points=len(ends))
+    picture.each(pt=map(line_type, ends))
     # Names: softmax's in a column beside their points, those far on the right beside the picture, others beside the point.
-    left = [n for n in ends if "," not in n]
-    column = [n for n in ends if "," in n and ends[n][0] > max(xs) / 10]
-    picture.labels(column, ends, low, high, right, True, prefix="right", always_arrow=True)
+    left = {n: end for n, end in ends.items() if "," not in n}
+    column = {n: end for n, end in ends.items() if n not in left and end[0] > max(xs) / 10}
+    beside = [n for n in ends if n not in left and n not in column]
+    picture.labels(column, low, high, right, True, "right", arrows=True)
     if left:
-        picture.labels(left, ends, low, high, 2.2 * max(ends[n][0] for n in left), True, top=max(ends[n][1] for n in left), prefix="left", always_arrow=True)
-    for i, n in enumerate((n for n in ends if n not in left and n not in column), 1):
-        picture.set(beside=i, **{"btext%d" % i: n, "bx%d" % i: ends[n][0], "by%d" % i: ends[n][1]})
+        far, top = (max(end[i] for end in left.values()) for i in (0, 1))
+        picture.labels(left, low, high, 2.2 * far, True, "left", top, arrows=True)
+    if beside:
+        picture.set(beside=len(beside))
+        picture.each(btext=beside, bx=[ends[n][0] for n in beside], by=[ends[n][1] for n in beside])
     return picture
 
 
 def memory():
-    return Picture("memory", "memory", "How long a sequence fits into memory?", "one sequence, 32 heads of 64, on a GPU: Q, K, V, O, and what the step keeps beside them")
+    return Picture("memory", "memory", "How long a sequence fits into memory?",
+                   "one sequence, 32 heads of 64, on a GPU: Q, K, V, O, and what the step keeps beside them")
 
 
-def timeline(path, shape):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            lines = file.read().split("\n")
-    except OSError as error:
-        raise Problem("%s: %s" % (path, error.strerror))
-    device = next((line[len("# device: "):] for line in lines if line.startswith("# device: ")), "")
-    picture = Picture("timeline", "timeline", "Softmax runs beside products", "%s, step 14%s" % (machine_name(device, None), ", " + shape if shape else ""))
-    picture.files["marks"] = [[line.split() for line in lines if re.fullmatch(r"[\d\s.-]+", line) and line.split()]]
+def timeline(path, shape=""):
+    text = read(path)
+    device = re.search(r"^# device: (.*)", text, re.M)
+    picture = Picture("timeline", "timeline", "Softmax runs beside products",
+                      "%s, step 14%s" % (machine_name(device[1] if device else ""), shape and ", " + shape))
+    picture.files["marks"] = [[line.split() for line in text.split("\n") if re.fullmatch(r"[\d\s.-]+", line) and line.split()]]
     return picture
-
-
-def suffix(dtype):
-    return "" if dtype == "fp32" else "-" + dtype
 
 
 # ---- all there is to draw of a file
 
-def try_draw(make, *words):
-    try:
-        return [make(*words)]
-    except NothingToDraw:
-        return []
-
-
 def pictures(table):
-    """[(name, Picture)]. A machine that was measured with several numbers of threads has pictures for each."""
-    found = []
-    for i, threads in enumerate(table.threads()):
-        view, here = View(table, threads), []
-        here += try_draw(steps, view) + try_draw(error, view) + try_draw(attention_steps, view) + try_draw(roofline, view)
-        for dtype in BITS:
-            here += try_draw(lengths, view, dtype) + try_draw(attention_scale, view, dtype)
-        for dtype in ("fp32", "bf16"):
-            here += try_draw(error, view, dtype, True)
-            for dim in sorted({r.dim for r in view.usual(dtype)}):
-                here += try_draw(attention_tflops, view, dim, dtype)
-        found += [(("threads-%d-" % threads if i and threads else "") + p.name, p) for p in here]
+    """name -> Picture. A machine that was measured with several numbers of threads has pictures for each."""
+    found, two = {}, ("fp32", "bf16")
+    for i, view in enumerate(table.views()):
+        todo = [(steps,), (error,), (attention_steps,), (roofline,)] + [(make, t) for t in BITS for make in (lengths, attention_scale)]
+        todo += [(error, t, True) for t in two]
+        todo += [(attention_tflops, dim, t) for t in two for dim in sorted({r.dim for r in usual(view, t)})]
+        for make, *words in todo:
+            try:
+                picture = make(view, *words)
+                found[("threads-%d-" % view.threads if i and view.threads else "") + picture.name] = picture
+            except NothingToDraw:
+                pass
+    if any(r.attends for r in table.rows):
+        found["memory"] = memory()  # the same on every machine
     return found
 
 
-def in_text(table):
-    for threads in table.threads()[:1]:
-        view = View(table, threads)
-        dims = sorted({r.dim for r in comparable(view)})[:1]
-        for picture in try_draw(steps, view) + try_draw(lengths, view) + try_draw(attention_steps, view) + \
-                [p for dim in dims for dtype in ("fp32", "bf16") for p in try_draw(attention_tflops, view, dim, dtype)]:
-            picture.draw("dumb")
+def in_text(found):
+    first = min((int(n) for n in re.findall(r"^attention-tflops-dim(\d+)", "\n".join(found), re.M)), default=0)
+    for name in ("steps", "lengths", "attention-steps", "attention-tflops-dim%d" % first, "attention-tflops-dim%d-bf16" % first):
+        if name in found:
+            found[name].draw("dumb")
 
 
 def shown_pictures():
     """The names of files in plots/recorded that a page shows."""
-    found = set()
-    for page in pages():
-        with open(page, encoding="utf-8") as file:
-            found |= set(re.findall(r"\]\([./]*(?:plots/)?recorded/([\w.-]+\.(?:svg|png))\)", file.read()))
-    return found
+    return {name for page in pages() for name in re.findall(r"\]\([./]*(?:plots/)?recorded/([\w.-]+\.(?:svg|png))\)", read(page))}
 
 
 def draw_both(picture, name):
-    """As SVG and PNG into build/plots; what a page shows into plots/recorded, if it is from there."""
     for kind in ("svg", "png"):
         picture.draw("build/plots/%s.%s" % (name, kind))
 
 
 def draw_all(path, text_only):
-    table = Table(path)
-    files = [(os.path.basename(path)[:-len(".tsv")] if path.endswith(".tsv") else os.path.basename(path), table)]
+    tables = {re.sub(r"\.tsv$", "", os.path.basename(path)): Table(path)}
+    table, = tables.values()
     if not table.fact("device"):  # results as the programs leave them may be of several devices, and have no header
-        files = []
-        for device in devices_of(table):
-            name = slug(device) + ("-%d" % len(files) if slug(device) in dict(files) else "")
-            draft = "build/plots/%s.tsv" % name
-            write_whole(draft, record_text(table, device))
-            files.append((name, Table(draft)))
+        tables = {}
+        for device in table.devices():
+            name = slug(device) + ("-%d" % len(tables) if slug(device) in tables else "")
+            write_whole("build/plots/%s.tsv" % name, record_text(table, device))
+            tables[name] = Table("build/plots/%s.tsv" % name)
     recorded = os.path.dirname(os.path.abspath(path)) == os.path.join(ROOT, "plots", "recorded")
-    shown = shown_pictures() if recorded else set()
-    for name, table in files:
+    for name, table in tables.items():
+        found = pictures(table)
+        for kind, picture in () if text_only else found.items():
+            full = "%s-%s" % (name, kind) if kind != "memory" else kind
+            draw_both(picture, full)
+            if recorded and full + ".svg" in shown_pictures():
+                write_whole("plots/recorded/%s.svg" % full, read("build/plots/%s.svg" % full))
         if not text_only:
-            todo = [("%s-%s" % (name, n), p) for n, p in pictures(table)]
-            if any(r.attends() for r in table.rows):
-                todo.append(("memory", memory()))  # the same on every machine
-            for full, picture in todo:
-                draw_both(picture, full)
-                if full + ".svg" in shown:
-                    with open("build/plots/%s.svg" % full, encoding="utf-8") as file:
-                        write_whole("plots/recorded/%s.svg" % full, file.read())
             print("drawn: build/plots/%s-*.svg and .png%s" % (name, ", those that pages show in plots/recorded" if recorded else ""))
-        in_text(table)
-
-
-def main(words):
-    timeline_of = words[1:] if words[:1] == ["--timeline"] else []
-    text_only = words[:1] == ["--text"]
-    files = words[1:] if text_only else words
-    if not timeline_of and (len(files) > 1 or any(f.startswith("--") for f in files)) or len(timeline_of) > 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    prepare()
-    try:
-        if not shutil.which("gnuplot"):
-            raise Problem("gnuplot is not here; make setup installs it")
-        path = os.path.abspath(timeline_of[0] if timeline_of else files[0]) if timeline_of or files else None
-        os.chdir(ROOT)
-        if timeline_of:
-            draw_both(timeline(path, " ".join(timeline_of[1:])), "timeline")
-        else:
-            draw_all(os.path.relpath(path) if path else results_path(), text_only)
-    except Problem as problem:
-        print("plots: %s" % problem, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print("plots: %s: %s" % (error.filename or "", error.strerror), file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        in_text(found)

@@ -1,24 +1,17 @@
 #!/usr/bin/env python3
 """Everything between a table of results and what a reader sees. README.md, beside this file, describes the tables and their format.
 
-    results.py table [FILE]           the terminal's table: each device's steps at the shape that most of them were run at
-    results.py tables [--check]       write the tables of the pages from plots/recorded; --check: change nothing, name stale pages
-    results.py record [NAME]          keep build/results.tsv as plots/recorded/NAME.tsv, under a header that says where it is from
+    results.py table [FILE]             the terminal's table: each device's steps at the shape that most of them were run at
+    results.py tables [--check]         write the tables of the pages from plots/recorded; --check: only name stale pages
+    results.py record [NAME]            keep build/results.tsv as plots/recorded/NAME.tsv, and draw it
+    results.py plots [--text] [FILE]    draw all of FILE, as SVG and PNG into build/plots, and in the terminal (--text: there alone);
+                                        of a file in plots/recorded, the SVGs that a page shows are put there, too
+    results.py timeline FILE [SHAPE]    the chart of `make timeline`
 
-FILE is build/results.tsv, or $RESULTS, unless it is given. The order below: reading, words for numbers, tables, record. Pictures: draw.py.
-Names from a file never become a command. All but a device's and an input's are plain words, or their row is left out.
+FILE is build/results.tsv, or $RESULTS, unless it is given. The order below: reading, words for numbers, tables, record. Pictures:
+draw.py. Names from a file never become a command. All but a device's and an input's are plain words, or their row is left out.
 """
-import fcntl
-import glob
-import math
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
+import fcntl, glob, math, os, re, shutil, signal, subprocess, sys, time
 from collections import Counter, defaultdict
 from types import SimpleNamespace
 
@@ -29,97 +22,92 @@ class Problem(Exception):
     """What is wrong, for a person to read; the exit status is 1."""
 
 
-def warn(text):
-    print("results: " + text, file=sys.stderr)
-
-
 # ---- reading: a Table has the facts of the header lines and a Row for each run; of runs of the same thing the last counts
 
-WORDS = "step device backend dtype input ceiling verdict".split()
-NUMBERS = ("rows cols batch heads kv_heads seq_q seq_k dim causal seed threads reps median_ms p10_ms p90_ms useful_bytes predicted_bytes "
-           "flops exps gb_s tflop_s copy_gb_s percent error tolerance").split()
-PROBLEM = "step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal input threads".split()
-PLAIN = {"step": r"[A-Za-z0-9][\w.:-]*", "dtype": "fp32|fp16|bf16|fp64", "backend": r"\w+", "ceiling": r"\w+|-", "verdict": "pass|FAIL|in doubt|-"}
-NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|inf", re.ASCII)
+# As common/harness/report.c writes them, and a test compares. Those in WORDS hold words of such a form, the others numbers.
+COLUMNS = """step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal seed input threads reps
+    median_ms p10_ms p90_ms useful_bytes predicted_bytes flops exps gb_s tflop_s copy_gb_s percent ceiling
+    error tolerance verdict""".split()
+WORDS = {"step": r"[A-Za-z0-9][\w.:-]*", "device": "[^\0]+", "backend": r"\w+", "dtype": "fp32|fp16|bf16|fp64", "input": "[^\0]+",
+         "ceiling": r"\w+|-", "verdict": "pass|FAIL|in doubt|-"}
+PROBLEM = [name for name in COLUMNS[:COLUMNS.index("reps")] if name != "seed"]
+NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 class Row(SimpleNamespace):
-    """A run. Numbers are None where they do not apply ("-"); `line` is the text of the file."""
+    """A run: its columns (None, or "-" of words, where one does not apply), its `line` in the file, and what follows from them."""
 
-    def is_peer(self):
-        return not self.step[0].isdigit()
-
-    def number(self):
-        return 0 if self.is_peer() else int(re.match(r"\d+", self.step)[0])
-
-    def attends(self):
-        return bool(self.seq_q)
-
-    def usable(self):
-        """Speed and error are worth showing only for right answers, and comparable only on the same kind of input. Peers have no verdict."""
-        return self.verdict in ("pass", "-") and self.input == "normal"
-
-    def score_size(self):
-        """The standard deviation of an attention's scores on normal input, of rows that were made to show it (--sweep-scale); 0 of others."""
-        scaled = re.fullmatch(r"normal, scale ([0-9.e+-]+)", self.input)
-        return float(scaled[1]) * math.sqrt(self.dim) if scaled and self.dim else 0
+    def __init__(self, names, line):
+        """ValueError says why the line is none."""
+        cells = line.split("\t")
+        if len(cells) != len(names):
+            raise ValueError("%d columns, not %d" % (len(cells), len(names)))
+        super().__init__(line=line, **{name: "-" if name in WORDS else None for name in COLUMNS})
+        for name, text in zip(names, cells):
+            form = WORDS.get(name, NUMBER + "|-|inf" if name in ("error", "tolerance") else NUMBER + "|-")
+            if name in COLUMNS and not re.fullmatch(form, text, re.ASCII):
+                raise ValueError("%s is %r" % (name, text))
+            setattr(self, name, text if name in WORDS or name not in COLUMNS else None if text == "-" else float(text))
+        self.attends, self.peer, self.causal = bool(self.seq_q), not self.step[0].isdigit(), self.causal or 0
+        self.number = 0 if self.peer else int(re.match(r"\d+", self.step)[0])
+        # Speed and error are worth showing only for right answers, and comparable on one kind of input. Peers have no verdict.
+        self.usable = self.verdict in ("pass", "-") and self.input == "normal"
+        needed = "batch heads kv_heads seq_q seq_k dim" if self.attends else "rows cols"
+        if self.verdict in ("pass", "-"):
+            needed += " median_ms useful_bytes " + ("flops tflop_s" if self.attends else "gb_s")
+        for name in needed.split():
+            if not getattr(self, name) or getattr(self, name) == math.inf:
+                raise ValueError("%s is missing, or 0" % name)
+        # Attention of as many keys as queries, and a key-value head a head; the standard deviation of scores, of --sweep-scale.
+        self.plain = self.attends and self.seq_k == self.seq_q and self.kv_heads == self.heads
+        scaled = re.fullmatch(r"normal, scale (%s)" % NUMBER, self.input)
+        self.score_size = float(scaled[1]) * math.sqrt(self.dim) if scaled and self.dim else 0
 
     def shape(self):
-        if not self.attends():
+        if not self.attends:
             return "%d x %d" % (self.rows or 0, self.cols or 0)
         return "batch %d, %s of %d, %d%s tokens%s%s" % (
             self.batch, heads(self.heads), self.dim, self.seq_q, "" if self.seq_k == self.seq_q else " to %d" % self.seq_k,
             "" if self.kv_heads == self.heads else ", %d of keys" % self.kv_heads, ", causal" if self.causal else "")
 
-    def trips(self):
-        """What a softmax says that it moves, in trips over x: "2 + 1". It writes y once."""
-        reads = 2 * self.predicted_bytes / self.useful_bytes - 1 if self.predicted_bytes and self.useful_bytes else None
-        return "" if reads is None else "%g + 1" % round(reads, 3)
+    def copy(self):
+        """Copy speed beside this row, GB/s: its own, or (peers) that of a step at the same shape. None when there is none."""
+        same = lambda r: [getattr(r, n) for n in ("device", "dtype", "rows", "cols", "threads")]
+        return self.copy_gb_s or next((r.copy_gb_s for r in self.table.rows if r.copy_gb_s and same(r) == same(self)), None)
+
+    def speed(self):
+        """Softmax: "123 GB/s". Attention: "123 TFLOP/s"."""
+        if not self.attends:
+            return digits3(self.gb_s) + " GB/s"
+        return digits3(self.tflop_s) + " TFLOP/s" if self.tflop_s >= 1 else digits3(1000 * self.tflop_s) + " GFLOP/s"
+
+    def share(self):
+        """Softmax: "41 %", of copy speed. Attention: "41 % of matmul", of the ceiling that would take the step longest."""
+        if self.attends:
+            return "%.0f %% of %s" % (self.percent, self.ceiling) if self.percent else ""
+        copy = self.copy()
+        return "%.0f %%" % (100 * self.gb_s / copy) if copy and self.gb_s else "-"
+
+    def moved(self):
+        """What it says that it moves. Softmax: trips over x, "2 + 1". Attention: in units of Q, K, V and O, once each."""
+        if not self.predicted_bytes:
+            return ""
+        each = self.predicted_bytes / self.useful_bytes
+        return "%.3gx" % each if self.attends else "%g + 1" % round(2 * each - 1, 3)
 
     def exps_each(self):
         """Exponentials for an element, or a score."""
-        each = (self.flops / 4 / self.dim) if self.attends() else self.rows * self.cols
-        return "" if self.exps is None or self.is_peer() else "%.3g" % (self.exps / each)
+        each = (self.flops / 4 / self.dim) if self.attends else self.rows * self.cols
+        return "" if self.exps is None or self.peer else "%.3g" % (self.exps / each)
 
-
-def parse_row(names, line):
-    """A Row, or the reason why the line is none."""
-    cells = line.split("\t")
-    if len(cells) != len(names):
-        return None, "%d columns, not %d" % (len(cells), len(names))
-    row = Row(line=line, **dict.fromkeys(WORDS, "-"), **dict.fromkeys(NUMBERS))
-    for name, text in zip(names, cells):
-        if name in NUMBERS:
-            if text != "-" and not NUMBER.fullmatch(text):
-                return None, "%s is no number: %r" % (name, text)
-            value = None if text == "-" else float(text)
-            if value is not None and not math.isfinite(value) and name not in ("error", "tolerance"):
-                return None, "%s is no number: %r" % (name, text)
-            setattr(row, name, value)
-        elif name in WORDS:
-            if not re.fullmatch(PLAIN.get(name, "[^\0]+"), text, re.ASCII):
-                return None, "%s is %r" % (name, text)
-            setattr(row, name, text)
-    needed = "batch heads kv_heads seq_q seq_k dim" if row.seq_q else "rows cols"
-    if row.verdict in ("pass", "-"):
-        needed += " median_ms useful_bytes " + ("flops tflop_s" if row.seq_q else "gb_s")
-    for name in needed.split():
-        if not getattr(row, name):
-            return None, "%s is missing, or 0" % name
-    row.causal = row.causal or 0
-    return row, None
+    def spread(self):
+        return "%s (%s to %s)" % tuple(map(digits3, (self.median_ms, self.p10_ms, self.p90_ms)))
 
 
 class Table:
     def __init__(self, path):
-        self.path, self.facts, self.rows, self.names, self.left_out = path, defaultdict(list), [], None, 0
-        try:
-            with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-                lines = file.read().split("\n")
-        except OSError as error:
-            raise Problem("%s: %s" % (path, error.strerror))
-        place = {}
-        torn = lines.pop()
+        self.path, self.facts, self.names, self.left_out, last = path, defaultdict(list), None, 0, {}
+        *lines, torn = read(path).split("\n")
         for number, line in enumerate(lines, 1):
             line = line.rstrip("\r")
             fact = re.fullmatch(r"# ([a-z]+): (.*)", line)
@@ -127,86 +115,93 @@ class Table:
                 self.facts[fact[1]].append(fact[2])
             elif line.startswith("step\t"):
                 if self.names not in (None, line.split("\t")):
-                    warn("%s:%d: other columns from here on; the lines above and below are of different programs" % (path, number))
+                    self.warn("other columns from line %d on; the lines above and below are of different programs" % number)
                 self.names = line.split("\t")
             elif line and not line.startswith("#"):
                 if self.names is None:
                     raise Problem("%s:%d: no line that names the columns stands above" % (path, number))
-                row, wrong = parse_row(self.names, line)
-                if wrong:
+                try:
+                    row = Row(self.names, line)
+                    row.table = self
+                    last[tuple(getattr(row, name) for name in PROBLEM)] = row
+                except ValueError as wrong:
                     self.left_out += 1
-                    warn("%s:%d: left out: %s" % (path, number, wrong))
-                    continue
-                key = tuple(getattr(row, name) for name in PROBLEM)
-                if key not in place:
-                    place[key] = len(self.rows)
-                    self.rows.append(row)
-                self.rows[place[key]] = row
+                    self.warn("line %d is left out: %s" % (number, wrong))
         if torn:
-            warn("%s: left out: a last line that was not written to its end" % path)
-        for row in self.rows:
-            row.table = self
+            self.warn("left out: a last line that was not written to its end")
+        self.rows = list(last.values())
         self.usual = choose_usual(self.rows)
+
+    def warn(self, text):
+        print("results: %s: %s" % (self.path, text), file=sys.stderr)
 
     def fact(self, key):
         return self.facts[key][0] if self.facts[key] else ""
 
-    def threads(self):
-        """The numbers of threads that it has results for, the most first; None is a GPU."""
-        return sorted({row.threads for row in self.rows if row.usable() or row.score_size()}, key=lambda n: -(n or 0))
-
     def ceilings(self):
         """What step 00 measured: (name, dtype, threads) -> (value, unit)."""
-        found = {}
-        for line in self.facts["ceiling"]:
-            part = line.split(" ")
-            if len(part) == 5 and NUMBER.fullmatch(part[3]) and re.fullmatch(r"(\w+ ){2}(\d+|-) [\d.e+]+ [\w/]+", line, re.ASCII):
-                found[part[0], part[1], None if part[2] == "-" else float(part[2])] = (float(part[3]), part[4])
-        return found
+        found = [re.fullmatch(r"(\w+) (\w+) (\d+|-) (%s) ([\w/]+)" % NUMBER, line, re.ASCII) for line in self.facts["ceiling"]]
+        return {(c[1], c[2], None if c[3] == "-" else float(c[3])): (float(c[4]), c[5]) for c in found if c}
 
-    def ceiling(self, name, dtype, threads):
-        return self.ceilings().get((name, dtype, threads), (0, ""))[0]
+    def devices(self):
+        """device -> its rows."""
+        if not self.rows:
+            raise Problem("%s holds no results; make bench writes them" % self.path)
+        return {device: [r for r in self.rows if r.device == device] for device in dict.fromkeys(r.device for r in self.rows)}
+
+    def views(self):
+        """For every number of threads that it has results for, the most first."""
+        threads = {r.threads for r in self.rows if r.usable or r.score_size}
+        return [View(self, n) for n in sorted(threads, key=lambda n: -(n or 0))]
+
+
+class View:
+    """Results of one number of threads, None being a GPU. `rows` are those worth comparing."""
+
+    def __init__(self, table, threads):
+        rows = [r for r in table.rows if r.threads == threads]
+        self.table, self.threads, self.kind = table, threads, "CPU" if threads else "GPU"
+        self.rows, self.scaled = [r for r in rows if r.usable], [r for r in rows if r.score_size]
+        self.name = machine_name(rows[0].device, threads)
+        self.scale, self.unit = (1000, "GFLOP/s") if 0 < self.ceiling("fma") < 1 else (1, "TFLOP/s")
+
+    def ceiling(self, name, dtype="fp32"):
+        return self.table.ceilings().get((name, dtype, self.threads), (0, ""))[0]
 
 
 def choose_usual(rows):
-    """The attention rows that are worth comparing, as a set of ids. For each length, dim and mask those of one batch and number of heads,
-    with as many keys as queries, and as many key-value heads as heads. Which: those with as many numbers in Q as most rows of the
-    file have (a sweep has as many at each length), of these those that most rows have, and then more than one sequence."""
-    rows = [r for r in rows if r.usable() and r.attends() and r.seq_k == r.seq_q and r.kv_heads == r.heads]
+    """The attention rows that are worth comparing, as a set of ids: for each length, dim and mask those of one batch and number of
+    heads. Which: those with as many numbers in Q as most rows of the file have (a sweep has as many at each length), of these those
+    that most rows have, and then more than one sequence."""
+    rows = [r for r in rows if r.usable and r.plain]
     size = lambda r: r.batch * r.heads * r.seq_q * r.dim
     place = lambda r: (r.threads, r.seq_q, r.dim, r.causal)
     kind = lambda r: place(r) + (r.batch, r.heads)
-    sizes = Counter(map(size, rows))
-    votes, best = Counter(), {}
+    sizes, kinds, best = Counter(map(size, rows)), Counter(map(kind, rows)), {}
     for row in rows:
-        votes[kind(row)] += sizes[size(row)] * 100000 + 1
-    for row in rows:
-        vote = (votes[kind(row)], row.batch > 1)
+        vote = (kinds[kind(row)] * (sizes[size(row)] * 100000 + 1), row.batch > 1)
         if place(row) not in best or vote > best[place(row)][0]:
             best[place(row)] = (vote, kind(row))
     return {id(r) for r in rows if best[place(r)][1] == kind(r)}
 
 
 def append_row(path, names, cells):
-    """As the steps' programs do: the row whole, in one write and under a lock, in place of half a row that a run left when it was cut off."""
+    """As the steps' programs do: the row whole, in one write and under a lock, in place of half a row that a run left when it was cut."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            file.truncate(whole)
-        lines = ([] if whole else [names]) + [cells]
-        file.write("".join("\t".join(line) + "\n" for line in lines).encode("utf-8"))
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+        file.write("".join("\t".join(line) + "\n" for line in ([] if whole else [names]) + [cells]).encode("utf-8"))
 
 
-def copy_speed(row):
-    """Copy speed beside this row, GB/s: its own, or (peers) that of a step at the same shape. None when there is none."""
-    if row.copy_gb_s:
-        return row.copy_gb_s
-    same = lambda r: [getattr(r, n) for n in ("device", "dtype", "rows", "cols", "threads")]
-    return next((r.copy_gb_s for r in row.table.rows if r.copy_gb_s and same(r) == same(row)), None)
+def read(path, errors="replace"):
+    try:
+        with open(path, encoding="utf-8", errors=errors, newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise Problem("%s: %s" % (path, error.strerror))
 
 
 # ---- words for numbers
@@ -219,7 +214,9 @@ def digits3(x):
     return ("%.0f" if x >= 100 else "%.1f" if x >= 10 else "%.2f" if x >= 1 else "%.3f" if x >= 0.1 else "%.3g") % x
 
 
-def ratio(a, b, form="%.2f"):
+def ratio(before, row, of, form="%.2f"):
+    """How many times less."""
+    a, b = getattr(before, of), getattr(row, of)
     return form % (a / b) if a and b else "-"
 
 
@@ -227,150 +224,106 @@ def heads(n):
     return "%d head%s" % (n, "s" if n > 1 else "")
 
 
-def tflops(x):
-    return "-" if x is None else digits3(x) + " TFLOP/s" if x >= 1 else digits3(1000 * x) + " GFLOP/s"
-
-
 def bytes_name(count):
-    if count is None:
-        return "-"
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if count < 999.5:
-            break
-        count /= 1000
-    return digits3(count) + " " + unit
+    power = sum(count >= 0.9995 * 1000 ** i for i in range(1, 5))
+    return "%s %s" % (digits3(count / 1000 ** power), ("B", "KB", "MB", "GB", "TB")[power])
 
 
 def length_name(n):
     """131072 is 128 Ki, 1048576 is 1 Mi, 1000 is 1000."""
-    n = int(n)
-    return "%d Mi" % (n >> 20) if n % 1048576 == 0 else "%d Ki" % (n >> 10) if n % 1024 == 0 else str(n)
+    return "%d Mi" % (n // 1048576) if n % 1048576 == 0 else "%d Ki" % (n // 1024) if n % 1024 == 0 else "%d" % n
 
 
-def machine_name(device, threads):
+def printable(text):
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def machine_name(device, threads=None):
     """"AMD EPYC 9R14, 2 threads". threads is None on a GPU."""
-    device = "".join(c if c.isprintable() else "?" for c in re.sub(r"\((R|TM)\)", "", device))
-    return device + (", %d thread%s" % (threads, "s" if threads > 1 else "") if threads else "")
-
-
-def of_ceiling(row):
-    """"41 % of matmul": what an attention step reached of the ceiling that would take it longest."""
-    return "%.0f %% of %s" % (row.percent, row.ceiling) if row.percent else ""
-
-
-def share(row):
-    copy = copy_speed(row)
-    return "%.0f %%" % (100 * row.gb_s / copy) if copy and row.gb_s else "-"
+    return printable(re.sub(r"\((R|TM)\)", "", device)) + (", %d thread%s" % (threads, "s" if threads > 1 else "") if threads else "")
 
 
 # ---- the terminal's table
 
 def terminal_table(table):
     parts = defaultdict(lambda: defaultdict(list))  # a machine and kind -> a shape -> its rows
-    for row in filter(Row.usable, table.rows):
-        kind = machine_name(row.device, row.threads) + (": attention, " if row.attends() else ": softmax, ")
-        parts[kind][row.shape() + ("" if row.attends() else ", " + row.dtype)].append(row)
+    for row in (r for r in table.rows if r.usable):
+        kind = machine_name(row.device, row.threads) + (": attention, " if row.attends else ": softmax, ")
+        parts[kind][row.shape() + ("" if row.attends else ", " + row.dtype)].append(row)
     if not parts:
         raise Problem("%s: no right results on random input in it" % table.path)
-    lines = []
+    lines, form = [], "  %-30s %8s %13s %13s   %-32s %8s"
     for part, shapes in parts.items():
         shape = max(shapes, key=lambda s: (len(shapes[s]), bool(re.match(r"16384 x 8192|.* of 64, 4096 tokens$", s))))
-        rows = sorted(shapes[shape], key=lambda r: (2 if r.is_peer() else r.dtype != "fp32", r.dtype, r.step))
-        attends, before = rows[0].attends(), None
-        lines += [part + shape, "  %-30s %8s %13s %13s   %-32s %8s" % (
-            "", "ms", "" if attends else "GB/s", "of ceiling" if attends else "of copy", "times the step before", "error")]
-        for row in rows:
-            ratios = ""
-            if before and not row.is_peer() and row.dtype == before.dtype and row.number() == before.number() + 1:
-                ratios = "%s (memory %s, exps %s)" % (ratio(before.median_ms, row.median_ms), ratio(before.predicted_bytes, row.predicted_bytes),
-                                                      ratio(before.exps, row.exps))
-            lines.append("  %-30s %8s %13s %13s   %-32s %8s" % (
-                row.step + (", " + row.dtype if attends else ""), digits3(row.median_ms), tflops(row.tflop_s) if attends else digits3(row.gb_s),
-                of_ceiling(row) if attends else share(row), ratios, "-" if row.error is None else "%.1e" % row.error))
-            before = row
+        rows = sorted(shapes[shape], key=lambda r: (2 if r.peer else r.dtype != "fp32", r.dtype, r.step))
+        titles = ("", "of ceiling") if rows[0].attends else ("GB/s", "of copy")
+        lines += [part + shape, form % ("", "ms", *titles, "times the step before", "error")]
+        for before, row in zip([None] + rows, rows):
+            follows = before and not row.peer and (row.dtype, row.number) == (before.dtype, before.number + 1)
+            ratios = "%s (memory %s, exps %s)" % tuple(ratio(before, row, of) for of in ("median_ms", "predicted_bytes", "exps")) \
+                if follows else ""
+            name, speed = (row.step + ", " + row.dtype, row.speed()) if row.attends else (row.step, digits3(row.gb_s))
+            error = "-" if row.error is None else "%.1e" % row.error
+            lines.append(form % (name, digits3(row.median_ms), speed, row.share(), ratios, error))
         lines.append("")
     return "\n".join(lines)
 
 
 # ---- tables of the pages
 
-class Machine:
-    """A recorded file; a CPU's is one for every number of threads. The main one is the one with the most."""
-
-    def __init__(self, table, threads, main):
-        self.table, self.threads, self.main = table, threads, main
-        self.name = markdown(machine_name(table.fact("device"), threads))
-        self.kind = "CPU" if threads else "GPU"
-        self.rows = [r for r in table.rows if r.threads == threads and r.usable()]
-        fma = table.ceiling("fma", "fp32", threads)
-        self.scale, self.unit = (1000, "GFLOP/s") if 0 < fma < 1 else (1, "TFLOP/s")
-
-
 def markdown(text):
     """Free text that stands for itself in a table."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", "".join(c if c.isprintable() else "?" for c in text))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", printable(text))
 
 
 def read_steps():
     """name -> (idea, does it attend?), from each step's main.c: the one place that says it."""
-    steps = {}
-    for path in sorted(glob.glob("steps/*/main.c")):
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        idea = re.search(r'\.idea = "([^"]*)"', text)
-        steps[path.split("/")[1]] = (idea[1] if idea else "", "struct attention_step" in text)
-    return steps
+    texts = {path.split("/")[1]: read(path) for path in sorted(glob.glob("steps/*/main.c"))}
+    ideas = {name: re.search(r'\.idea = "([^"]*)"', text) for name, text in texts.items()}
+    return {name: (idea[1] if idea else "", "struct attention_step" in texts[name]) for name, idea in ideas.items()}
 
 
 class Pages:
-    """The tables of one page, a method a kind."""
+    """The tables of the pages. A kind KIND or attention-KIND is a method make_KIND: it returns lines of text, and lists of cells."""
 
     def __init__(self, tables, steps):
         self.steps = steps
-        self.machines = [Machine(t, n, i == 0) for t in tables for i, n in enumerate(t.threads())]
-        self.main = [m for m in self.machines if m.main]
+        views = [t.views() for t in tables if t.views()]
+        self.machines, self.main = sum(views, []), [v[0] for v in views]  # main: of a CPU, with the most threads
 
     def render(self, page, text):
         """The page with its tables made again. Its name is for links."""
         self.up = "../" if page.startswith("steps/") else "../steps/" if "/" in page else "steps/"
-        lines, inside = [], 0
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.startswith("<!-- results"):
-                if inside:
-                    raise Problem("%s:%d: a table inside the table of line %d" % (page, number, inside))
-                inside = number
-                try:
-                    lines += [line] + self.table(line.split()[2:-1])
-                except (KeyError, ValueError, IndexError) as error:
-                    raise Problem("%s:%d: this table cannot be made: %s" % (page, number, error))
-            elif line.startswith("<!-- /results -->"):
-                inside = 0
-            if not inside:
-                lines.append(line)
-        if inside:
-            raise Problem("%s:%d: the table has no end: <!-- /results -->" % (page, inside))
-        return "\n".join(lines)
+        begin, end = r"^<!-- results (.*) -->\n", r"^<!-- /results -->"
+
+        def make(found):
+            try:
+                if re.search(begin, found[2], re.M):
+                    raise ValueError("it has no end")
+                return "<!-- results %s -->\n%s<!-- /results -->" % (found[1], "".join(line + "\n" for line in self.table(found[1].split())))
+            except (KeyError, ValueError, IndexError, AttributeError) as error:
+                raise Problem("%s:%d: this table cannot be made: %s" % (page, text[:found.start()].count("\n") + 1, error))
+        if len(re.findall(begin, text, re.M)) > len(re.findall(end, text, re.M)):
+            raise Problem("%s: a table has no end: <!-- /results -->" % page)
+        return re.sub(begin + "((?:.*\n)*?)" + end, make, text, flags=re.M)
 
     def table(self, words):
-        kind = words[0]
-        self.attention = kind.startswith("attention")
-        self.dtype = "" if self.attention else "fp32"
+        self.attention, kind = words[0].startswith("attention-"), words[0].replace("attention-", "")
         self.shape = {"seq_q": 4096, "dim": 64, "causal": 0} if self.attention else {"rows": 16384, "cols": 8192}
-        self.wanted, self.used = [], set()
-        for word in words[1:]:
-            key, equals, value = word.partition("=")
+        self.dtypes = ["fp32", "bf16"] if self.attention else ["fp32", "fp16", "bf16"] if kind == "lengths" else ["fp32"]
+        self.wanted, self.used = [word for word in words[1:] if "=" not in word], set()
+        for key, value in (word.split("=") for word in words[1:] if "=" in word):
             if key == "dtype":
-                self.dtype = value
-            elif equals:
-                self.shape["seq_q" if key == "seq" else key] = int(value)
+                self.dtypes = [value]
             else:
-                self.wanted.append(word)
+                self.shape["seq_q" if key == "seq" else key] = int(value)
         if not self.machines:
             return ["(Nothing is recorded yet: `make bench record tables`.)"]
-        make = getattr(self, kind.replace("-", "_") + "_table", None)
-        if not make:
-            raise ValueError("no such kind: " + kind)
-        return make()
+        lines, cells = [], False
+        for line in getattr(self, "make_" + kind)():
+            heading, cells = not cells, not isinstance(line, str)
+            lines += ["| " + " | ".join(line) + " |"] + ["|" + "---|" * len(line)] * heading if cells else [line]
+        return lines
 
     def fits(self, row, length=None):
         if self.attention and id(row) not in row.table.usual and not {"batch", "heads", "kv_heads"} & set(self.shape):
@@ -379,257 +332,179 @@ class Pages:
         return all(getattr(row, c) == (length if c == at and length else v) for c, v in self.shape.items())
 
     def find(self, machine, step, dtype, length=None):
-        """The row of the shape that is asked for (but of another length, where one is given), or None. Of rows that differ in what was not
-        asked for: the largest. Attention: the usual batch and heads, unless others are asked for."""
-        found = [r for r in machine.rows if r.step == step and r.dtype == dtype and r.attends() == self.attention and self.fits(r, length)]
+        """The row of the shape that is asked for (but of another length, where one is given), or None. Of rows that differ in what was
+        not asked for: the largest. Attention: the usual batch and heads, unless others are asked for."""
+        found = [r for r in machine.rows if (r.step, r.dtype, r.attends) == (step, dtype, self.attention) and self.fits(r, length)]
         if found:
             self.used.add(machine)
         return max(found, key=lambda r: r.useful_bytes or 0, default=None)
 
-    def link(self, step):
-        return "[%s](%s%s/README.md)" % (step, self.up, step)
+    def names(self, views):
+        return [markdown(view.name) for view in views]
 
-    @staticmethod
-    def heading(columns):
-        return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-
-    @staticmethod
-    def line(*cells):
-        return "| " + " | ".join(cells) + " |"
-
-    def speed(self, row, long=False):
-        """What a row reached, and how much of what it could."""
-        if not row:
-            return ""
-        text = digits3(row.gb_s) + " GB/s, " + share(row)
-        if self.attention:
-            text = ", ".join(filter(None, (tflops(row.tflop_s), of_ceiling(row))))
-        return digits3(row.median_ms) + " ms, " + text if long else text
+    def asked(self):
+        """The steps of the kind that is asked for: name, a link, the idea, and the types that it has results of."""
+        for step, (idea, attends) in self.steps.items():
+            if attends == self.attention:
+                types = [d for d in self.dtypes if any(self.find(m, step, d) for m in self.main)]
+                yield step, "[%s](%s%s/README.md)" % (step, self.up, step), idea, types
 
     def speeds(self, step, dtype, long=False):
-        return [self.speed(self.find(m, step, dtype), long) for m in self.main]
+        """What a step reached on each machine, and how much of what it could."""
+        rows = [self.find(m, step, dtype) for m in self.main]
+        return [", ".join(filter(None, (digits3(r.median_ms) + " ms" if long else "", r.speed(), r.share()))) if r else "" for r in rows]
 
     def claim(self, step, dtype, of):
         """What a step's rows claim: once where all machines agree, else by kind of machine."""
         said = {}
-        for m in self.main:
-            row = self.find(m, step, dtype)
+        for m, row in ((m, self.find(m, step, dtype)) for m in self.main):
             if row and of(row):
                 said.setdefault(of(row), m.kind)
         return "; ".join(text if len(said) == 1 else "%s: %s" % (kind, text) for text, kind in said.items())
 
-    def worst(self, step, dtype, at):
-        rows = [r for m in self.machines for r in m.rows if r.step == step and r.dtype == dtype and r.error is not None and getattr(r, at)]
-        row = max(rows, key=lambda r: r.error, default=None)
-        return "%.1e at %s %s" % (row.error, length_name(getattr(row, at)), "tokens" if self.attention else "columns") if row else ""
+    def caption(self, softmax, attention=""):
+        """Under a table: its shape, and what its numbers are."""
+        if not self.attention:
+            return ["", softmax.replace("SHAPE", "%d x %d, %s" % (self.shape["rows"], self.shape["cols"], self.dtypes[0]))]
+        rows = [next((r for r in m.rows if r.attends and self.fits(r)), None) for m in self.main if m in self.used]
+        batches = ["batch %d, %s on %s" % (r.batch, heads(r.heads), markdown(machine_name(r.device))) for r in rows if r]
+        mask = ", causal" if self.shape["causal"] else ""
+        return ["", "%d tokens, heads of %d%s (%s).%s" % (self.shape["seq_q"], self.shape["dim"], mask, "; ".join(batches), attention)]
 
-    def spread(self, row):
-        return "%s (%s to %s)" % tuple(map(digits3, (row.median_ms, row.p10_ms, row.p90_ms)))
+    # What a table has of attention alone: a column for the type, and a line for each type that was asked for and is recorded.
 
-    def here(self):
-        return "%d x %d, %s" % (self.shape["rows"], self.shape["cols"], self.dtype)
-
-    def steps_table(self):
-        lines = self.heading(["step", "the one idea", "reads + writes"] + [m.name for m in self.main])
-        for step, (idea, attends) in self.steps.items():
-            if not attends:
-                lines.append(self.line(self.link(step), idea, self.claim(step, self.dtype, Row.trips), *self.speeds(step, self.dtype, True)))
-        return lines + ["", "x is %s. Median time, useful bandwidth, and its share of a copy's." % self.here()]
-
-    def summary_table(self):
-        lines = self.heading(["step", "reads + writes", "bytes an element", "exps an element", "worst error"] + [m.name for m in self.main])
-        for step, (_, attends) in self.steps.items():
-            if attends or not any(self.find(m, step, self.dtype) for m in self.main):
-                continue
-            moved = lambda r: "%g" % (r.predicted_bytes / r.rows / r.cols)
-            lines.append(self.line(self.link(step), *[self.claim(step, self.dtype, of) for of in (Row.trips, moved, Row.exps_each)],
-                                   self.worst(step, self.dtype, "cols"), *self.speeds(step, self.dtype)))
-        return lines + ["", "Bandwidth, and share of a copy, at %s; the error is the worst of all recorded runs." % self.here()]
-
-    def compare_table(self):
-        pair = len(self.wanted) > 1
-        lines = self.heading(["machine", "step", "reads + writes", "exps", "ms (p10 to p90)", "GB/s", "of copy"]
-                             + (["predicted: memory, exps", "measured"] if pair else []))
-        for m in self.machines:
-            before = None
-            for step in self.wanted[:2]:
-                row = self.find(m, step, self.dtype)
-                if not row:
-                    continue
-                ratios = ["", ""] if pair else []
-                if before:
-                    ratios = ["%sx, %sx" % (ratio(before.predicted_bytes, row.predicted_bytes), ratio(before.exps, row.exps)),
-                              ratio(before.median_ms, row.median_ms) + "x"]
-                lines.append(self.line(m.name, step, row.trips(), row.exps_each(), self.spread(row), digits3(row.gb_s), share(row), *ratios))
-                before = row
-        return lines + ["", "x is %s." % self.here()]
-
-    def lengths_table(self):
-        del self.shape["rows"]  # the most that there are
-        lines = []
-        for m in self.machines:
-            for dtype in ("fp32", "fp16", "bf16"):
-                lengths = sorted({r.cols for r in m.rows if r.step in self.wanted and r.dtype == dtype and not r.attends()})
-                if not lengths:
-                    continue
-                lines += ["" for _ in lines[:1]] + [m.name + ", " + dtype + ": GB/s, and share of a copy.", ""]
-                lines += self.heading(["columns", "copy"] + self.wanted)
-                for n in lengths:
-                    rows = [self.find(m, step, dtype, n) for step in self.wanted]
-                    copy = next((copy_speed(r) for r in rows if r and copy_speed(r)), None)
-                    lines.append(self.line(length_name(n), digits3(copy) if copy else "",
-                                           *["%s, %s" % (digits3(r.gb_s), share(r)) if r else "" for r in rows]))
-        return lines
-
-    def few_table(self):
-        """Rows too few to fill the machine: 16 at most, of no more than 16 Mi elements."""
-        lines = self.heading(["machine", "rows x columns", "type", "ms (p10 to p90)", "GB/s", "of copy"])
-        for m in self.machines:
-            for r in m.rows:
-                if r.step == self.wanted[0] and r.rows and r.rows <= 16 and r.rows * r.cols <= 16777216:
-                    lines.append(self.line(m.name, "%d x %s" % (r.rows, length_name(r.cols)), r.dtype, self.spread(r), digits3(r.gb_s), share(r)))
-        return lines
-
-    # Attention: a step is a row for each type that was asked for, or else for each of fp32 and bf16 that is recorded.
-
-    def types(self, step):
-        return [d for d in (self.dtype.split() or ["fp32", "bf16"]) if any(self.find(m, step, d) for m in self.main)]
-
-    def bytes_claim(self, step, dtype):
-        return self.claim(step, dtype, lambda r: ratio(r.predicted_bytes, r.useful_bytes, "%.3g") + "x")
-
-    def attention_steps_table(self):
-        lines = self.heading(["step", "the one idea", "type", "bytes predicted"] + [m.name for m in self.main])
-        for step, (idea, attends) in self.steps.items():
-            names = [self.link(step), idea]
-            for dtype in self.types(step) or [""] if attends else []:
-                lines.append(self.line(*names, dtype, self.bytes_claim(step, dtype), *self.speeds(step, dtype, True)))
-                names = ["", ""]
-        return lines + self.caption("Median time, FLOPs of the two products over it, and the share of the tightest ceiling. "
+    def make_steps(self):
+        lines = [["step", "the one idea"] + (["type", "bytes predicted"] if self.attention else ["reads + writes"]) + self.names(self.main)]
+        for step, link, idea, types in self.asked():
+            for i, dtype in enumerate(types or [""]):
+                lines.append(([link, idea], ["", ""])[i > 0] + [dtype] * self.attention + [self.claim(step, dtype, Row.moved)]
+                             + self.speeds(step, dtype, True))
+        return lines + self.caption("x is SHAPE. Median time, useful bandwidth, and its share of a copy's.",
+                                    " Median time, FLOPs of the two products over it, and the share of the tightest ceiling. "
                                     "Bytes: in units of Q, K, V and O, once each.")
 
-    def attention_summary_table(self):
-        lines = self.heading(["step", "type", "bytes predicted", "exps a score", "worst error"] + [m.name for m in self.main])
-        for step, (_, attends) in self.steps.items():
-            for i, dtype in enumerate(self.types(step) if attends else []):
-                lines.append(self.line("" if i else self.link(step), dtype, self.bytes_claim(step, dtype), self.claim(step, dtype, Row.exps_each),
-                                       self.worst(step, dtype, "seq_k"), *self.speeds(step, dtype)))
-        return lines + self.caption("Bytes in units of Q, K, V and O, once each; the error, over the largest of its row, is the worst of all recorded runs.")
+    def make_summary(self):
+        lines = [["step", "reads + writes", "bytes an element", "exps an element", "worst error"] + self.names(self.main)]
+        moved = lambda r: "%g" % (r.predicted_bytes / r.rows / r.cols)
+        for step, link, _, types in self.asked():
+            for dtype in types:
+                rows = [r for m in self.machines for r in m.rows if (r.step, r.dtype) == (step, dtype) and r.error is not None]
+                worst = max(rows, key=lambda r: r.error, default=None)
+                lines.append([link] + [self.claim(step, dtype, of) for of in (Row.moved, moved, Row.exps_each)]
+                             + ["%.1e at %s columns" % (worst.error, length_name(worst.cols)) if worst else ""] + self.speeds(step, dtype))
+        return lines + self.caption("Bandwidth, and share of a copy, at SHAPE; the error is the worst of all recorded runs.")
 
-    def attention_compare_table(self):
-        """STEP or STEP:TYPE, in the order of the marker; ratios are to the row above."""
-        many = len(self.wanted) > 1
-        lines = self.heading(["machine", "step", "type", "bytes predicted", "exps a score", "ms (p10 to p90)", "speed"]
-                             + (["predicted: memory, exps", "measured"] if many else []))
+    def make_compare(self):
+        """Ratios are to the row above."""
+        own = ["type", "bytes predicted", "exps a score"] if self.attention else ["reads + writes", "exps"]
+        lines = [["machine", "step"] + own + ["ms (p10 to p90)"] + (["speed"] if self.attention else ["GB/s", "of copy"])
+                 + ["predicted: memory, exps", "measured"] * (len(self.wanted) > 1)]
         for m in self.machines:
-            before = None
-            for word in self.wanted:
-                step, _, dtype = word.partition(":")
-                dtype = dtype or self.dtype
-                row = self.find(m, step, dtype or "fp32") or (None if dtype else self.find(m, step, "bf16"))
-                if not row:
-                    continue
-                ratios = ["", ""] if many else []
+            rows = [next(filter(None, (self.find(m, step, d) for d in self.dtypes)), None) for step in self.wanted]
+            rows = [row for row in rows if row]
+            for before, row in zip([None] + rows, rows):
+                predicted = measured = ""
                 if before:
-                    claims = not before.is_peer() and not row.is_peer()
-                    ratios = ["%sx, %sx" % (ratio(before.predicted_bytes, row.predicted_bytes, "%.3g"), ratio(before.exps, row.exps)) if claims else "",
-                              ratio(before.median_ms, row.median_ms) + "x"]
-                lines.append(self.line(m.name, step, row.dtype, "" if row.is_peer() else bytes_name(row.predicted_bytes), row.exps_each(),
-                                       self.spread(row), self.speed(row), *ratios))
-                before = row
-        return lines + self.caption("")
+                    measured = ratio(before, row, "median_ms") + "x"
+                    if not before.peer and not row.peer:
+                        memory = ratio(before, row, "predicted_bytes", "%.3g" if self.attention else "%.2f")
+                        predicted = "%sx, %sx" % (memory, ratio(before, row, "exps"))
+                cells = [row.moved(), row.exps_each(), row.spread(), digits3(row.gb_s), row.share()]
+                if self.attention:
+                    moved = "" if row.peer else bytes_name(row.predicted_bytes)
+                    cells = [row.dtype, moved, row.exps_each(), row.spread(), ", ".join(filter(None, (row.speed(), row.share())))]
+                lines.append([markdown(m.name), row.step] + cells + [predicted, measured] * (len(self.wanted) > 1))
+        return lines + self.caption("x is SHAPE.")
 
-    def attention_lengths_table(self):
-        """The steps that were asked for, and all peers."""
-        lines = []
-        for m in self.machines:
-            for dtype in self.dtype.split() or ["fp32", "bf16"]:
-                rows = {(s, n): r for s in {r.step for r in m.rows if r.step in self.wanted or r.is_peer()}
-                        for n in {r.seq_q for r in m.rows if r.attends()} for r in [self.find(m, s, dtype, n)] if r}
-                lengths = sorted({n for s, n in rows if s in self.wanted})
-                if not lengths:
-                    continue
-                names = self.wanted + sorted({s for s, _ in rows} - set(self.wanted))
-                lines += ["" for _ in lines[:1]] + ["%s, %s, heads of %d%s: %s, and share of the tightest ceiling." % (
-                    m.name, dtype, self.shape["dim"], ", causal" if self.shape["causal"] else "", m.unit), ""]
-                lines += self.heading(["tokens"] + names)
-                for n in lengths:
-                    cells = [rows.get((s, n)) for s in names]
-                    lines.append(self.line(length_name(n), *[
-                        digits3(r.tflop_s * m.scale) + (", %.0f %%" % r.percent if r.percent else "") if r else "" for r in cells]))
+    def make_lengths(self):
+        """Of attention: the steps that were asked for, and all peers."""
+        self.shape.pop("rows", None)  # the most that there are
+        lines, at = [], "seq_q" if self.attention else "cols"
+        for m, dtype in ((m, dtype) for m in self.machines for dtype in self.dtypes):
+            steps = {r.step for r in m.rows if r.step in self.wanted or self.attention and r.peer}
+            rows = {(s, n): r for s in steps for n in {getattr(r, at) for r in m.rows} if n for r in [self.find(m, s, dtype, n)] if r}
+            lengths = sorted({n for s, n in rows if s in self.wanted})
+            if not lengths:
+                continue
+            steps = self.wanted + sorted({s for s, _ in rows} - set(self.wanted))
+            lines += [""] * bool(lines)
+            if self.attention:
+                mask = ", causal" if self.shape["causal"] else ""
+                lines.append("%s, %s, heads of %d%s: %s, and share of the tightest ceiling." % (
+                    markdown(m.name), dtype, self.shape["dim"], mask, m.unit))
+            else:
+                lines.append("%s, %s: GB/s, and share of a copy." % (markdown(m.name), dtype))
+            lines += ["", ["tokens"] + steps if self.attention else ["columns", "copy"] + steps]
+            for n in lengths:
+                found = [rows.get((s, n)) for s in steps]
+                if self.attention:
+                    cells = [digits3(r.tflop_s * m.scale) + (", %.0f %%" % r.percent if r.percent else "") if r else "" for r in found]
+                else:
+                    copies = [digits3(r.copy()) for r in found if r and r.copy()] + [""]
+                    cells = copies[:1] + ["%s, %s" % (digits3(r.gb_s), r.share()) if r else "" for r in found]
+                lines.append([length_name(n)] + cells)
         return lines
 
-    def caption(self, text):
-        """Under a table: its shape, and what its numbers are."""
-        batches = []
-        for m in self.main:
-            row = next((r for r in m.rows if r.attends() and self.fits(r)), None) if m in self.used else None
-            if row:
-                batches.append("batch %d, %s on %s" % (row.batch, heads(row.heads), markdown(machine_name(row.device, None))))
-        return ["", "%d tokens, heads of %d%s (%s).%s" % (self.shape["seq_q"], self.shape["dim"], ", causal" if self.shape["causal"] else "",
-                                                         "; ".join(batches), text and " " + text)]
+    def make_few(self):
+        """Rows too few to fill the machine: 16 at most, of no more than 16 Mi elements."""
+        return [["machine", "rows x columns", "type", "ms (p10 to p90)", "GB/s", "of copy"]] + [
+            [markdown(m.name), "%d x %s" % (r.rows, length_name(r.cols)), r.dtype, r.spread(), digits3(r.gb_s), r.share()]
+            for m in self.machines for r in m.rows if r.step == self.wanted[0] and r.rows <= 16 and r.rows * r.cols <= 16777216]
 
-    def ceilings_table(self):
+    def make_ceilings(self):
         names = list(dict.fromkeys(key[:2] for m in self.machines for key in m.table.ceilings()))
-        lines = self.heading(["machine"] + ["%s, %s" % name for name in names])
-        for m in self.machines:
-            found = [m.table.ceilings().get(name + (m.threads,)) for name in names]
-            lines.append(self.line(m.name, *["%s %s" % (digits3(f[0]), f[1]) if f else "" for f in found]))
-        return lines
+        return [["machine"] + ["%s, %s" % name for name in names]] + [
+            [markdown(m.name)] + ["%s %s" % (digits3(c[0]), c[1]) if c else "" for n in names
+                                  for c in [m.table.ceilings().get(n + (m.threads,))]] for m in self.machines]
 
-    def machines_table(self):
-        lines = self.heading("file device driver compiler system commit date".split())
-        for m in self.main:
-            facts = [m.table.fact(key) for key in "driver compiler os commit date".split()]
-            lines.append(self.line(m.table.path, markdown(machine_name(m.table.fact("device"), None)), *map(markdown, facts)))
-        return lines
+    def make_machines(self):
+        facts = "driver compiler os commit date".split()
+        return ["file device driver compiler system commit date".split()] + [
+            [m.table.path, markdown(machine_name(m.table.fact("device")))] + [markdown(m.table.fact(f)) for f in facts] for m in self.main]
 
 
 def write_whole(path, text):
     """The file has the old text or the new one, whenever this is killed. A symbolic link is followed."""
     path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    umask = os.umask(0)
-    os.umask(umask)
-    mode = os.stat(path).st_mode & 0o7777 if os.path.exists(path) else 0o666 & ~umask
-    handle, new = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    new = "%s.%d" % (path, os.getpid())
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            os.fchmod(file.fileno(), mode)
+        with open(new, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        if os.path.exists(path):
+            shutil.copymode(path, new)
         os.replace(new, path)
-    except BaseException:
-        os.unlink(new)
-        raise
+    finally:
+        if os.path.exists(new):
+            os.unlink(new)
 
 
 def pages():
-    return [p for p in ["README.md"] + sorted(glob.glob("steps/*/README.md") + glob.glob("docs/*.md") + glob.glob("plots/*.md")) if os.path.exists(p)]
+    return [p for pattern in ("README.md", "steps/*/README.md", "docs/*.md", "plots/*.md") for p in sorted(glob.glob(pattern))]
 
 
 def write_tables(check):
-    maker = Pages([Table(path) for path in sorted(glob.glob("plots/recorded/*.tsv"))], read_steps())
-    stale = False
+    maker, stale = Pages([Table(path) for path in sorted(glob.glob("plots/recorded/*.tsv"))], read_steps()), 0
     for page in pages():
-        with open(page, encoding="utf-8", newline="") as file:
-            text = file.read()
+        text = read(page, "strict")
         new = maker.render(page, text)
-        if new == text:
-            continue
-        stale = True
-        if check:
+        if new != text and check:
             print("tables: %s is stale: make tables" % page, file=sys.stderr)
-        else:
+            stale = 1
+        elif new != text:
             write_whole(page, new)
             print("tables: %s rewritten" % page)
-    return 1 if check and stale else 0
+    return stale
 
 
 # ---- record. From the environment: RESULTS and CEILINGS (other files than build/results.tsv and build/ceilings.tsv), DEVICE (if the results
-# are of several: which), FORCE=1 (although the tree has changes), and the header: DRIVER COMPILER COMMIT DATE OS. All of these must
-# be given for results that were brought here from another machine.
+# are of several: which), FORCE=1 (although the tree has changes), and the header, all of which must be given for results that were
+# brought here from another machine:
+
+GIVEN = "DRIVER COMPILER OS COMMIT DATE".split()
+
 
 def said(*command):
     """What a program prints; nothing when it is not here, or fails."""
@@ -639,85 +514,54 @@ def said(*command):
         return ""
 
 
+def read_if_any(path):
+    return read(path) if os.path.exists(path) else ""
+
+
+def of_gpus(what):
+    return said("nvidia-smi", "--query-gpu=" + what, "--format=csv,noheader").split("\n")
+
+
 def slug(device):
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\([a-z]*\)|@.*", "", device.lower())).strip("-") or "machine"
 
 
-def system_name():
-    try:
-        with open("/etc/os-release", encoding="utf-8") as file:
-            return re.search(r'^PRETTY_NAME="?([^"\n]*)', file.read(), re.M)[1]
-    except (OSError, TypeError):
-        return said("uname", "-sr")
-
-
 def is_here(device):
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            if device in file.read():
-                return True
-    except OSError:
-        pass
-    return device in said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").split("\n") or \
-        device == said("sysctl", "-n", "machdep.cpu.brand_string")
-
-
-def header(device, backend):
-    """The comment lines of a record."""
-    get, driver = os.environ.get, "-"
-    compiler = said(get("CC") or "gcc", "--version").split("\n")[0]
-    if backend == "cuda":
-        driver = said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0]
-        nvcc = re.search(r"release ([^,]*)", said((get("CUDA_HOME") or "/usr/local/cuda") + "/bin/nvcc", "--version"))
-        compiler = "nvcc %s, %s" % (nvcc[1] if nvcc else "?", compiler)
-    commit = (said("git", "rev-parse", "--short=12", "HEAD") or "unknown") + (" and changes" if tree_changes() else "")
-    lines = ["# device: " + device, "# driver: " + (get("DRIVER") or driver), "# compiler: " + (get("COMPILER") or compiler),
-             "# os: " + (get("OS") or system_name()), "# commit: " + (get("COMMIT") or commit),
-             "# date: " + (get("DATE") or time.strftime("%Y-%m-%d", time.gmtime()))]
-    path = get("CEILINGS") or "build/ceilings.tsv"
-    if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            names, *rows = [line.rstrip("\r\n").split("\t") for line in file] or [[]]
-        for row in (dict(zip(names, cells)) for cells in rows if len(cells) == len(names)):
-            if row.get("device") != device:
-                continue
-            if re.fullmatch("L[123]", row["name"]):
-                line = "# cache: %s %s %s" % (row["name"], row["value"], row["unit"])
-            elif row["name"] == "sms":
-                line = "# sms: " + row["value"]
-            else:
-                threads = "-" if row["threads"] in ("", "0") else row["threads"]
-                line = "# ceiling: %s %s %s %s %s" % (row["name"], row["dtype"], threads, row["value"], row["unit"])
-            if line not in lines:
-                lines.append(line)
-    return lines
+    return device in read_if_any("/proc/cpuinfo") or device in of_gpus("name") or device == said("sysctl", "-n", "machdep.cpu.brand_string")
 
 
 def tree_changes():
     return said("git", "status", "--porcelain", "--", ".", ":!plots/recorded")
 
 
-def devices_of(table):
-    """device -> its rows."""
-    found = defaultdict(list)
-    for row in table.rows:
-        found[row.device].append(row)
-    if not found:
-        raise Problem("%s holds no results; make bench writes them" % table.path)
-    return found
-
-
 def record_text(table, device):
-    rows = devices_of(table)[device]
-    if len({len(r.line.split("\t")) for r in rows}) > 1 or rows[0].line.count("\t") + 1 != len(table.names):
+    """The comment lines, and the rows."""
+    rows, get = table.devices()[device], os.environ.get
+    if {r.line.count("\t") for r in rows} != {len(table.names) - 1}:
         raise Problem("%s: rows of different programs: they have other columns" % table.path)
-    return "\n".join(header(device, rows[0].backend) + ["\t".join(table.names)] + [r.line for r in rows]) + "\n"
+    driver, compiler = "-", said(get("CC") or "gcc", "--version").split("\n")[0]
+    if rows[0].backend == "cuda":
+        driver = of_gpus("driver_version")[0]
+        nvcc = re.search(r"release ([^,]*)", said((get("CUDA_HOME") or "/usr/local/cuda") + "/bin/nvcc", "--version"))
+        compiler = "nvcc %s, %s" % (nvcc[1] if nvcc else "?", compiler)
+    system = re.search(r'^PRETTY_NAME="?([^"\n]*)', read_if_any("/etc/os-release"), re.M)
+    commit = (said("git", "rev-parse", "--short=12", "HEAD") or "unknown") + (" and changes" if tree_changes() else "")
+    here = (driver, compiler, system[1] if system else said("uname", "-sr"), commit, time.strftime("%Y-%m-%d", time.gmtime()))
+    lines = ["# device: " + device] + ["# %s: %s" % (key.lower(), get(key) or value) for key, value in zip(GIVEN, here)]
+    names, *others = [line.rstrip("\r").split("\t") for line in read_if_any(get("CEILINGS") or "build/ceilings.tsv").split("\n")]
+    for c in (dict(zip(names, cells)) for cells in others if len(cells) == len(names)):
+        if c.get("device") == device:
+            c["threads"] = "-" if c["threads"] in ("", "0") else c["threads"]
+            form = "sms: {value}" if c["name"] == "sms" else "cache: {name} {value} {unit}" if re.fullmatch("L[123]", c["name"]) else \
+                "ceiling: {name} {dtype} {threads} {value} {unit}"
+            lines.append("# " + form.format(**c))
+    return "\n".join([*dict.fromkeys(lines), "\t".join(table.names)] + [r.line for r in rows]) + "\n"
 
 
-def record(name):
+def record(name=""):
     path = results_path()
     table, get = Table(path), os.environ.get
-    devices = devices_of(table)
+    devices = table.devices()
     device = get("DEVICE") or next(iter(devices))
     if len(devices) > 1 and not get("DEVICE"):
         raise Problem("%s is of several devices; say which one: DEVICE='%s'" % (path, device))
@@ -732,10 +576,9 @@ def record(name):
         if row.verdict not in ("pass", "-"):
             raise Problem("a result is not right (%s, %s, %s, %s: %s), and such results are not recorded; when mended: rm %s, make bench" % (
                 row.step, row.shape(), row.dtype, row.input, row.verdict, path))
-    if not is_here(device):
-        for key in "DRIVER COMPILER COMMIT DATE OS".split():
-            if not get(key):
-                raise Problem("'%s' is not in this machine: %s must be given, with what it was there" % (device, key))
+    for key in GIVEN:
+        if not get(key) and not is_here(device):
+            raise Problem("'%s' is not in this machine: %s must be given, with what it was there" % (device, key))
     if not get("COMMIT") and get("FORCE") != "1":
         if not said("git", "rev-parse", "HEAD"):
             raise Problem("no commit to name: this is not a git repository; give COMMIT")
@@ -743,15 +586,8 @@ def record(name):
             raise Problem("the tree has changes, so that no commit describes it; commit them, or FORCE=1")
     recorded = "plots/recorded/%s.tsv" % name
     write_whole(recorded, record_text(table, device))
-    print("recorded %d results of %s in %s" % (len(devices[device]), machine_name(device, None), recorded))
+    print("recorded %d results of %s in %s" % (len(devices[device]), machine_name(device), recorded))
     return recorded
-
-
-def draw(path):
-    if shutil.which("gnuplot"):
-        return subprocess.run([sys.executable, "plots/draw.py", path]).returncode
-    print("record: no gnuplot here; where there is one: plots/draw.py " + path)
-    return 0
 
 
 def results_path():
@@ -761,8 +597,10 @@ def results_path():
     return path
 
 
+# ---- commands
+
 def prepare():
-    """Signals end this as an exception does, so that temporary files are removed; a name that the reader's language cannot write is no failure."""
+    """Signals end this as an exception does, so that temporary files are removed; a name that a terminal cannot write is no failure."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -770,33 +608,48 @@ def prepare():
         signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def main(words):
-    options = [w for w in words[1:] if w.startswith("--")]
-    files = [w for w in words[1:] if not w.startswith("--")]
-    command = words[0] if words else ""
-    allowed = {"table": [], "tables": ["--check"], "record": []}
-    if command not in allowed or len(files) > (command != "tables") or set(options) - set(allowed[command]):
-        print(__doc__, file=sys.stderr)
-        return 2
-    prepare()
-    files = [os.path.abspath(f) for f in files] if command != "record" else files
-    os.chdir(ROOT)
-    files = [os.path.relpath(f) for f in files] if command != "record" else files
-    try:
-        if command == "table":
-            print(terminal_table(Table(files[0] if files else results_path())))
-        elif command == "tables":
-            return write_tables("--check" in options)
+def do(command, words, option):
+    """The exit status."""
+    if command == "tables":
+        return write_tables(option)
+    path = record(*words) if command == "record" else words[0] if words else results_path()
+    if command == "table":
+        print(terminal_table(Table(path)))
+    elif shutil.which("gnuplot"):
+        import draw  # which needs this module
+        if command == "timeline":
+            draw.draw_both(draw.timeline(path, *words[1:]), "timeline")
         else:
-            return draw(record(files[0] if files else ""))
-    except Problem as problem:
-        print("%s: %s" % (command, problem), file=sys.stderr)
-        return 1
-    except OSError as error:
-        print("%s: %s: %s" % (command, error.filename or "", error.strerror), file=sys.stderr)
-        return 1
+            draw.draw_all(path, option)
+    elif command == "record":
+        print("record: no gnuplot here; where there is one: plots/results.py plots " + path)
+    else:
+        raise Problem("gnuplot is not here; make setup installs it")
     return 0
 
 
+def main(words):
+    command, *words = words or [""]
+    least, most = {"table": (0, 1), "tables": (0, 0), "record": (0, 1), "plots": (0, 1), "timeline": (1, 2)}.get(command, (1, 0))
+    option = words[:1] == [{"tables": "--check", "plots": "--text"}.get(command)]
+    words = words[option:]
+    if not least <= len(words) <= most or words and words[0].startswith("--"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    prepare()
+    if command != "record":
+        words[:1] = [os.path.relpath(word, ROOT) for word in words[:1]]
+    os.chdir(ROOT)
+    try:
+        return do(command, words, option)
+    except Problem as problem:
+        print("%s: %s" % (command, problem), file=sys.stderr)
+    except OSError as error:
+        print("%s: %s: %s" % (command, error.filename or "", error.strerror), file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
+    sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
+    from results import main  # as the module that draw.py imports, too
     sys.exit(main(sys.argv[1:]))

@@ -14,10 +14,9 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import draw
 import results
+from results import COLUMNS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-COLUMNS = ("step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal seed input threads reps median_ms p10_ms p90_ms "
-           "useful_bytes predicted_bytes flops exps gb_s tflop_s copy_gb_s percent ceiling error tolerance verdict").split()
 CPU, GPU = "Some(R) CPU", "Some GPU"
 
 
@@ -117,7 +116,7 @@ class Reading(Case):
         for bad in (lines[1][:70] + lines[2], lines[1][:70], lines[1].replace("\t10\t", "\t1o\t")):
             rows, err = self.rows_of("\n".join([lines[0], bad, lines[2], ""]))
             self.assertEqual([r.step for r in rows], ["02_two"])
-            self.assertIn("t.tsv:2: left out", err)
+            self.assertIn("t.tsv: line 2 is left out", err)
 
     def test_rows_are_appended_whole(self):
         one, two = (text_of([softmax(step, 10)]).split("\n")[1] for step in ("01_one", "02_two"))
@@ -163,7 +162,7 @@ class Reading(Case):
             self.assertEqual((status, err.count("\n")), (1, 1), err)
 
     def test_wrong_words(self):
-        for words in ([], ["frobnicate"], ["table", "--check"], ["table", "a", "b"], ["tables", "--chekc"]):
+        for words in ([], ["frobnicate"], ["table", "--check"], ["table", "a", "b"], ["tables", "--chekc"], ["--no-such"], ["timeline"]):
             self.assertEqual(self.run_tool(*words)[0], 2)
 
 
@@ -313,8 +312,7 @@ class Record(Case):
     def setUp(self):
         super().setUp()
         os.environ.update(self.ELSEWHERE)
-        self.addCleanup(setattr, results, "draw", results.draw)
-        results.draw = lambda path: 0
+        os.environ["PATH"] = ""  # nothing is drawn
 
     def record(self, rows, *words):
         self.write("build/results.tsv", text_of(rows))
@@ -324,7 +322,7 @@ class Record(Case):
         self.write("build/ceilings.tsv", "device\tbackend\tname\tdtype\tthreads\tvalue\tunit\n%s\tcpu\tcopy\tfp32\t2\t51\tGB/s\n%s\tcpu\tL2\t-\t0\t2048\tKiB\n"
                                          "other\tcpu\tcopy\tfp32\t2\t9\tGB/s\n" % (CPU, CPU))
         status, out, err = self.record([softmax("01_one", 10), softmax("01_one", 20)], "mine")
-        self.assertEqual((status, err, out), (0, "", "recorded 1 results of Some CPU in plots/recorded/mine.tsv\n"))
+        self.assertEqual((status, err, out.split("\n")[0]), (0, "", "recorded 1 results of Some CPU in plots/recorded/mine.tsv"))
         self.assertEqual(self.read("plots/recorded/mine.tsv"), "# device: Some(R) CPU\n# driver: 1.2\n# compiler: cc 3\n# os: An OS\n# commit: abc\n"
                          "# date: 2026-01-31\n# ceiling: copy fp32 2 51 GB/s\n# cache: L2 2048 KiB\n" + text_of([softmax("01_one", 20)]))
 
@@ -379,7 +377,7 @@ class Choosing(Case):
     def view(self, rows, facts=FACTS):
         self.write("t.tsv", text_of(rows, CPU, facts))
         table = results.Table("t.tsv")
-        return draw.View(table, table.threads()[0])
+        return table.views()[0]
 
     def test_steps(self):
         rows = [softmax("01_step", 107.3741824), softmax("02_step", 53.6870912, reads=1), softmax("torch.softmax", 53.6870912, predicted_bytes=None, copy_gb_s=None),
@@ -434,7 +432,7 @@ class Choosing(Case):
 
     def test_labels_keep_apart(self):
         picture = draw.Picture("lengths", "", "", "")
-        picture.labels(["01_a", "02_b", "03_c"], {"01_a": (1, 99.0), "02_b": (1, 99.5), "03_c": (1, 1)}, 0, 110, 2, False)
+        picture.labels({"01_a": (1, 99.0), "02_b": (1, 99.5), "03_c": (1, 1)}, 0, 110, 2, False)
         ys = [picture.settings["y%d" % i] for i in (1, 2, 3)]
         self.assertEqual(ys, [1, 99, 104])
 
@@ -460,7 +458,7 @@ class Drawing(Case):
         for name in names:
             table = self.table([softmax("01_step", 10), attention("07_step", 10)], name)
             for make in (draw.steps, draw.attention_steps):
-                picture = make(draw.View(table, 2))
+                picture = make(results.View(table, 2))
                 self.assertIn(name.replace("&", "&amp;").replace("<", "&lt;"), self.svg(picture))
                 self.assertIn(name, self.dumb(picture))
         self.assertEqual(sorted(os.listdir(".")), ["p.svg", "steps", "t.tsv"])
@@ -470,7 +468,7 @@ class Drawing(Case):
         for count in (1, 2, 6):
             table = self.table([softmax(step, 10) for step in STEPS[:count]] + [attention("%02d_step" % n, 10) for n in range(7, 7 + count)])
             for make, first in ((draw.steps, "01_step"), (draw.attention_steps, "07_step")):
-                text = self.dumb(make(draw.View(table, 2)))
+                text = self.dumb(make(results.View(table, 2)))
                 self.assertEqual(len(re.findall(r"\d\d_step", text)), count)
                 self.assertIn(first, text)
 
@@ -478,7 +476,7 @@ class Drawing(Case):
         rows = [softmax(step, 10 + i, rows=16384 >> i, cols=8192 << i, dtype=dtype) for step in STEPS for i in range(-6, 4) for dtype in ("fp32", "fp16") for i in [max(i, 0)]]
         rows += [attention("%02d_step" % n, 10, seq=512 << i, batch=32 >> i, causal=c) for n in (7, 8) for i in range(6) for c in (0, 1)]
         rows += [attention("08_step", 1, input="normal, scale %d" % s) for s in (1, 2, 4)]
-        pictures = [p for _, p in draw.pictures(self.table(rows))] + [draw.memory()]
+        pictures = list(draw.pictures(self.table(rows)).values())
         self.assertEqual({p.script for p in pictures} | {"timeline"}, {f[:-3] for f in os.listdir(HERE) if f.endswith(".gp")} - {"style", "labels"})
         for picture in pictures:
             self.assertIn("</svg>", self.svg(picture))
@@ -493,18 +491,27 @@ class Recorded(unittest.TestCase):
     def test_no_program_leaves_a_folder_of_its_own(self):  # `make record` would refuse a tree with changes
         there = os.path.exists(os.path.join(HERE, "__pycache__"))
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        for program in ("results.py", "draw.py"):
-            self.assertEqual(subprocess.run([sys.executable, os.path.join(HERE, program), "--no-such"], env=environment, stderr=subprocess.DEVNULL).returncode, 2)
+        said = subprocess.run([sys.executable, os.path.join(HERE, "results.py"), "plots", "absent"], env=environment, stderr=subprocess.DEVNULL)
+        self.assertEqual(said.returncode, 1)
         self.assertEqual(os.path.exists(os.path.join(HERE, "__pycache__")), there)
 
-    def test_each_recorded_picture_is_shown_by_a_page_and_each_that_is_shown_is_there(self):
-        saved = os.getcwd()
+    def test_columns_are_those_of_the_program_that_writes_them(self):
+        source = results.read(os.path.join(results.ROOT, "common/harness/report.c"))
+        fields = re.search(r"struct field all\[\] = \{(.*?)\n    \};", source, re.S)[1]
+        self.assertEqual(re.findall(r'\{ "(\w+)",', fields), COLUMNS)
+
+    def test_each_recorded_file_is_used_and_each_that_is_named_is_there(self):
+        """Pictures are shown by a page, tables are read by the tables of pages, and other text is named in README.md, beside."""
+        self.addCleanup(os.chdir, os.getcwd())
         os.chdir(results.ROOT)
-        try:
-            here = {f for f in os.listdir("plots/recorded") if not f.endswith((".tsv", ".txt"))}
-            self.assertEqual(here, draw.shown_pictures())
-        finally:
-            os.chdir(saved)
+        here = set(os.listdir("plots/recorded"))
+        named = {n for page in results.pages() for n in re.findall(r"(?:recorded/|`)([\w.-]+\.txt)", results.read(page)) if "*" not in n}
+        self.assertEqual({f for f in here if not f.endswith((".tsv", ".txt"))}, draw.shown_pictures())
+        self.assertEqual({f for f in here if f.endswith(".txt")} - named, set())
+        linked = {n for page in results.pages() for n in re.findall(r"plots/recorded/([\w.-]+\.(?:txt|tsv))\)", results.read(page))}
+        self.assertEqual(linked - here, set())
+        self.assertEqual({f for f in here if f.endswith(".tsv")}, {os.path.basename(t) for t in re.findall(
+            r"plots/recorded/[\w.-]+\.tsv", results.read("plots/README.md")) if "/M." not in t})
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import warnings
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plots"))
 from attention_peers import bench_attention
-from results import append_row
+from results import COLUMNS as NAMES, append_row
 
 ELEMENTS = {"fp32": 1 << 27, "fp16": 1 << 28, "bf16": 1 << 28}  # of a tensor: 512 MiB
 COLUMNS = [1 << k for k in range(7, 25)]
@@ -32,10 +32,6 @@ MAX_REPS = 200
 WAITS = 1000, 1000, 20000     # cycles of the GPU's clock that kernels wait for behind a run, to measure it: 13 us or so in all
 CHECKED_ROWS = 8              # compared with fp64
 SEED = 1
-
-NAMES = """step device backend dtype rows cols batch heads kv_heads seq_q seq_k dim causal seed input threads reps
-    median_ms p10_ms p90_ms useful_bytes predicted_bytes flops exps gb_s tflop_s copy_gb_s percent ceiling
-    error tolerance verdict""".split()
 
 
 def options():

@@ -46,9 +46,9 @@ if ! command -v python3 >/dev/null 2>&1; then
 else
     python3 plots/results.py table $results
     if command -v gnuplot >/dev/null 2>&1; then
-        python3 plots/draw.py $results
+        python3 plots/results.py plots $results
         for recorded in plots/recorded/h100.tsv; do # what these steps do on a GPU, for those who have none
-            [ -f $recorded ] && ! grep -q "cuda" $results && python3 plots/draw.py --text $recorded
+            [ -f $recorded ] && ! grep -q "cuda" $results && python3 plots/results.py plots --text $recorded
         done
     else
         echo "No plots: gnuplot is not here; make setup installs it."
