@@ -36,7 +36,7 @@ class Step:
         self.rename = lambda text: re.sub(r"(?<!\d_)" + name[3:], shown_as[3:], text)  # but 15_idea/tiles.cuh stays what it is
         self.files, self.common, self.main = {}, {}, {}
         for file in sorted(os.listdir(os.path.join("steps", name))):
-            if file.endswith((".c", ".cu", ".h", ".cuh")):
+            if file.endswith((".c", ".cu")):  # and what they include
                 self.read(os.path.join("steps", name, file), self.main if file == "main.c" else self.files)
 
     def read(self, path, into):
