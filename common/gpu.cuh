@@ -214,7 +214,8 @@ template <class T> static inline __device__ pack<T> load_once(const T *from)
     return *(pack<T> *)&bits;
 }
 
-/* to: in global memory, aligned to 16 bytes. An intrinsic, because the compiler may split an assignment into stores of 4 bytes. */
+/* to: in global memory, aligned to 16 bytes. An intrinsic, because
+   the compiler may split an assignment into stores of 4 bytes. */
 template <class T> static inline __device__ void store_pack(T *to, pack<T> p)
 {
     __stwb((uint4 *)to, *(uint4 *)&p);

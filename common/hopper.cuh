@@ -1,6 +1,6 @@
 /*
- * What the Hopper steps, 13 to 16, have in common and do not change: maps for the copy engine, rings of places in shared memory, and
- * what a thread does with its share of the scores and of the output.
+ * What the Hopper steps, 13 to 16, have in common and do not change: maps for the copy engine, rings of places in shared memory,
+ * and what a thread does with its share of the scores and of the output.
  */
 #ifndef HOPPER_CUH
 #define HOPPER_CUH
@@ -19,7 +19,8 @@
 
 /*
  * Registers that each thread of a producing warpgroup has, beside `warpgroups` of consumers whose threads keep `keep` each. All
- * begin with the same number, and what some take, others give. A producer needs few, and setmaxnreg takes multiples of 8 from 24 on.
+ * begin with the same number, and what some take, others give. A producer needs few, and setmaxnreg takes multiples of 8 from 24
+ * on.
  */
 constexpr int registers_left(int warpgroups, int keep)
 {
@@ -50,10 +51,11 @@ static inline CUtensorMapDataType attention_map_type(fp16) { return CU_TENSOR_MA
 static inline CUtensorMapDataType attention_map_type(bf16) { return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16; }
 
 /*
- * A tensor (heads, rows, dim), as the copy engine sees it: (heads, dim / PANEL, rows, PANEL). A box is box_rows rows of all panels,
- * or of `panels` of them, and lies in shared memory panel after panel, the rows of a panel 128 bytes apart, chunk c of row r, 16
- * bytes, at place c ^ r % 8. The rows are a dimension of their own: a box that goes beyond the last row of a head is filled with
- * zeros, or cut off when it is stored, and does not touch the next head. False, and refused, if there can be no such map.
+ * A tensor (heads, rows, dim), as the copy engine sees it: (heads, dim / PANEL, rows, PANEL). A box is box_rows rows of all
+ * panels, or of `panels` of them, and lies in shared memory panel after panel, the rows of a panel 128 bytes apart, chunk c of
+ * row r, 16 bytes, at place c ^ r % 8. The rows are a dimension of their own: a box that goes beyond the last row of a head is
+ * filled with zeros, or cut off when it is stored, and does not touch the next head. False, and refused, if there can be no such
+ * map.
  */
 template <class T> static inline bool attention_map(CUtensorMap *map, const T *tensor, int64_t heads, int64_t rows, int dim,
                                                     int box_rows, int panels)
@@ -69,8 +71,8 @@ template <class T> static inline bool attention_map(CUtensorMap *map, const T *t
     cuuint64_t sizes[] = { PANEL, (cuuint64_t)rows, (cuuint64_t)dim / PANEL, (cuuint64_t)heads };
     cuuint64_t strides[] = { dim * sizeof(T), PANEL * sizeof(T), rows * dim * sizeof(T) }; /* in bytes; the first is 1 element */
     cuuint32_t box[] = { PANEL, (cuuint32_t)box_rows, (cuuint32_t)panels, 1 }, steps[] = { 1, 1, 1, 1 };
-    if (encode && encode(map, attention_map_type(T()), 4, (void *)tensor, sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                         CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+    if (encode && encode(map, attention_map_type(T()), 4, (void *)tensor, sizes, strides, box, steps,
+                         CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS)
         return true;
     refuse();
@@ -134,7 +136,8 @@ template <int N> INLINE void release_together(ring<N> &r, uint32_t n)
 }
 
 /* The producer's part: wait for a place, and have a box of `bytes` copied there. places: N times `bytes` in shared memory. */
-template <int N> INLINE void load(ring<N> &r, uint32_t n, void *places, int bytes, const CUtensorMap *map, int row, int head, uint64_t hint)
+template <int N>
+INLINE void load(ring<N> &r, uint32_t n, void *places, int bytes, const CUtensorMap *map, int row, int head, uint64_t hint)
 {
     uint32_t full = shared_address(&r.full[n % N]);
     wait_empty(r, n);
@@ -142,7 +145,8 @@ template <int N> INLINE void load(ring<N> &r, uint32_t n, void *places, int byte
     tma_load(shared_address(places) + n % N * bytes, map, full, row, 0, head, hint);
 }
 
-/* Queries in shared memory times the sign of a scale that is not positive: by the whole warpgroup, before its first product with them. */
+/* Queries in shared memory times the sign of a scale that is not positive:
+   by the whole warpgroup, before its first product with them. */
 template <int ELEMENTS, class T> INLINE void multiply_queries(T (&q)[ELEMENTS], float sign, int warpgroup)
 {
 #pragma unroll 1 /* few registers, rather than fast */
@@ -161,8 +165,8 @@ template <int ELEMENTS, class T> INLINE void multiply_queries(T (&q)[ELEMENTS], 
 /* ---- products of a warpgroup: 64 rows of one matrix, with one that is in shared memory, in panels as TMA leaves them there */
 
 /*
- * Begin S = A B^T, in a group of its own. a: descriptor of 64 rows, b: of 2 N rows, all of DIM elements. 16 elements further along a
- * row are 32 bytes in its panel; 64 are the next panel, which begins after 64 rows of A, and 2 N rows of B.
+ * Begin S = A B^T, in a group of its own. a: descriptor of 64 rows, b: of 2 N rows, all of DIM elements. 16 elements further
+ * along a row are 32 bytes in its panel; 64 are the next panel, which begins after 64 rows of A, and 2 N rows of B.
  */
 template <int DIM, int N, class T> INLINE void begin_scores(float (&s)[N], uint64_t a, uint64_t b, T)
 {
@@ -173,7 +177,8 @@ template <int DIM, int N, class T> INLINE void begin_scores(float (&s)[N], uint6
     wgmma_commit();
 }
 
-/* Begin O = P V, or O += P V. weights: as pack_weights() leaves them; v: descriptor of 4 WORDS rows of 2 N elements: 16 are 2 KiB. */
+/* Begin O = P V, or O += P V. weights: as pack_weights() leaves them;
+   v: descriptor of 4 WORDS rows of 2 N elements: 16 are 2 KiB. */
 template <int N, int WORDS, class T> INLINE void begin_values(float (&o)[N], uint32_t (&weights)[WORDS], uint64_t v, bool add, T)
 {
     arrived(o);
@@ -221,10 +226,10 @@ template <int N> INLINE float row_maximum(const float (&s)[N], int h)
 }
 
 /*
- * What the weights 2^(c s - m) of two rows refer to: m = c r, r being a score of each row. m is rounded, and c s is not, which makes
- * all weights of a row too large or too small together, and the quotient does not notice: so long as the rounding, 2^-24 m, is small.
- * Where it is not, and where a row has seen nothing yet (r = -inf, and -inf - -inf would be NaN), near() is false and center() due:
- * then s becomes s - r, and m 0. That is a subtraction more for each score, and rare.
+ * What the weights 2^(c s - m) of two rows refer to: m = c r, r being a score of each row. m is rounded, and c s is not, which
+ * makes all weights of a row too large or too small together, and the quotient does not notice: so long as the rounding, 2^-24 m,
+ * is small. Where it is not, and where a row has seen nothing yet (r = -inf, and -inf - -inf would be NaN), near() is false and
+ * center() due: then s becomes s - r, and m 0. That is a subtraction more for each score, and rare.
  */
 INLINE float2 scaled(float2 r, float c) { return make_float2(r.x * c, r.y * c); }
 INLINE bool near(float m) { return fabsf(m) < FAR; }
@@ -251,9 +256,9 @@ template <int N> INLINE float2 refer(float (&s)[N], float2 r, float c)
 }
 
 /*
- * From step 14 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m is what
- * a block takes; where a row is not near, it is NaN, and no block can overlook it. Returns what the exponents refer to, as refer() does,
- * but in a pair of registers.
+ * From step 14 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m
+ * is what a block takes; where a row is not near, it is NaN, and no block can overlook it. Returns what the exponents refer to,
+ * as refer() does, but in a pair of registers.
  */
 template <int N> INLINE float2 keep_reference(float (&s)[N], float2 r, float c, uint32_t m_at, uint32_t r_at)
 {
@@ -266,7 +271,8 @@ template <int N> INLINE float2 keep_reference(float (&s)[N], float2 r, float c, 
     return __any_sync(ALL_LANES, !near(m)) ? center(s, r, c) : m;
 }
 
-/* What l and O are to be multiplied by when they referred to `old` and are to refer to r, which is not below it. 1 where it has stayed. */
+/* What l and O are to be multiplied by when they referred to `old` and
+   are to refer to r, which is not below it. 1 where it has stayed. */
 INLINE float2 factors(float2 old, float2 r, float c)
 {
     return make_float2(r.x > old.x ? ex2((old.x - r.x) * c) : 1.0f, r.y > old.y ? ex2((old.y - r.y) * c) : 1.0f);
@@ -327,7 +333,8 @@ template <int N, class T> INLINE void fill_box(uint32_t box, const float (&o)[N]
 {
     uint32_t row = lane() % 16;
 #pragma unroll
-    for (int i = 0; i < 8; i += 2) { /* two chunks of 8 columns: lanes 0 to 15 bring the rows of one, the others those of the next */
+    /* two chunks of 8 columns: lanes 0 to 15 bring the rows of one, the others those of the next */
+    for (int i = 0; i < 8; i += 2) {
         uint32_t words[4];
         for (int j = 0; j < 4; j++)
             words[j] = word_of_floats(&o[PANEL / 2 * panel + 4 * i + 2 * j], T());

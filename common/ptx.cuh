@@ -109,7 +109,8 @@ static inline __device__ void store_pair(uint32_t at, float2 v)
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" :: "r"(at), "f"(v.x), "f"(v.y));
 }
 
-/* The same for lanes that `may`, without a branch: behind one, the compiler would not rely on it any more that all lanes go together. */
+/* The same for lanes that `may`, without a branch: behind one, the
+   compiler would not rely on it any more that all lanes go together. */
 static inline __device__ void store_pair_if(bool may, uint32_t at, float2 v)
 {
     asm volatile("{ .reg .pred p; setp.ne.s32 p, %3, 0; @p st.shared.v2.f32 [%0], {%1, %2}; }"
@@ -134,8 +135,8 @@ static inline __device__ void store_pair_if(bool may, uint32_t at, float2 v)
 /* ---- barriers in shared memory: they count arrivals, and bytes that are still to come */
 
 /*
- * A barrier (mbarrier, 8 bytes) is in phase 0, 1, 0, 1, ... A phase ends when `arrivals` threads have arrived and all expected bytes
- * have come; then the next begins by itself. One thread initialises, then fences, then everybody synchronises once.
+ * A barrier (mbarrier, 8 bytes) is in phase 0, 1, 0, 1, ... A phase ends when `arrivals` threads have arrived and all expected
+ * bytes have come; then the next begins by itself. One thread initialises, then fences, then everybody synchronises once.
  */
 INLINE void mbarrier_init(uint32_t barrier, int arrivals)
 {
@@ -177,7 +178,8 @@ INLINE void delay(void) {}
 INLINE void mbarrier_wait(uint32_t barrier, uint32_t parity)
 {
     delay();
-    HOPPER_ASM("{ .reg .pred over; again: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1; @over bra done; bra again; done: }"
+    HOPPER_ASM("{ .reg .pred over; again: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1; "
+               "@over bra done; bra again; done: }"
                :: "r"(barrier), "r"(parity) : "memory");
 }
 
@@ -202,8 +204,8 @@ INLINE bool named_barrier_any(int number, int threads, bool v)
 #define READ_ONCE   UINT64_C(0x12F0000000000000)  /* the first to leave it */
 
 /*
- * Begin to copy a box of a tensor of 4 dimensions to shared memory: from (0, row, panel, head) on, as attention_map() in hopper.cuh
- * makes its maps. What lies outside the tensor arrives as zeros.
+ * Begin to copy a box of a tensor of 4 dimensions to shared memory: from (0, row, panel, head) on, as attention_map() in
+ * hopper.cuh makes its maps. What lies outside the tensor arrives as zeros.
  */
 INLINE void tma_load(uint32_t shared, const void *map, uint32_t barrier, int row, int panel, int head, uint64_t hint)
 {
@@ -275,9 +277,10 @@ template <int N> INLINE void arrived(uint32_t (&x)[N])
 }
 
 /*
- * The descriptor of a matrix in shared memory, as wgmma takes it: in panels of 64 elements = 128 bytes a row, swizzled as TMA does it,
- * 8 rows = 1024 bytes being a unit. panel_bytes: from one panel to the next; only products whose inner dimension is the rows (V) need
- * it. Descriptors count 16 bytes as 1: adding n moves the matrix on by 16 n bytes. (An address in shared memory has at most 18 bits.)
+ * The descriptor of a matrix in shared memory, as wgmma takes it: in panels of 64 elements = 128 bytes a row, swizzled as TMA
+ * does it, 8 rows = 1024 bytes being a unit. panel_bytes: from one panel to the next; only products whose inner dimension is the
+ * rows (V) need it. Descriptors count 16 bytes as 1: adding n moves the matrix on by 16 n bytes. (An address in shared memory has
+ * at most 18 bits.)
  */
 INLINE uint64_t wgmma_descriptor(uint32_t shared, int panel_bytes)
 {
@@ -296,8 +299,8 @@ template <int N> INLINE void more_registers(void)
 }
 
 /*
- * A value that all lanes share, so that the compiler knows it: it can stay in a uniform register, where wgmma wants descriptors. All
- * lanes must call.
+ * A value that all lanes share, so that the compiler knows it: it can stay in a uniform register, where wgmma wants descriptors.
+ * All lanes must call.
  */
 INLINE uint32_t uniform(uint32_t v)
 {

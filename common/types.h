@@ -1,11 +1,11 @@
 /*
  * Element types, and the function types through which steps.h declares every step: a signature that drifts does not compile.
  *
- * GPU functions take device pointers, a workspace of workspace_fn's size (NULL when that is 0), and a stream. They launch; they never
- * allocate, copy, synchronise or end the process. A workspace is zeroed before the first launch, and belongs to one function and one
- * stream from then on. What a function cannot take it does not launch: it leaves an error where a failed launch does, in CUDA's
- * cudaGetLastError(). x and y of a softmax must lie alike: their addresses equal modulo 16 (from cudaMalloc they are); tensors of
- * 16-bit attention on multiples of 16.
+ * GPU functions take device pointers, a workspace of workspace_fn's size (NULL when that is 0), and a stream. They launch; they
+ * never allocate, copy, synchronise or end the process. A workspace is zeroed before the first launch, and belongs to one
+ * function and one stream from then on. What a function cannot take it does not launch: it leaves an error where a failed launch
+ * does, in CUDA's cudaGetLastError(). x and y of a softmax must lie alike: their addresses equal modulo 16 (from cudaMalloc they
+ * are); tensors of 16-bit attention on multiples of 16.
  */
 #ifndef TYPES_H
 #define TYPES_H
@@ -35,8 +35,8 @@ typedef void softmax_fp16_gpu_fn(fp16 *y, const fp16 *x, int64_t rows, int64_t c
 typedef void softmax_bf16_gpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
 
 /*
- * An attention problem. Q and O are (batch, heads, seq_q, dim), K and V (batch, kv_heads, seq_k, dim), all row-major: the layout of
- * PyTorch's scaled_dot_product_attention. Query head h attends to key-value head h / (heads / kv_heads) (GQA).
+ * An attention problem. Q and O are (batch, heads, seq_q, dim), K and V (batch, kv_heads, seq_k, dim), all row-major: the layout
+ * of PyTorch's scaled_dot_product_attention. Query head h attends to key-value head h / (heads / kv_heads) (GQA).
  *
  * causal: query i sees key j if j <= i + seq_k - seq_q, so that the last query sees the last key (bottom-right alignment).
  */
@@ -46,7 +46,8 @@ struct attention {
     float scale;  /* the scores are scale * Q K^T; usually 1 / sqrt(dim). Any finite number */
 };
 
-/* What the largest |V| times seq_k may be in fp32 and bf16: sums of weights times V are divided at the end, and weights reach 2^10. */
+/* What the largest |V| times seq_k may be in fp32 and bf16: sums of
+   weights times V are divided at the end, and weights reach 2^10. */
 #define ATTENTION_VALUES 0x1p117f
 
 #ifdef __CUDACC__

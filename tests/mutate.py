@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
-"""Mutants and ablations: the tree with one thing changed, from the lists in tests/mutants/*.txt (README.md there says how they read).
+"""Mutants and ablations: the tree with one thing changed, from the lists in tests/mutants/*.txt (its README.md describes them).
 
     tests/mutate.py check                     every change fits its file; builds nothing
-    tests/mutate.py mutants [NAME...]         each must be caught by the check that its entry names. MUTANTS="NAME..." does the same
+    tests/mutate.py mutants [NAME...]         each must be caught by the check that its entry names; or MUTANTS="NAME..."
     tests/mutate.py mutants --tenth SEED      a tenth of them, drawn with that seed, or with a new one for "random"
-    tests/mutate.py compile [NAME...]         compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU. Or --tenth SEED
-    tests/mutate.py ablation [OPTIONS]        times steps with one thing changed at a time, in turn, ROUNDS times (5). OPTIONS are a step's.
-                                              STEP="12" or VARIANTS="NAME..." chooses
+    tests/mutate.py compile [NAME...]         compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU;
+                                              or --tenth SEED
+    tests/mutate.py ablation [OPTIONS]        times steps with one thing changed at a time, in turn, ROUNDS times (5); OPTIONS
+                                              are a step's, STEP="12" or VARIANTS="NAME..." chooses
 
-A change is made in a copy of the tree with its objects, so that only what the change touches is built again. B names the build folder
-that is copied (build/cpu or build/cuda), JOBS how many copies are at work at a time. Exit status: 1 if a mutant survives, does not
-build, no longer fits its file, or if the tree as it is fails a check; 2 for wrong usage."""
-import concurrent.futures, copy, fcntl, glob, json, os, queue, random, re, shutil, signal, statistics, subprocess, sys, threading, time
+A change is made in a copy of the tree with its objects, so that only what the change touches is built again. B names the build
+folder that is copied (build/cpu or build/cuda), JOBS how many copies are at work at a time. Exit status: 1 if a mutant survives,
+does not build, no longer fits its file, or if the tree as it is fails a check; 2 for wrong usage."""
+import concurrent.futures, copy, fcntl, glob, json, os, queue, random, re, shutil, signal, statistics, subprocess, sys, threading
+import time
 
 B = os.environ.get("B") or "build/cpu"
 JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
@@ -76,7 +78,8 @@ def read_list(path):
             setattr(entries[-1], word, rest)
         elif word == "caught":
             kind, _, rest = rest.partition(" ")
-            entries[-1].caught = [kind] + ([rest] if kind in ("command", "gpu") else rest.split(None, 1 if kind == "sanitizer" else 2))
+            words = [rest] if kind in ("command", "gpu") else rest.split(None, 1 if kind == "sanitizer" else 2)
+            entries[-1].caught = [kind] + words
             if kind not in CATCHERS or len(entries[-1].caught) < 2:
                 raise Bad(f"{where}: caught by {kind} {rest}: {', '.join(CATCHERS)} and what is run are allowed")
         elif word == "measure":
@@ -286,7 +289,8 @@ def check(e, tree):
         if "no test ran" in out or "no GPU test is so named" in out:
             raise Bad(f"there is no check {' '.join(e.caught)}")
         if status not in (0, None):
-            failed = [line for line in out.splitlines() if re.search(r":[FE]:|on the GPU.*: |^=+ (?!ERROR SUMMARY: 0).*(Error|ERROR|hazard)", line)]
+            wrong = r":[FE]:|on the GPU.*: |^=+ (?!ERROR SUMMARY: 0).*(Error|ERROR|hazard)"
+            failed = [line for line in out.splitlines() if re.search(wrong, line)]
             if not failed:
                 raise Bad(f"it did not run: {last_line(out)}")
             late = [line for line in failed if "Test timeout expired" in line]
@@ -416,13 +420,15 @@ def mutants(names, tenth):
             untried = " (untried: it does not count)" if not good and "untried" in e.flags else ""
             print(f"{e.name}: {said}{untried} [{seconds:.0f} s]", flush=True)
             bad += not good and not untried
-    print(f"{len(chosen) - bad} of {len(chosen)} mutants caught" + (f"; {left_out} need a GPU, which is not here: skipped" if left_out else ""))
+    skipped = f"; {left_out} need a GPU, which is not here: skipped" if left_out else ""
+    print(f"{len(chosen) - bad} of {len(chosen)} mutants caught" + skipped)
     return 1 if bad else 0
 
 
 def compile_cuda(names, tenth):
     """Every mutant and ablation of a CUDA file must compile: one that does not is caught by nothing, and times nothing."""
-    chosen = [e.numbered((e.numbers or ["4"])[0]) for e in read_lists() if e.step and any(re.search(r"\.cuh?$", change[0]) for change in e.changes)
+    chosen = [e.numbered((e.numbers or ["4"])[0]) for e in read_lists()
+              if e.step and any(re.search(r"\.cuh?$", change[0]) for change in e.changes)
               and (e.name in names if names else "asked" not in e.flags)]
     chosen = draw(chosen, tenth)
     os.makedirs(WORK, exist_ok=True)
@@ -507,7 +513,8 @@ def ablation(options):
                 chosen = [c for c in chosen if c is not e]
     for e in chosen:
         print(f"{e.name:<14} {e.why}")
-    print(f"\n{'variant':<14} {'dim':>4} {'tokens':>6} {'causal':>6} {'ms':>9} {'TFLOP/s':>8} {'step':>7}   least and most", flush=True)
+    print(f"\n{'variant':<14} {'dim':>4} {'tokens':>6} {'causal':>6} {'ms':>9} {'TFLOP/s':>8} {'step':>7}"
+          "   least and most", flush=True)
     for at in range(max((len(measure[e.step]) for e in chosen), default=0)):
         runs = {e.name: [] for e in chosen}
         for turn in range(int(os.environ.get("ROUNDS") or 5)):
@@ -533,8 +540,8 @@ def ablation(options):
             whole = next((middle[w.name] for w in chosen if w.step == e.step and not w.changes and w.name in middle), None)
             ratio = f"{middle[e.name] / whole:.2f}x" if whole else ""
             form = lambda x: f"{x:.0f}" if x >= 100 else f"{x:.3g}"
-            print(f"{e.name:<14} {r['dim']:>4} {r['seq_q']:>6} {r['causal']:>6} {ms:>9.4f} {form(middle[e.name]):>8} {ratio:>7}   "
-                  f"{form(rates[0])} to {form(rates[-1])}", flush=True)
+            print(f"{e.name:<14} {r['dim']:>4} {r['seq_q']:>6} {r['causal']:>6} {ms:>9.4f} {form(middle[e.name]):>8} "
+                  f"{ratio:>7}   {form(rates[0])} to {form(rates[-1])}", flush=True)
     return bad
 
 

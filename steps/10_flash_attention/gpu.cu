@@ -267,7 +267,8 @@ template <int DIM> static void launch(float *O, float *lse, const float *Q, cons
     int warps = MAX_WARPS<DIM>;
     while (warps > 1 && shared_bytes<DIM>(warps) > (size_t)most_shared())
         warps--;
-    size_t bytes = shared_bytes<DIM>(warps); /* if even that is too much (flash_attention_shared() says so before), CUDA refuses it */
+    /* if even that is too much (flash_attention_shared() says so before), CUDA refuses it */
+    size_t bytes = shared_bytes<DIM>(warps);
     int64_t br = warps * WARP_QUERIES<DIM>, blocks = p.batch * p.heads * ((p.seq_q + br - 1) / br);
     bool aligned = p.dim % 4 == 0 && (uintptr_t)V % 16 == 0;
 
@@ -292,5 +293,6 @@ void flash_attention_gpu(float *O, float *lse, const float *Q, const float *K, c
 
 size_t flash_attention_shared(int64_t dim)
 {
-    return dim <= 32 ? shared_bytes<32>(1) : dim <= 64 ? shared_bytes<64>(1) : dim <= 128 ? shared_bytes<128>(1) : shared_bytes<256>(1);
+    return dim <= 32 ? shared_bytes<32>(1) : dim <= 64 ? shared_bytes<64>(1) :
+           dim <= 128 ? shared_bytes<128>(1) : shared_bytes<256>(1);
 }

@@ -149,7 +149,8 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
     }
 }
 
-/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads from first_head on; attention_group(p). */
+/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors
+   aligned to 16 bytes, heads from first_head on; attention_group(p). */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
     tensor_core_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                  unsigned first_head, unsigned group)
@@ -206,7 +207,8 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
     }
 }
 
-template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
+template <class T>
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, p))
         return;

@@ -310,7 +310,8 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
     }
 }
 
-template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
+template <class T>
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, p))
         return;

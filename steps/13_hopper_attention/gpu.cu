@@ -1,12 +1,12 @@
 /*
  * Step 13, Hopper attention: the copy engine copies tiles, and tensor cores read them where they are. Needs sm_90a.
  *
- *     copies      one thread asks for a box of a tensor (TMA); its bytes arrive at a barrier (mbarrier) that counts them, swizzled
- *     products    128 threads, a warpgroup, multiply 64 rows at once (wgmma), from shared memory: no ldmatrix, no fragments of Q and K
- *     P           stays in registers, as since step 11
+ *     copies    one thread asks for a box of a tensor (TMA); its bytes arrive at a barrier (mbarrier) that counts them, swizzled
+ *     products  128 threads, a warpgroup, multiply 64 rows (wgmma), from shared memory: no ldmatrix, no Q or K in registers
+ *     P         stays in registers, as since step 11
  *
- * A block is 3 or 4 warpgroups of 64 queries each. K and V of a block of keys arrive together, in one of STAGES places, and are let go
- * together.
+ * A block is 3 or 4 warpgroups of 64 queries each. K and V of a block of keys arrive together, in one of STAGES places, and are
+ * let go together.
  *
  * Changed since step 12: copies and products. Softmax is step 12's; keys are taken from the right to the left.
  */
@@ -182,7 +182,8 @@ template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, 
     hopper_attention_kernel<C><<<tiles, 128 * C::WARPGROUPS, sizeof(memory<C>), stream>>>(p);
 }
 
-template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
+template <class T>
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, a))
         return;

@@ -166,7 +166,8 @@ template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
     return make_float2(above.x <= m.x + LAG ? m.x : above.x, above.y <= m.y + LAG ? m.y : above.y);
 }
 
-/* What follow() says, done: l and O are to be multiplied by `factor`. A row that is not near, whose old m is NaN, is looked at here. */
+/* What follow() says, done: l and O are to be multiplied by `factor`.
+   A row that is not near, whose old m is NaN, is looked at here. */
 template <class C> INLINE float2 raise(float2 &factor, float (&s)[C::BC / 2], float2 old, float2 m, float c)
 {
     float2 before = load_pair(r_of_row<C>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
@@ -304,7 +305,8 @@ template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, 
 }
 
 /* Which sizes for which problem: the lesson has the measurements behind it. */
-template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
+template <class T>
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, a))
         return;

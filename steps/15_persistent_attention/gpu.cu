@@ -4,12 +4,13 @@
  *     products of one warpgroup, in turn:    S3   S2 PV3   S1 PV2   S0 PV1 | S3' PV0   S2' PV3'   ...
  *                                                                   tile 0 | tile 1
  *
- * The first scores of a tile are computed beside the last P V of the tile before, whose results leave while the next is under way.
- * The producer of K hands out the tiles, and announces them in a ring: to the producers of V and Q, and to the consumers. Queries come
- * a tile ahead. Each warp has a box of its own for the results. Under a causal mask tiles are not equally long: whoever is free takes
- * the next, the longest first; and a warpgroup skips blocks that only rows of others see.
+ * The first scores of a tile are computed beside the last P V of the tile before, whose results leave while the next is under
+ * way. The producer of K hands out the tiles, and announces them in a ring: to the producers of V and Q, and to the consumers.
+ * Queries come a tile ahead. Each warp has a box of its own for the results. Under a causal mask tiles are not equally long:
+ * whoever is free takes the next, the longest first; and a warpgroup skips blocks that only rows of others see.
  *
- * Changed since step 14: the tiles; begin_tile() and skip(); first_block(), which joins two of them; end_tile(). next_block() is the same.
+ * Changed since step 14: the tiles; begin_tile() and skip(); first_block(), which joins two of them; end_tile(). next_block() is
+ * the same.
  */
 #include "15_persistent_attention/tiles.cuh"
 #include "machine.h"
@@ -24,7 +25,8 @@ struct dim_128      { static constexpr int DIM = 128, WARPGROUPS = 2, BC = 128, 
 
 /* ---- consumers: waiting, and products */
 
-/* Blocks that only rows of other warpgroups see: n, and how many follow. There is no product here, so a barrier joins the warps. */
+/* Blocks that only rows of other warpgroups see: n, and how many
+   follow. There is no product here, so a barrier joins the warps. */
 template <int N> INLINE void skip(ring<N> &r, uint32_t &n, int blocks, int warpgroup)
 {
     for (; blocks > 0; blocks--) {
@@ -80,7 +82,8 @@ template <class C> INLINE int begin_tile(consumer<C> &me, const problem &p)
     return uniform(t.blocks - blocks);
 }
 
-/* O leaves through the warp's box, panel by panel. l, m: of the tile that is over; those of `me` may be the next one's already. */
+/* O leaves through the warp's box, panel by panel. l, m: of the tile
+   that is over; those of `me` may be the next one's already. */
 template <class C> INLINE void end_tile(consumer<C> &me, const problem &p, struct tile t, float2 l, float2 m)
 {
     int row = t.first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread();
@@ -145,7 +148,8 @@ template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
     return make_float2(above.x <= m.x + LAG ? m.x : above.x, above.y <= m.y + LAG ? m.y : above.y);
 }
 
-/* What follow() says, done: l and O are to be multiplied by `factor`. A row that is not near, whose old m is NaN, is looked at here. */
+/* What follow() says, done: l and O are to be multiplied by `factor`.
+   A row that is not near, whose old m is NaN, is looked at here. */
 template <class C> INLINE float2 raise(float2 &factor, float (&s)[C::BC / 2], float2 old, float2 m, float c)
 {
     float2 before = load_pair(r_of_row<C>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;

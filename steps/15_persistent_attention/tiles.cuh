@@ -1,13 +1,13 @@
 /*
  * Steps 15 and 16: a block that stays, the tiles that it works on, and the producers that fetch them.
  *
- *     producer of K    asks for the next tile (a number, from which everything follows), announces it in a ring, loads its blocks of K
+ *     producer of K    asks for the next tile (a number: everything follows from it), announces it in a ring, loads blocks of K
  *     producer of V    reads the ring, loads the same blocks of V
  *     producer of Q    reads the ring, loads the tile's queries, for each warpgroup its own 64, into one of two buffers
  *     consumers        read the ring, and read Q, K and V as these arrive
  *
- * Under a causal mask tiles are not equally long: whoever is free takes the next, the longest first, in sections of heads. Otherwise
- * they are, and each block takes every gridDim.x-th.
+ * Under a causal mask tiles are not equally long: whoever is free takes the next, the longest first, in sections of heads.
+ * Otherwise they are, and each block takes every gridDim.x-th.
  */
 #ifndef TILES_CUH
 #define TILES_CUH
@@ -24,7 +24,8 @@ struct tile {
 struct problem {
     struct tensor_maps map;
     float *lse;
-    int *handed_out;        /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
+    /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
+    int *handed_out;
     int seq_q, seq_k;
     int heads, group;       /* of all batches; of Q that share one of K and V */
     int row_tiles, tiles;   /* of a head; of all */

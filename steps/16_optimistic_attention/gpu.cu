@@ -1,8 +1,8 @@
 /*
  * Step 16, optimistic attention: no maximum, no shuffle, no rescaling in the loop. Needs sm_90a.
  *
- * Softmax gives the same quotient for any reference m:   sum exp(s - m) v / sum exp(s - m).   The maximum is there against overflow
- * alone. So take the maximum of a row's first block of keys for m, keep it, and look afterwards:
+ * Softmax gives the same quotient for any reference m:   sum exp(s - m) v / sum exp(s - m).   The maximum is there against
+ * overflow alone. So take the maximum of a row's first block of keys for m, keep it, and look afterwards:
  *
  *     the block's sum of exp(s - m) < BOUND?   always, on random scores; then that was all
  *     if not, in any row of the warpgroup      compute the block's scores again, and let the rows that overflowed refer to their
@@ -27,7 +27,8 @@ struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 2, BC = 128, STAGE
 
 /* ---- consumers: waiting, and products */
 
-/* Blocks that only rows of other warpgroups see: n, and how many follow. There is no product here, so a barrier joins the warps. */
+/* Blocks that only rows of other warpgroups see: n, and how many
+   follow. There is no product here, so a barrier joins the warps. */
 template <int N> INLINE void skip(ring<N> &r, uint32_t &n, int blocks, int warpgroup)
 {
     for (; blocks > 0; blocks--) {
@@ -83,7 +84,8 @@ template <class C> INLINE int begin_tile(consumer<C> &me, const problem &p)
     return uniform(t.blocks - blocks);
 }
 
-/* O leaves through the warp's box, panel by panel. l, m: of the tile that is over; those of `me` may be the next one's already. */
+/* O leaves through the warp's box, panel by panel. l, m: of the tile
+   that is over; those of `me` may be the next one's already. */
 template <class C> INLINE void end_tile(consumer<C> &me, const problem &p, struct tile t, float2 l, float2 m)
 {
     int row = t.first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread();
@@ -141,7 +143,8 @@ template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const p
     me.add = false;
 }
 
-/* A sum is out of bounds, infinite or NaN: of a row that is not near, whose m is NaN, always. The rows where it is refer to their maximum from now on. */
+/* A sum is out of bounds, infinite or NaN: of a row that is not near, whose m
+   is NaN, always. The rows where it is refer to their maximum from now on. */
 template <class C> INLINE void repair(float (&s)[C::BC / 2], consumer<C> &me, const problem &p, float (&sum)[2], bool masked)
 {
     count(REPAIRS);
