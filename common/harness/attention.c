@@ -109,7 +109,7 @@ static const char *small(const void *step, struct options *o, int index)
         { "one key", "normal", { 1, 3, 3, 5, 1, 0, false, 0 } },
         { "peaks", "peak", { 1, 2, 2, 64, 320, 0, false, 0 } },
         { "scores around -50000", "deep", { 1, 2, 2, 33, 131, 0, false, 0 } },
-        { "a slope for each query", "slopes", { 1, 1, 1, 320, 700, 0, false, 0 } },
+        { "a slope for each query", "slopes", { 1, 1, 1, 128, 400, 0, false, 0 } },
         { "queries with a NaN", "nan", { 1, 2, 1, 70, 90, 0, false, 0 } },
     };
     (void)step;
