@@ -1,5 +1,5 @@
-# Time of every attention step at one shape, and beside it the bytes that the step says it must move. The axes are logarithmic, where a bar
-# would begin nowhere: dots, as far from each other as their ratio says. A grid line is a factor of ten.
+# Time of every attention step at one shape, and beside it the bytes that the step says it must move. The axes are logarithmic,
+# where a bar would begin nowhere: dots, as far from each other as their ratio says. A grid line is a factor of ten.
 
 folder = ARG1; picture = ARG2; settings = ARG3; below = ARG4
 load "plots/style.gp"
@@ -35,10 +35,12 @@ if (in_text) {
     set label 103 "as its bytes, exps and products predict" at graph 0.05, graph 1.045 left textcolor rgb quiet
 }
 do for [i = 1 : number("groups")] {
-    set label 200 + i setting("groupname".i) at graph 0, first number("group".i) right offset -1.2,0 noenhanced textcolor rgb quiet
+    set label 200 + i setting("groupname".i) at graph 0, first number("group".i) \
+        right offset -1.2,0 noenhanced textcolor rgb quiet
 }
 if (in_text) {
-    plot data("bars") using (1.001 * ms_from):1:(dots($4)):ytic(2):y2tic(10) with labels left offset 1,0, data("bars") using 5:1:("P") with labels
+    plot data("bars") using (1.001 * ms_from):1:(dots($4)):ytic(2):y2tic(10) with labels left offset 1,0, \
+         data("bars") using 5:1:("P") with labels
     exit
 }
 

@@ -1,4 +1,4 @@
-# TFLOP/s of every attention step against the number of tokens, without a mask and with a causal one, under the ceiling of its type.
+# TFLOP/s of every attention step against the number of tokens, without a mask and with a causal one; the ceiling of its type.
 
 folder = ARG1; picture = ARG2; settings = ARG3; below = ARG4
 load "plots/style.gp"
@@ -31,17 +31,23 @@ do for [panel = 1 : panels] {
     if (panel > 1) { unset object }
     if (limit > 0) {
         set arrow from graph 0, first limit to graph 1, first limit nohead back lt 21
-        if (panel == 1) { set label sprintf("%s, %.0f", setting("limitname"), limit) at graph 0.01, first limit left offset 0,0.7 textcolor rgb ink }
+        if (panel == 1) {
+            set label sprintf("%s, %.0f", setting("limitname"), limit) \
+                at graph 0.01, first limit left offset 0,0.7 textcolor rgb ink
+        }
     }
     if (exps > 0 && exps < 1.1 * top) {
         set arrow from graph 0, first exps to graph 1, first exps nohead back lt 21
-        if (panel == 1) { set label sprintf("exp, one a score, %.0f", exps) at graph 0.01, first exps left offset 0,0.7 textcolor rgb ink }
+        if (panel == 1) {
+            set label sprintf("exp, one a score, %.0f", exps) at graph 0.01, first exps left offset 0,0.7 textcolor rgb ink
+        }
     }
     if (panel < panels) {
         # Steps of which there is one point: its number beside it, left and right in turn.
         do for [i = 1 : number(p."lone")] {
-            if (i % 2) { set label setting(p."lone".i) at number(p."lonex".i), number(p."loney".i) right offset -0.9,0.05 noenhanced textcolor rgb ink } \
-            else { set label setting(p."lone".i) at number(p."lonex".i), number(p."loney".i) left offset 0.9,0.05 noenhanced textcolor rgb ink }
+            x = number(p."lonex".i); y = number(p."loney".i)
+            if (i % 2) { set label setting(p."lone".i) at x, y right offset -0.9,0.05 noenhanced textcolor rgb ink } \
+            else { set label setting(p."lone".i) at x, y left offset 0.9,0.05 noenhanced textcolor rgb ink }
         }
     }
     if (panel == 1) { set label odd_text at screen 0.97, screen 0.045 right textcolor rgb quiet }

@@ -1,7 +1,8 @@
 """What each picture shows, chosen and counted here; gnuplot only draws it. (`results.py plots` draws.)
 
-A script NAME.gp is run as `gnuplot -c NAME.gp FOLDER OUTPUT SETTINGS BELOW`: a folder with data files; a picture's name, or "dumb"; lines
-NAME=VALUE, which are numbers and plain words; and the line under the title, which may hold a device's name, whatever that is.
+A script NAME.gp is run as `gnuplot -c NAME.gp FOLDER OUTPUT SETTINGS BELOW`: a folder with data files; a picture's name, or
+"dumb"; lines NAME=VALUE, which are numbers and plain words; and the line under the title, which may hold a device's name,
+whatever that is.
 """
 import math, os, re, shutil, subprocess, tempfile
 from collections import Counter, defaultdict
@@ -57,13 +58,13 @@ class Picture:
             limit = ys[i] - gap
         longest = max((x for x, _ in ends.values()), default=0)
         tied = [ends[n] if arrows or ends[n][0] == longest else (None, None) for n in names]
-        self.each(prefix, text=names, x=[far] * len(names), y=map(back, ys), type=map(line_type, names), fromx=[x for x, _ in tied],
-                  fromy=[y for _, y in tied])
+        self.each(prefix, text=names, x=[far] * len(names), y=map(back, ys), type=map(line_type, names),
+                  fromx=[x for x, _ in tied], fromy=[y for _, y in tied])
         self.set(prefix, labels=len(names))
 
     def curves(self, points, prefix=""):
-        """points: name -> {x: y}. Lengths that are powers of two make lines, in blocks of "curves"; others are rings. Returns the lines'
-        ends, and the longest length."""
+        """points: name -> {x: y}. Lengths that are powers of two make lines, in blocks of "curves"; others are rings. Returns the
+        lines' ends, and the longest length."""
         xs = sorted({x for line in points.values() for x in line})
         if len(xs) < 2:
             raise NothingToDraw
@@ -71,7 +72,8 @@ class Picture:
         for name in names:
             line = sorted((x, y) for x, y in points[name].items() if not int(x) & (int(x) - 1))
             ends.update({name: end for end in line[-1:]})
-            rings += [(x, y, line_type(name)) for x, y in sorted(points[name].items()) if int(x) & (int(x) - 1) and name != "copy"]
+            if name != "copy":
+                rings += [(x, y, line_type(name)) for x, y in sorted(points[name].items()) if int(x) & (int(x) - 1)]
             self.files[prefix + "curves"].append([(x, y, letter(name)) for x, y in line])
         self.files[prefix + "rings"].append(rings)
         tics = [2 ** i for i in range(64) if xs[0] <= 2 ** i <= xs[-1]][::2 if xs[-1] >= 100 * xs[0] else 1]
@@ -101,7 +103,8 @@ class Picture:
             made = output if output == "dumb" else os.path.join(folder, "out")
             command = ["gnuplot", "-c", os.path.join(ROOT, "plots", self.script + ".gp"), folder, made,
                        self.text() + "kind=%s\n" % output.rsplit(".", 1)[-1], self.below.encode("utf-8", "replace")]
-            run = subprocess.run(command, cwd=ROOT, env=dict(os.environ, LC_ALL="C"), stdin=subprocess.DEVNULL, capture_output=True)
+            run = subprocess.run(command, cwd=ROOT, env=dict(os.environ, LC_ALL="C"), stdin=subprocess.DEVNULL,
+                                 capture_output=True)
             if run.returncode:  # in this locale it warns that it has no degree sign
                 raise Problem("gnuplot could not draw %s:\n%s" % (self.script, run.stderr.decode(errors="replace").strip()))
             if output == "dumb":
@@ -118,7 +121,7 @@ def size_octave(row):
 
 
 def common_shape(rows):
-    """The shape to show steps at: of softmax the course's own, where a step has it; otherwise that of most steps, of these the nearest."""
+    """The shape to show steps at: of softmax the course's own, where a step has it; or that of most steps, then the nearest."""
     steps, near = defaultdict(set), {}
     for r in (r for r in rows if not r.peer):
         steps[r.shape()].add(r.step)
@@ -138,7 +141,7 @@ def usual(view, dtype):
 
 
 def two_types(view):
-    """Attention at its common shape, in one type of 4 bytes and one of 2: the shape, and [(dtype, its rows by step, peers last)]."""
+    """Attention at its common shape, in a type of 4 bytes and one of 2: the shape, [(dtype, its rows by step, peers last)]."""
     rows = [r for r in view.rows if r.plain]
     shape = common_shape(rows)
     rows = sorted((r for r in rows if r.shape() == shape), key=lambda r: (r.peer, r.step))
@@ -172,8 +175,8 @@ def steps(view):
         predicted = r.copy() * r.useful_bytes / r.predicted_bytes if r.copy() and r.predicted_bytes else math.nan
         elsewhere = "" if r.shape() == shape else ", " + r.shape()
         value = "%s  %s" % (r.share(), r.speed())
-        block.append((i, r.step, r.gb_s, line_type(r.step), predicted, value + elsewhere, (r.step[:2] if elsewhere else r.step) + elsewhere,
-                      value))
+        name = r.step[:2] + elsewhere if elsewhere else r.step
+        block.append((i, r.step, r.gb_s, line_type(r.step), predicted, value + elsewhere, name, value))
     picture.files["bars"] = [block]
     top = max([copy] + [v for line in block for v in (line[2], line[4]) if v == v])
     picture.set(bars=len(block), copy=copy, top=top, lines=8 + len(block))
@@ -181,7 +184,7 @@ def steps(view):
 
 
 def lengths(view, dtype="fp32"):
-    """A file may hold a sweep of one tensor size over its row lengths, and other shapes besides: of the size that most rows have."""
+    """Of the tensor size that most rows have: a file may hold a sweep of one over its row lengths, and other shapes besides."""
     sizes = Counter(map(size_octave, softmax(view, dtype)))
     if not sizes:
         raise NothingToDraw
@@ -222,7 +225,8 @@ def cliffs(picture, view, dtype):
 
 def error(view, dtype="fp32", attention=False):
     points = points_of(usual(view, dtype) if attention else softmax(view, dtype), "seq_q" if attention else "cols", "error", True)
-    title, name, of = ("How right is each attention?", "attention-error", "error of any element checked, over the largest of its row") \
+    title, name, of = ("How right is each attention?", "attention-error",
+                       "error of any element checked, over the largest of its row") \
         if attention else ("Who still adds up a long row right?", "error", "relative error of any element checked")
     picture = Picture("error", name + suffix(dtype), title, "%s: %s, the worst %s" % (view.name, dtype, of))
     ends, longest = picture.curves(points)
@@ -242,7 +246,8 @@ def attention_steps(view):
         tops.append(y + 1)
         for y, r in enumerate(shown, y + 2):
             speed = "%s ms, %s" % (digits3(r.median_ms), r.speed())
-            block.append((y, r.step, line_type(r.step), r.median_ms, predicted_ms(view, r), r.predicted_bytes or math.nan, r.useful_bytes,
+            block.append((y, r.step, line_type(r.step), r.median_ms, predicted_ms(view, r), r.predicted_bytes or math.nan,
+                          r.useful_bytes,
                           speed + (r.share() and ", " + r.share()), bytes_name(r.predicted_bytes) if r.predicted_bytes else "",
                           speed + (", %.0f %%" % r.percent if r.percent else "")))
     picture.files["bars"] = [block]
@@ -271,7 +276,8 @@ def attention_tflops(view, dim, dtype="fp32"):
     tokens = {r.batch * r.seq_q for r in rows if not int(r.seq_q) & (int(r.seq_q) - 1)}
     picture = Picture("attention-tflops", "attention-tflops-dim%d%s" % (dim, suffix(dtype)),
                       "How fast is each attention, and how far from the ceiling?", "%s: %s of %d, %s%s" % (
-                          view.name, heads(rows[0].heads), dim, dtype, "; %d tokens in all" % tokens.pop() if len(tokens) == 1 else ""))
+                          view.name, heads(rows[0].heads), dim, dtype, "; %d tokens in all" % tokens.pop() if len(tokens) == 1
+                          else ""))
     picture.set(panels=len(panels), unit=unit, top=scale * top, limit=scale * limit, limitname=limitname,
                 exps=scale * view.ceiling("exp") * 4 * dim / 1000, lines=24)
     for i, causal in enumerate(panels, 1):
@@ -279,7 +285,8 @@ def attention_tflops(view, dim, dtype="fp32"):
         points = points_of((r for r in rows if r.causal == causal), "seq_q", "tflop_s")
         points = {n: {x: scale * y for x, y in line.items()} for n, line in points.items()}
         ends, longest = picture.curves(points, prefix)
-        lone = sorted(((n[:2], *xy) for n in sorted(points) if len(points[n]) == 1 for xy in points[n].items()), key=lambda l: l[2])
+        lone = sorted(((n[:2], *xy) for n in sorted(points) if len(points[n]) == 1 for xy in points[n].items()),
+                      key=lambda l: l[2])
         picture.set(prefix, mask="causal" if causal else "every query sees every key", lone=len(lone))
         picture.each(prefix, **{name: [l[k] for l in lone] for k, name in enumerate(("lone", "lonex", "loney"))})
         picture.labels(ends, 0, scale * top, longest * 1.3, False, prefix)
@@ -306,8 +313,8 @@ def attention_scale(view, dtype="fp32"):
 
 
 def roofline(view):
-    """Points where a step's claim (FLOPs for each byte moved) and its speed meet; above them what copy speed and both kinds of product
-    allow. Softmax has 5 FLOPs an element, one each for maximum, difference, exponential, sum and quotient."""
+    """Points where a step's claim (FLOPs for each byte moved) and its speed meet; above them what copy speed and both kinds of
+    product allow. Softmax has 5 FLOPs an element, one each for maximum, difference, exponential, sum and quotient."""
     shape, types = two_types(view)
     copy, said, scale = view.ceiling("copy") / 1000, "%s: %s" % (view.name, shape), view.scale
     if not copy or not view.ceiling("fma"):
@@ -348,13 +355,13 @@ def memory():
                    "one sequence, 32 heads of 64, on a GPU: Q, K, V, O, and what the step keeps beside them")
 
 
-def timeline(path, shape=""):
+def draw_timeline(path, shape=""):
     text = read(path)
     device = re.search(r"^# device: (.*)", text, re.M)
     picture = Picture("timeline", "timeline", "Softmax runs beside products",
                       "%s, step 14%s" % (machine_name(device[1] if device else ""), shape and ", " + shape))
     picture.files["marks"] = [[line.split() for line in text.split("\n") if re.fullmatch(r"[\d\s.-]+", line) and line.split()]]
-    return picture
+    draw_both(picture, "timeline")
 
 
 # ---- all there is to draw of a file
@@ -363,8 +370,8 @@ def pictures(table):
     """name -> Picture. A machine that was measured with several numbers of threads has pictures for each."""
     found, two = {}, ("fp32", "bf16")
     for i, view in enumerate(table.views()):
-        todo = [(steps,), (error,), (attention_steps,), (roofline,)] + [(make, t) for t in BITS for make in (lengths, attention_scale)]
-        todo += [(error, t, True) for t in two]
+        todo = [(steps,), (error,), (attention_steps,), (roofline,)]
+        todo += [(make, t) for t in BITS for make in (lengths, attention_scale)] + [(error, t, True) for t in two]
         todo += [(attention_tflops, dim, t) for t in two for dim in sorted({r.dim for r in usual(view, t)})]
         for make, *words in todo:
             try:
@@ -412,5 +419,5 @@ def draw_all(path, text_only):
             if recorded and full + ".svg" in shown_pictures():
                 write_whole("plots/recorded/%s.svg" % full, read("build/plots/%s.svg" % full))
         if not text_only:
-            print("drawn: build/plots/%s-*.svg and .png%s" % (name, ", those that pages show in plots/recorded" if recorded else ""))
+            print("drawn: build/plots/%s-*.svg and .png%s" % (name, ", what pages show in plots/recorded" if recorded else ""))
         in_text(found)

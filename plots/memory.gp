@@ -1,4 +1,4 @@
-# Memory that attention needs against the length of one sequence. Nothing is measured here: it is what the steps' workspaces add up to.
+# Memory that attention needs against the length of one sequence. Nothing is measured: it is what the steps' workspaces add up to.
 
 folder = ARG1; picture = ARG2; settings = ARG3; below = ARG4
 load "plots/style.gp"
@@ -6,7 +6,8 @@ load "plots/style.gp"
 heads = 32.0
 dim = 64.0
 GiB = 2.0 ** 30
-# Q, K, V and O, of 4 or 2 bytes an element; the scores of all heads, which standard attention keeps; the log-sum-exp of each query, fp32.
+# Q, K, V and O, of 4 or 2 bytes an element; the scores of all heads, which standard attention keeps; the log-sum-exp of each
+# query, fp32.
 tensors(n, size) = 4 * heads * n * dim * size
 scores(n, size) = heads * n * n * size
 lse(n) = 4 * heads * n
@@ -38,11 +39,13 @@ do for [i = 1 : 2] {
     }
 }
 # (Texts of this file, not of a table.)
-name(text, y, lt) = sprintf("set label '%s' at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.6,-0.15;", text, 1.25 * last, y, lt)
+name(text, y, lt) = sprintf("set label '%s' at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.6,-0.15;", \
+                             text, 1.25 * last, y, lt)
 eval name("07 and 08 in fp32", (tensors(last, 4) + scores(last, 4)) / GiB, 7)
 eval name("08 in fp16 and bf16", (tensors(last, 2) + scores(last, 2)) / GiB, 8)
 eval name("09 and 10 in fp32", tensors(last, 4) / GiB, 10)
 eval name("11 on, in fp16 and bf16", tensors(last, 2) / GiB, 12)
 
-plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 7, (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 8, \
+plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 7, \
+     (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 8, \
      (tensors(x, 4) + lse(x)) / GiB with lines lt 10, (tensors(x, 2) + lse(x)) / GiB with lines lt 12

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Everything between a table of results and what a reader sees. README.md, beside this file, describes the tables and their format.
+"""Everything between a table of results and what a reader sees. README.md, beside this file, describes tables and format.
 
     results.py table [FILE]             the terminal's table: each device's steps at the shape that most of them were run at
     results.py tables [--check]         write the tables of the pages from plots/recorded; --check: only name stale pages
     results.py record [NAME]            keep build/results.tsv as plots/recorded/NAME.tsv, and draw it
-    results.py plots [--text] [FILE]    draw all of FILE, as SVG and PNG into build/plots, and in the terminal (--text: there alone);
+    results.py plots [--text] [FILE]    draw FILE, as SVG and PNG into build/plots, and in the terminal (--text: only there);
                                         of a file in plots/recorded, the SVGs that a page shows are put there, too
     results.py timeline FILE [SHAPE]    the chart of `make timeline`
 
@@ -35,7 +35,7 @@ NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
 class Row(SimpleNamespace):
-    """A run: its columns (None, or "-" of words, where one does not apply), its `line` in the file, and what follows from them."""
+    """A run: its columns (None, or "-" of words, where one does not apply), its `line` in the file, what follows from them."""
 
     def __init__(self, names, line):
         """ValueError says why the line is none."""
@@ -87,6 +87,9 @@ class Row(SimpleNamespace):
             return "%.0f %% of %s" % (self.percent, self.ceiling) if self.percent else ""
         copy = self.copy()
         return "%.0f %%" % (100 * self.gb_s / copy) if copy and self.gb_s else "-"
+
+    def reached(self):
+        return self.speed() + (self.share() and ", " + self.share())
 
     def moved(self):
         """What it says that it moves. Softmax: trips over x, "2 + 1". Attention: in units of Q, K, V and O, once each."""
@@ -170,23 +173,20 @@ class View:
 
 
 def choose_usual(rows):
-    """The attention rows that are worth comparing, as a set of ids: for each length, dim and mask those of one batch and number of
-    heads. Which: those with as many numbers in Q as most rows of the file have (a sweep has as many at each length), of these those
-    that most rows have, and then more than one sequence."""
+    """The attention rows that are worth comparing, as a set of ids: for each length, dim and mask those of one batch and number
+    of heads, with as many numbers in Q as most rows of the file have (a sweep has as many at each length); then those that most
+    rows have, and more than one sequence."""
+    size, places = lambda r: r.batch * r.heads * r.seq_q * r.dim, defaultdict(lambda: defaultdict(list))
     rows = [r for r in rows if r.usable and r.plain]
-    size = lambda r: r.batch * r.heads * r.seq_q * r.dim
-    place = lambda r: (r.threads, r.seq_q, r.dim, r.causal)
-    kind = lambda r: place(r) + (r.batch, r.heads)
-    sizes, kinds, best = Counter(map(size, rows)), Counter(map(kind, rows)), {}
-    for row in rows:
-        vote = (kinds[kind(row)] * (sizes[size(row)] * 100000 + 1), row.batch > 1)
-        if place(row) not in best or vote > best[place(row)][0]:
-            best[place(row)] = (vote, kind(row))
-    return {id(r) for r in rows if best[place(r)][1] == kind(r)}
+    sizes = Counter(map(size, rows))
+    for r in rows:
+        places[r.threads, r.seq_q, r.dim, r.causal][r.batch, r.heads].append(r)
+    vote = lambda rows: (len(rows) * (sizes[size(rows[0])] * 100000 + 1), rows[0].batch > 1)
+    return {id(r) for kinds in places.values() for r in max(kinds.values(), key=vote)}
 
 
 def append_row(path, names, cells):
-    """As the steps' programs do: the row whole, in one write and under a lock, in place of half a row that a run left when it was cut."""
+    """As the steps' programs do: the row whole, in one write and under a lock, in place of half a row that a run left."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -240,7 +240,8 @@ def printable(text):
 
 def machine_name(device, threads=None):
     """"AMD EPYC 9R14, 2 threads". threads is None on a GPU."""
-    return printable(re.sub(r"\((R|TM)\)", "", device)) + (", %d thread%s" % (threads, "s" if threads > 1 else "") if threads else "")
+    name = printable(re.sub(r"\((R|TM)\)", "", device))
+    return "%s, %d thread%s" % (name, threads, "s" if threads > 1 else "") if threads else name
 
 
 # ---- the terminal's table
@@ -252,7 +253,7 @@ def terminal_table(table):
         parts[kind][row.shape() + ("" if row.attends else ", " + row.dtype)].append(row)
     if not parts:
         raise Problem("%s: no right results on random input in it" % table.path)
-    lines, form = [], "  %-30s %8s %13s %13s   %-32s %8s"
+    lines, ratios, form = [], ("median_ms", "predicted_bytes", "exps"), "  %-30s %8s %13s %13s   %-32s %8s"
     for part, shapes in parts.items():
         shape = max(shapes, key=lambda s: (len(shapes[s]), bool(re.match(r"16384 x 8192|.* of 64, 4096 tokens$", s))))
         rows = sorted(shapes[shape], key=lambda r: (2 if r.peer else r.dtype != "fp32", r.dtype, r.step))
@@ -260,11 +261,10 @@ def terminal_table(table):
         lines += [part + shape, form % ("", "ms", *titles, "times the step before", "error")]
         for before, row in zip([None] + rows, rows):
             follows = before and not row.peer and (row.dtype, row.number) == (before.dtype, before.number + 1)
-            ratios = "%s (memory %s, exps %s)" % tuple(ratio(before, row, of) for of in ("median_ms", "predicted_bytes", "exps")) \
-                if follows else ""
             name, speed = (row.step + ", " + row.dtype, row.speed()) if row.attends else (row.step, digits3(row.gb_s))
             error = "-" if row.error is None else "%.1e" % row.error
-            lines.append(form % (name, digits3(row.median_ms), speed, row.share(), ratios, error))
+            said = follows and "%s (memory %s, exps %s)" % tuple(ratio(before, row, of) for of in ratios) or ""
+            lines.append(form % (name, digits3(row.median_ms), speed, row.share(), said, error))
         lines.append("")
     return "\n".join(lines)
 
@@ -284,7 +284,7 @@ def read_steps():
 
 
 class Pages:
-    """The tables of the pages. A kind KIND or attention-KIND is a method make_KIND: it returns lines of text, and lists of cells."""
+    """The tables of the pages. KIND or attention-KIND is a method make_KIND: it returns lines of text, and lists of cells."""
 
     def __init__(self, tables, steps):
         self.steps = steps
@@ -300,7 +300,7 @@ class Pages:
             try:
                 if re.search(begin, found[2], re.M):
                     raise ValueError("it has no end")
-                return "<!-- results %s -->\n%s<!-- /results -->" % (found[1], "".join(line + "\n" for line in self.table(found[1].split())))
+                return "\n".join(["<!-- results %s -->" % found[1], *self.table(found[1].split()), "<!-- /results -->"])
             except (KeyError, ValueError, IndexError, AttributeError) as error:
                 raise Problem("%s:%d: this table cannot be made: %s" % (page, text[:found.start()].count("\n") + 1, error))
         if len(re.findall(begin, text, re.M)) > len(re.findall(end, text, re.M)):
@@ -332,9 +332,10 @@ class Pages:
         return all(getattr(row, c) == (length if c == at and length else v) for c, v in self.shape.items())
 
     def find(self, machine, step, dtype, length=None):
-        """The row of the shape that is asked for (but of another length, where one is given), or None. Of rows that differ in what was
-        not asked for: the largest. Attention: the usual batch and heads, unless others are asked for."""
-        found = [r for r in machine.rows if (r.step, r.dtype, r.attends) == (step, dtype, self.attention) and self.fits(r, length)]
+        """The row of the shape that is asked for (of another length, where one is given), or None. Of rows that differ in what
+        was not asked for: the largest. Attention: the usual batch and heads, unless others are asked for."""
+        wanted = (step, dtype, self.attention)
+        found = [r for r in machine.rows if (r.step, r.dtype, r.attends) == wanted and self.fits(r, length)]
         if found:
             self.used.add(machine)
         return max(found, key=lambda r: r.useful_bytes or 0, default=None)
@@ -349,10 +350,10 @@ class Pages:
                 types = [d for d in self.dtypes if any(self.find(m, step, d) for m in self.main)]
                 yield step, "[%s](%s%s/README.md)" % (step, self.up, step), idea, types
 
-    def speeds(self, step, dtype, long=False):
+    def speeds(self, step, dtype, time=""):
         """What a step reached on each machine, and how much of what it could."""
         rows = [self.find(m, step, dtype) for m in self.main]
-        return [", ".join(filter(None, (digits3(r.median_ms) + " ms" if long else "", r.speed(), r.share()))) if r else "" for r in rows]
+        return [(time and digits3(r.median_ms) + time) + r.reached() if r else "" for r in rows]
 
     def claim(self, step, dtype, of):
         """What a step's rows claim: once where all machines agree, else by kind of machine."""
@@ -369,16 +370,17 @@ class Pages:
         rows = [next((r for r in m.rows if r.attends and self.fits(r)), None) for m in self.main if m in self.used]
         batches = ["batch %d, %s on %s" % (r.batch, heads(r.heads), markdown(machine_name(r.device))) for r in rows if r]
         mask = ", causal" if self.shape["causal"] else ""
-        return ["", "%d tokens, heads of %d%s (%s).%s" % (self.shape["seq_q"], self.shape["dim"], mask, "; ".join(batches), attention)]
+        return ["", "{seq_q} tokens, heads of {dim}".format(**self.shape) + "%s (%s).%s" % (mask, "; ".join(batches), attention)]
 
     # What a table has of attention alone: a column for the type, and a line for each type that was asked for and is recorded.
 
     def make_steps(self):
-        lines = [["step", "the one idea"] + (["type", "bytes predicted"] if self.attention else ["reads + writes"]) + self.names(self.main)]
+        own = ["type", "bytes predicted"] if self.attention else ["reads + writes"]
+        lines = [["step", "the one idea"] + own + self.names(self.main)]
         for step, link, idea, types in self.asked():
             for i, dtype in enumerate(types or [""]):
                 lines.append(([link, idea], ["", ""])[i > 0] + [dtype] * self.attention + [self.claim(step, dtype, Row.moved)]
-                             + self.speeds(step, dtype, True))
+                             + self.speeds(step, dtype, " ms, "))
         return lines + self.caption("x is SHAPE. Median time, useful bandwidth, and its share of a copy's.",
                                     " Median time, FLOPs of the two products over it, and the share of the tightest ceiling. "
                                     "Bytes: in units of Q, K, V and O, once each.")
@@ -389,9 +391,10 @@ class Pages:
         for step, link, _, types in self.asked():
             for dtype in types:
                 rows = [r for m in self.machines for r in m.rows if (r.step, r.dtype) == (step, dtype) and r.error is not None]
-                worst = max(rows, key=lambda r: r.error, default=None)
-                lines.append([link] + [self.claim(step, dtype, of) for of in (Row.moved, moved, Row.exps_each)]
-                             + ["%.1e at %s columns" % (worst.error, length_name(worst.cols)) if worst else ""] + self.speeds(step, dtype))
+                worst = ["%.1e at %s columns" % (r.error, length_name(r.cols))
+                         for r in sorted(rows, key=lambda r: -r.error)] + [""]
+                claims = [self.claim(step, dtype, of) for of in (Row.moved, moved, Row.exps_each)]
+                lines.append([link] + claims + worst[:1] + self.speeds(step, dtype))
         return lines + self.caption("Bandwidth, and share of a copy, at SHAPE; the error is the worst of all recorded runs.")
 
     def make_compare(self):
@@ -412,7 +415,7 @@ class Pages:
                 cells = [row.moved(), row.exps_each(), row.spread(), digits3(row.gb_s), row.share()]
                 if self.attention:
                     moved = "" if row.peer else bytes_name(row.predicted_bytes)
-                    cells = [row.dtype, moved, row.exps_each(), row.spread(), ", ".join(filter(None, (row.speed(), row.share())))]
+                    cells = [row.dtype, moved, row.exps_each(), row.spread(), row.reached()]
                 lines.append([markdown(m.name), row.step] + cells + [predicted, measured] * (len(self.wanted) > 1))
         return lines + self.caption("x is SHAPE.")
 
@@ -422,7 +425,8 @@ class Pages:
         lines, at = [], "seq_q" if self.attention else "cols"
         for m, dtype in ((m, dtype) for m in self.machines for dtype in self.dtypes):
             steps = {r.step for r in m.rows if r.step in self.wanted or self.attention and r.peer}
-            rows = {(s, n): r for s in steps for n in {getattr(r, at) for r in m.rows} if n for r in [self.find(m, s, dtype, n)] if r}
+            every = {getattr(r, at) for r in m.rows if r.attends == self.attention}
+            rows = {(s, n): r for s in steps for n in every for r in [self.find(m, s, dtype, n)] if r}
             lengths = sorted({n for s, n in rows if s in self.wanted})
             if not lengths:
                 continue
@@ -438,7 +442,8 @@ class Pages:
             for n in lengths:
                 found = [rows.get((s, n)) for s in steps]
                 if self.attention:
-                    cells = [digits3(r.tflop_s * m.scale) + (", %.0f %%" % r.percent if r.percent else "") if r else "" for r in found]
+                    shares = [", %.0f %%" % r.percent if r and r.percent else "" for r in found]
+                    cells = [digits3(r.tflop_s * m.scale) + share if r else "" for r, share in zip(found, shares)]
                 else:
                     copies = [digits3(r.copy()) for r in found if r and r.copy()] + [""]
                     cells = copies[:1] + ["%s, %s" % (digits3(r.gb_s), r.share()) if r else "" for r in found]
@@ -458,9 +463,10 @@ class Pages:
                                   for c in [m.table.ceilings().get(n + (m.threads,))]] for m in self.machines]
 
     def make_machines(self):
-        facts = "driver compiler os commit date".split()
+        facts = lambda table: [machine_name(table.fact("device"))] + [table.fact(f)
+                                                                      for f in "driver compiler os commit date".split()]
         return ["file device driver compiler system commit date".split()] + [
-            [m.table.path, markdown(machine_name(m.table.fact("device")))] + [markdown(m.table.fact(f)) for f in facts] for m in self.main]
+            [m.table.path, *map(markdown, facts(m.table))] for m in self.main]
 
 
 def write_whole(path, text):
@@ -499,9 +505,9 @@ def write_tables(check):
     return stale
 
 
-# ---- record. From the environment: RESULTS and CEILINGS (other files than build/results.tsv and build/ceilings.tsv), DEVICE (if the results
-# are of several: which), FORCE=1 (although the tree has changes), and the header, all of which must be given for results that were
-# brought here from another machine:
+# ---- record. From the environment: RESULTS and CEILINGS (other files than build/results.tsv and build/ceilings.tsv), DEVICE (if
+# the results are of several: which), FORCE=1 (although the tree has changes), and the header, all of which must be given for
+# results that were brought here from another machine:
 
 GIVEN = "DRIVER COMPILER OS COMMIT DATE".split()
 
@@ -509,13 +515,9 @@ GIVEN = "DRIVER COMPILER OS COMMIT DATE".split()
 def said(*command):
     """What a program prints; nothing when it is not here, or fails."""
     try:
-        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def read_if_any(path):
-    return read(path) if os.path.exists(path) else ""
 
 
 def of_gpus(what):
@@ -526,12 +528,20 @@ def slug(device):
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\([a-z]*\)|@.*", "", device.lower())).strip("-") or "machine"
 
 
-def is_here(device):
-    return device in read_if_any("/proc/cpuinfo") or device in of_gpus("name") or device == said("sysctl", "-n", "machdep.cpu.brand_string")
-
-
 def tree_changes():
     return said("git", "status", "--porcelain", "--", ".", ":!plots/recorded")
+
+
+def measured(device):
+    """The lines of a header that step 00 left in build/ceilings.tsv."""
+    path = os.environ.get("CEILINGS") or "build/ceilings.tsv"
+    names, *lines = [line.rstrip("\r").split("\t") for line in (read(path) if os.path.exists(path) else "").split("\n")]
+    for cell in (dict(zip(names, cells)) for cells in lines if len(cells) == len(names)):
+        form = "# ceiling: {name} {dtype} {threads} {value} {unit}"
+        if cell["name"] in ("sms", "L1", "L2", "L3"):
+            form = "# sms: {value}" if cell["name"] == "sms" else "# cache: {name} {value} {unit}"
+        if cell["device"] == device:
+            yield form.format(**dict(cell, threads="-" if cell["threads"] in ("", "0") else cell["threads"]))
 
 
 def record_text(table, device):
@@ -541,21 +551,13 @@ def record_text(table, device):
         raise Problem("%s: rows of different programs: they have other columns" % table.path)
     driver, compiler = "-", said(get("CC") or "gcc", "--version").split("\n")[0]
     if rows[0].backend == "cuda":
-        driver = of_gpus("driver_version")[0]
         nvcc = re.search(r"release ([^,]*)", said((get("CUDA_HOME") or "/usr/local/cuda") + "/bin/nvcc", "--version"))
-        compiler = "nvcc %s, %s" % (nvcc[1] if nvcc else "?", compiler)
-    system = re.search(r'^PRETTY_NAME="?([^"\n]*)', read_if_any("/etc/os-release"), re.M)
+        driver, compiler = of_gpus("driver_version")[0], "nvcc %s, %s" % (nvcc[1] if nvcc else "?", compiler)
+    system = said("sh", "-c", '. /etc/os-release && echo "$PRETTY_NAME"') or said("uname", "-sr")
     commit = (said("git", "rev-parse", "--short=12", "HEAD") or "unknown") + (" and changes" if tree_changes() else "")
-    here = (driver, compiler, system[1] if system else said("uname", "-sr"), commit, time.strftime("%Y-%m-%d", time.gmtime()))
-    lines = ["# device: " + device] + ["# %s: %s" % (key.lower(), get(key) or value) for key, value in zip(GIVEN, here)]
-    names, *others = [line.rstrip("\r").split("\t") for line in read_if_any(get("CEILINGS") or "build/ceilings.tsv").split("\n")]
-    for c in (dict(zip(names, cells)) for cells in others if len(cells) == len(names)):
-        if c.get("device") == device:
-            c["threads"] = "-" if c["threads"] in ("", "0") else c["threads"]
-            form = "sms: {value}" if c["name"] == "sms" else "cache: {name} {value} {unit}" if re.fullmatch("L[123]", c["name"]) else \
-                "ceiling: {name} {dtype} {threads} {value} {unit}"
-            lines.append("# " + form.format(**c))
-    return "\n".join([*dict.fromkeys(lines), "\t".join(table.names)] + [r.line for r in rows]) + "\n"
+    here = zip(GIVEN, (driver, compiler, system, commit, time.strftime("%Y-%m-%d", time.gmtime())))
+    lines = ["# device: " + device] + ["# %s: %s" % (key.lower(), get(key) or value) for key, value in here]
+    return "\n".join([*dict.fromkeys([*lines, *measured(device)]), "\t".join(table.names), *(r.line for r in rows)]) + "\n"
 
 
 def record(name=""):
@@ -563,27 +565,26 @@ def record(name=""):
     table, get = Table(path), os.environ.get
     devices = table.devices()
     device = get("DEVICE") or next(iter(devices))
-    if len(devices) > 1 and not get("DEVICE"):
-        raise Problem("%s is of several devices; say which one: DEVICE='%s'" % (path, device))
-    if device not in devices:
-        raise Problem("%s has no results of '%s'" % (path, device))
-    if table.left_out:
-        raise Problem("%s has lines that are no rows (named above), and what they said is not known; when they are gone: make record" % path)
     name = name or slug(device)
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise Problem("NAME is %r: letters, digits, '-', '_' and '.' make a file's name" % name)
-    for row in devices[device]:
-        if row.verdict not in ("pass", "-"):
-            raise Problem("a result is not right (%s, %s, %s, %s: %s), and such results are not recorded; when mended: rm %s, make bench" % (
-                row.step, row.shape(), row.dtype, row.input, row.verdict, path))
-    for key in GIVEN:
-        if not get(key) and not is_here(device):
-            raise Problem("'%s' is not in this machine: %s must be given, with what it was there" % (device, key))
-    if not get("COMMIT") and get("FORCE") != "1":
-        if not said("git", "rev-parse", "HEAD"):
-            raise Problem("no commit to name: this is not a git repository; give COMMIT")
-        if tree_changes():
-            raise Problem("the tree has changes, so that no commit describes it; commit them, or FORCE=1")
+    is_here = device in said("cat", "/proc/cpuinfo") or device in [*of_gpus("name"),
+                                                                   said("sysctl", "-n", "machdep.cpu.brand_string")]
+    missing = next((key for key in GIVEN if not get(key)), "") if not is_here else ""
+    wrong = next((row for row in devices.get(device, []) if row.verdict not in ("pass", "-")), None)
+    unnamed, forced = not get("COMMIT"), get("FORCE") == "1"
+    for refused, why in (
+            (len(devices) > 1 and not get("DEVICE"), "%s is of several devices; say which one: DEVICE='%s'" % (path, device)),
+            (device not in devices, "%s has no results of '%s'" % (path, device)),
+            (table.left_out, "%s has lines that are no rows (named above); what they said is not known" % path),
+            (not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII), "NAME is %r, which makes no file's name" % name),
+            (wrong, wrong and "a wrong result is not recorded (%s, %s, %s, %s: %s); when mended: rm %s, make bench" % (
+                wrong.step, wrong.shape(), wrong.dtype, wrong.input, wrong.verdict, path)),
+            (missing, "'%s' is not in this machine: %s must be given, with what it was there" % (device, missing)),
+            (unnamed and not forced and not said("git", "rev-parse", "HEAD"),
+             "no commit to name: this is no git repository; give COMMIT"),
+            (unnamed and not forced and tree_changes(),
+             "the tree has changes, so that no commit describes it; commit them, or FORCE=1")):
+        if refused:
+            raise Problem(why)
     recorded = "plots/recorded/%s.tsv" % name
     write_whole(recorded, record_text(table, device))
     print("recorded %d results of %s in %s" % (len(devices[device]), machine_name(device), recorded))
@@ -600,7 +601,7 @@ def results_path():
 # ---- commands
 
 def prepare():
-    """Signals end this as an exception does, so that temporary files are removed; a name that a terminal cannot write is no failure."""
+    """Signals end this as exceptions do, so that temporary files go away; a name that a terminal cannot write is no failure."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -615,16 +616,12 @@ def do(command, words, option):
     path = record(*words) if command == "record" else words[0] if words else results_path()
     if command == "table":
         print(terminal_table(Table(path)))
-    elif shutil.which("gnuplot"):
-        import draw  # which needs this module
-        if command == "timeline":
-            draw.draw_both(draw.timeline(path, *words[1:]), "timeline")
-        else:
-            draw.draw_all(path, option)
-    elif command == "record":
-        print("record: no gnuplot here; where there is one: plots/results.py plots " + path)
+    elif not shutil.which("gnuplot"):
+        print("%s: no gnuplot here (make setup installs it); where there is one: plots/results.py plots %s" % (command, path))
+        return command != "record"
     else:
-        raise Problem("gnuplot is not here; make setup installs it")
+        import draw  # which needs this module
+        draw.draw_timeline(path, *words[1:]) if command == "timeline" else draw.draw_all(path, option)
     return 0
 
 
@@ -642,11 +639,9 @@ def main(words):
     os.chdir(ROOT)
     try:
         return do(command, words, option)
-    except Problem as problem:
+    except (Problem, OSError) as problem:
         print("%s: %s" % (command, problem), file=sys.stderr)
-    except OSError as error:
-        print("%s: %s: %s" % (command, error.filename or "", error.strerror), file=sys.stderr)
-    return 1
+        return 1
 
 
 if __name__ == "__main__":

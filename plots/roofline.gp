@@ -22,7 +22,8 @@ set lmargin at screen 0.09; set rmargin at screen 0.655; set tmargin at screen 0
 start = from_y / slope > from_x ? from_y / slope : from_x
 middle = start ** 0.3 * number("firstridge") ** 0.7
 set arrow from start, slope * start to ridge, slope * ridge nohead back lt 21
-set label sprintf("copy, %.4g GB/s", 1000 * slope / (in_tflops ? 1 : 1000)) at middle, slope * middle right offset -1.5,0.3 textcolor rgb ink
+set label sprintf("copy, %.4g GB/s", 1000 * slope / (in_tflops ? 1 : 1000)) \
+    at middle, slope * middle right offset -1.5,0.3 textcolor rgb ink
 
 # Names without markers, which would look like points; a line leads from each to its point.
 marks = 0

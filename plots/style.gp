@@ -56,7 +56,8 @@ if (in_text) {
     if (setting("kind") eq "svg") {
         set terminal svg size 960,600 font 'DejaVu Sans,Verdana,Arial,sans-serif,13' background rgb card rounded
     } else {
-        set terminal pngcairo size 1920,1200 fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 font 'DejaVu Sans,12' background rgb card rounded
+        set terminal pngcairo size 1920,1200 fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 \
+            font 'DejaVu Sans,12' background rgb card rounded
     }
     set output picture
     set label 101 setting("title") at screen 0.03,0.95 left noenhanced font ',16' textcolor rgb ink

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of results.py and draw.py, on rows whose tables are known: python3 plots/test_results.py. Run by `make test`; takes seconds."""
+"""Tests of results.py and draw.py, on rows whose tables are known: python3 plots/test_results.py. A part of `make test`."""
 import contextlib
 import io
 import os
@@ -22,9 +22,11 @@ CPU, GPU = "Some(R) CPU", "Some GPU"
 
 def softmax(step, ms, reads=2, exps=2, rows=16384, cols=8192, **changes):
     elements = rows * cols
-    row = dict(step=step, device=CPU, backend="cpu", dtype="fp32", rows=rows, cols=cols, seed=1, input="normal", threads=2, reps=5, median_ms=ms,
+    row = dict(step=step, device=CPU, backend="cpu", dtype="fp32", rows=rows, cols=cols, seed=1, input="normal", threads=2,
+               reps=5, median_ms=ms,
                p10_ms=ms * 0.9, p90_ms=ms * 1.2, useful_bytes=8 * elements, predicted_bytes=4 * (reads + 1) * elements, flops=0,
-               exps=exps * elements, gb_s=8 * elements / ms * 1e-6, copy_gb_s=40, percent=50, ceiling="copy", error=1e-7, tolerance=1e-6, verdict="pass")
+               exps=exps * elements, gb_s=8 * elements / ms * 1e-6, copy_gb_s=40, percent=50, ceiling="copy", error=1e-7,
+               tolerance=1e-6, verdict="pass")
     row.update(changes)
     return row
 
@@ -32,7 +34,8 @@ def softmax(step, ms, reads=2, exps=2, rows=16384, cols=8192, **changes):
 def attention(step, ms, seq=4096, dim=64, moved=1, exps=1, **changes):
     scores = 16 * seq * seq
     useful = 16 * seq * dim * 4 * 4
-    row = dict(step=step, device=CPU, backend="cpu", dtype="fp32", batch=1, heads=16, kv_heads=16, seq_q=seq, seq_k=seq, dim=dim, causal=0, seed=1,
+    row = dict(step=step, device=CPU, backend="cpu", dtype="fp32", batch=1, heads=16, kv_heads=16, seq_q=seq, seq_k=seq, dim=dim,
+               causal=0, seed=1,
                input="normal", threads=2, reps=5, median_ms=ms, p10_ms=ms * 0.9, p90_ms=ms * 1.2, useful_bytes=useful,
                predicted_bytes=moved * useful, flops=4 * dim * scores, exps=exps * scores, gb_s=useful / ms * 1e-6,
                tflop_s=4 * dim * scores / ms * 1e-9, percent=41, ceiling="fma", error=3e-6, tolerance=1e-5, verdict="pass")
@@ -48,7 +51,8 @@ def text_of(rows, device=None, facts=()):
     lines = ["# device: " + device, *facts] if device else []
     lines.append("\t".join(COLUMNS))
     for row in rows:
-        lines.append("\t".join("-" if row.get(c) is None else row[c] if isinstance(row[c], str) else "%.9g" % row[c] for c in COLUMNS))
+        lines.append("\t".join("-" if row.get(c) is None else row[c] if isinstance(row[c], str) else "%.9g" % row[c]
+                               for c in COLUMNS))
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +71,8 @@ class Case(unittest.TestCase):
         for key in "RESULTS CEILINGS DEVICE FORCE DRIVER COMPILER COMMIT DATE OS".split():
             os.environ.pop(key, None)
         for step, kind in (("01_one", "step"), ("02_two", "step"), ("07_seven", "attention_step")):
-            self.write("steps/%s/main.c" % step, 'static const struct %s step = {\n    .idea = "idea of %s",\n};\n' % (kind, step))
+            self.write("steps/%s/main.c" % step, 'static const struct %s step = {\n    .idea = "idea of %s",\n};\n' % (kind,
+                                                                                                                       step))
 
     def write(self, path, text):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -130,7 +135,8 @@ class Reading(Case):
         text = text_of([softmax("01_one", 10)])
         rows, err = self.rows_of(text + text_of([softmax("02_two", 20)]))
         self.assertEqual(([r.median_ms for r in rows], err), ([10, 20], ""))
-        rows, err = self.rows_of(text + "step\tmedian_ms\tcols\trows\tdtype\tinput\tgb_s\tuseful_bytes\n02_two\t20\t8\t4\tfp32\tnormal\t1\t2\n")
+        other = "step median_ms cols rows dtype input gb_s useful_bytes\n02_two 20 8 4 fp32 normal 1 2\n"
+        rows, err = self.rows_of(text + other.replace(" ", "\t"))
         self.assertEqual([(r.median_ms, r.rows, r.cols) for r in rows], [(10, 16384, 8192), (20, 4, 8)])
         self.assertIn("other columns", err)
 
@@ -143,14 +149,17 @@ class Reading(Case):
         self.assertEqual((rows[0].verdict, err), ("pass", ""))
 
     def test_names_that_are_no_plain_words_are_left_out(self):
-        for change in ({"step": "1`touch x`"}, {"dtype": "fp32'"}, {"threads": "2; touch x"}, {"ceiling": "a b"}, {"backend": '"'},
-                       {"cols": "8192_0"}, {"median_ms": "nan"}, {"cols": None}, {"rows": 0}, {"rows": -4}, {"gb_s": None}, {"median_ms": 0}, {"median_ms": "inf"}):
+        for change in ({"step": "1`touch x`"}, {"dtype": "fp32'"}, {"threads": "2; touch x"}, {"ceiling": "a b"},
+                       {"backend": '"'},
+                       {"cols": "8192_0"}, {"median_ms": "nan"}, {"cols": None}, {"rows": 0}, {"rows": -4}, {"gb_s": None},
+                       {"median_ms": 0}, {"median_ms": "inf"}):
             rows, err = self.rows_of(text_of([dict(softmax("01_one", 10), **change)]))
             self.assertEqual(rows, [], change)
             self.assertIn("left out", err)
 
     def test_shapes_in_words(self):
-        self.write("t.tsv", text_of([attention("07_seven", 1, seq=128, dim=32, batch=3, heads=8, kv_heads=2, causal=1), softmax("01_one", 1)]))
+        self.write("t.tsv", text_of([attention("07_seven", 1, seq=128, dim=32, batch=3, heads=8, kv_heads=2, causal=1),
+                                     softmax("01_one", 1)]))
         first, second = results.Table("t.tsv").rows
         self.assertEqual(first.shape(), "batch 3, 8 heads of 32, 128 tokens, 2 of keys, causal")
         self.assertEqual(second.shape(), "%d x %d" % (second.rows, second.cols))
@@ -162,13 +171,15 @@ class Reading(Case):
             self.assertEqual((status, err.count("\n")), (1, 1), err)
 
     def test_wrong_words(self):
-        for words in ([], ["frobnicate"], ["table", "--check"], ["table", "a", "b"], ["tables", "--chekc"], ["--no-such"], ["timeline"]):
+        for words in ([], ["frobnicate"], ["table", "--check"], ["table", "a", "b"], ["tables", "--chekc"], ["--no-such"],
+                      ["timeline"]):
             self.assertEqual(self.run_tool(*words)[0], 2)
 
 
 class Numbers(unittest.TestCase):
     def test_digits3(self):
-        for value, text in ((0, "0"), (0.012345, "0.0123"), (0.12345, "0.123"), (1.2345, "1.23"), (12.345, "12.3"), (123.45, "123"), (1000, "1000"),
+        for value, text in ((0, "0"), (0.012345, "0.0123"), (0.12345, "0.123"), (1.2345, "1.23"), (12.345, "12.3"),
+                            (123.45, "123"), (1000, "1000"),
                             (1234.5, "1230"), (98765, "98800"), (None, "-"), (float("inf"), "-")):
             self.assertEqual(results.digits3(value), text)
 
@@ -187,7 +198,8 @@ class Terminal(Case):
         return [re.sub("  +", " | ", line.strip()) for line in out.strip().split("\n")]
 
     def test_golden_softmax(self):
-        self.assertEqual(self.show([softmax("01_one", 107.3741824), softmax("02_two", 53.6870912, reads=1, exps=1), softmax("torch.softmax", 100, error=None,
+        self.assertEqual(self.show([softmax("01_one", 107.3741824), softmax("02_two", 53.6870912, reads=1, exps=1),
+                                    softmax("torch.softmax", 100, error=None,
                                     verdict="-", copy_gb_s=None)]), [
             "Some CPU, 2 threads: softmax, 16384 x 8192, fp32",
             "ms | GB/s | of copy | times the step before | error",
@@ -196,7 +208,8 @@ class Terminal(Case):
             "torch.softmax | 100 | 10.7 | 27 % | -"])
 
     def test_golden_attention(self):
-        self.assertEqual(self.show([attention("07_seven", 68.719476736, moved=10, exps=3), attention("08_eight", 34.359738368, moved=5, exps=2)]), [
+        self.assertEqual(self.show([attention("07_seven", 68.719476736, moved=10, exps=3),
+                                    attention("08_eight", 34.359738368, moved=5, exps=2)]), [
             "Some CPU, 2 threads: attention, batch 1, 16 heads of 64, 4096 tokens",
             "ms | of ceiling | times the step before | error",
             "07_seven, fp32 | 68.7 | 1.00 TFLOP/s | 41 % of fma | 3.0e-06",
@@ -232,15 +245,19 @@ class Tables(Case):
         rows = [attention("07_seven", 68.719476736, moved=10, exps=3), attention("08_eight", 34.359738368, moved=5, exps=2)]
         self.assertEqual(self.page("attention-compare 07_seven 08_eight", rows)[2:], [
             "| Some CPU, 2 threads | 07_seven | fp32 | 671 MB | 3 | 68.7 (61.8 to 82.5) | 1.00 TFLOP/s, 41 % of fma |  |  |",
-            "| Some CPU, 2 threads | 08_eight | fp32 | 336 MB | 2 | 34.4 (30.9 to 41.2) | 2.00 TFLOP/s, 41 % of fma | 2x, 1.50x | 2.00x |",
+            "| Some CPU, 2 threads | 08_eight | fp32 | 336 MB | 2 | 34.4 (30.9 to 41.2) | 2.00 TFLOP/s, 41 % of fma "
+            "| 2x, 1.50x | 2.00x |",
             "", "4096 tokens, heads of 64 (batch 1, 16 heads on Some CPU)."])
         self.assertEqual(self.page("attention-steps", rows)[2],
-                         "| [07_seven](steps/07_seven/README.md) | idea of 07_seven | fp32 | 10x | 68.7 ms, 1.00 TFLOP/s, 41 % of fma |")
+                         "| [07_seven](steps/07_seven/README.md) | idea of 07_seven | fp32 | 10x "
+                         "| 68.7 ms, 1.00 TFLOP/s, 41 % of fma |")
 
     def test_golden_lengths(self):
-        rows = [softmax("01_one", 10, rows=2, cols=2048), softmax("01_one", 20, rows=1, cols=3000), softmax("02_two", 10, rows=2, cols=2048)]
+        rows = [softmax("01_one", 10, rows=2, cols=2048), softmax("01_one", 20, rows=1, cols=3000),
+                softmax("02_two", 10, rows=2, cols=2048)]
         self.assertEqual(self.page("lengths 01_one 02_two", rows), [
-            "Some CPU, 2 threads, fp32: GB/s, and share of a copy.", "", "| columns | copy | 01_one | 02_two |", "|---|---|---|---|",
+            "Some CPU, 2 threads, fp32: GB/s, and share of a copy.", "", "| columns | copy | 01_one | 02_two |",
+            "|---|---|---|---|",
             "| 2 Ki | 40.0 | 0.00328, 0 % | 0.00328, 0 % |", "| 3000 | 40.0 | 0.0012, 0 % |  |"])
 
     def test_ceilings_and_machines(self):
@@ -319,18 +336,23 @@ class Record(Case):
         return self.run_tool("record", *words)
 
     def test_a_record_is_a_header_and_the_last_rows(self):
-        self.write("build/ceilings.tsv", "device\tbackend\tname\tdtype\tthreads\tvalue\tunit\n%s\tcpu\tcopy\tfp32\t2\t51\tGB/s\n%s\tcpu\tL2\t-\t0\t2048\tKiB\n"
+        self.write("build/ceilings.tsv",
+                   "device\tbackend\tname\tdtype\tthreads\tvalue\tunit\n"
+                   "%s\tcpu\tcopy\tfp32\t2\t51\tGB/s\n%s\tcpu\tL2\t-\t0\t2048\tKiB\n"
                                          "other\tcpu\tcopy\tfp32\t2\t9\tGB/s\n" % (CPU, CPU))
         status, out, err = self.record([softmax("01_one", 10), softmax("01_one", 20)], "mine")
         self.assertEqual((status, err, out.split("\n")[0]), (0, "", "recorded 1 results of Some CPU in plots/recorded/mine.tsv"))
-        self.assertEqual(self.read("plots/recorded/mine.tsv"), "# device: Some(R) CPU\n# driver: 1.2\n# compiler: cc 3\n# os: An OS\n# commit: abc\n"
-                         "# date: 2026-01-31\n# ceiling: copy fp32 2 51 GB/s\n# cache: L2 2048 KiB\n" + text_of([softmax("01_one", 20)]))
+        self.assertEqual(self.read("plots/recorded/mine.tsv"),
+                         "# device: Some(R) CPU\n# driver: 1.2\n# compiler: cc 3\n# os: An OS\n# commit: abc\n"
+                         "# date: 2026-01-31\n# ceiling: copy fp32 2 51 GB/s\n# cache: L2 2048 KiB\n" + text_of([softmax("01_one",
+                                                                                                                         20)]))
 
     def test_wrong_results_are_not_recorded(self):
         self.record([softmax("01_one", 10)], "mine")
         before = self.read("plots/recorded/mine.tsv")
         for verdict in ("FAIL", "in doubt"):
-            for row in (softmax("02_two", 10, verdict=verdict, error=None), attention("07_seven", 10, verdict=verdict, input="spike")):
+            for row in (softmax("02_two", 10, verdict=verdict, error=None),
+                        attention("07_seven", 10, verdict=verdict, input="spike")):
                 status, _, err = self.record([softmax("01_one", 20), row, softmax("01_one", 30)], "mine")
                 self.assertEqual((status, self.read("plots/recorded/mine.tsv")), (1, before))
                 self.assertIn(row["step"], err)
@@ -339,11 +361,13 @@ class Record(Case):
         rows = text_of([softmax("01_one", 10), softmax("02_two", 20)])
         self.write("build/results.tsv", rows.replace("\t20\t", "\tNaN\t"))
         self.assertEqual((self.run_tool("record", "mine")[0], os.path.exists("plots")), (1, False))
-        self.write("build/results.tsv", rows + text_of([softmax("01_one", 1)]).split("\n")[1][:80])  # a torn last line was never a result
+        self.write("build/results.tsv", rows + text_of([softmax("01_one",
+                                                                1)]).split("\n")[1][:80])  # a torn last line was never a result
         self.assertEqual(self.run_tool("record", "mine")[0], 0)
 
     def test_a_wrong_result_without_a_time_is_one(self):
-        self.assertEqual(self.record([softmax("01_one", 10), softmax("02_two", 1, verdict="FAIL", median_ms=None, gb_s=None)], "mine")[0], 1)
+        self.assertEqual(self.record([softmax("01_one", 10), softmax("02_two", 1, verdict="FAIL", median_ms=None, gb_s=None)],
+                                     "mine")[0], 1)
         self.assertFalse(os.path.exists("plots"))
 
     def test_what_this_machine_cannot_know_must_be_given(self):
@@ -368,7 +392,8 @@ class Record(Case):
 
 
 STEPS = ["0%d_step" % n for n in range(1, 7)]
-FACTS = ["# sms: 132", "# cache: L2 50 MiB", "# ceiling: copy fp32 2 40 GB/s", "# ceiling: fma fp32 2 0.5 TFLOP/s", "# ceiling: exp fp32 2 20 Gexp/s"]
+FACTS = ["# sms: 132", "# cache: L2 50 MiB", "# ceiling: copy fp32 2 40 GB/s", "# ceiling: fma fp32 2 0.5 TFLOP/s",
+         "# ceiling: exp fp32 2 20 Gexp/s"]
 
 
 class Choosing(Case):
@@ -380,10 +405,12 @@ class Choosing(Case):
         return table.views()[0]
 
     def test_steps(self):
-        rows = [softmax("01_step", 107.3741824), softmax("02_step", 53.6870912, reads=1), softmax("torch.softmax", 53.6870912, predicted_bytes=None, copy_gb_s=None),
+        rows = [softmax("01_step", 107.3741824), softmax("02_step", 53.6870912, reads=1),
+                softmax("torch.softmax", 53.6870912, predicted_bytes=None, copy_gb_s=None),
                 softmax("03_step", 1, verdict="FAIL"), softmax("04_step", 1, input="spike"), softmax("05_step", 1, dtype="fp16")]
         picture = draw.steps(self.view(rows))
-        bars = [(line[1], round(line[2], 6), line[3], round(line[4], 3), line[5]) for line in picture.files["bars"][0] if line[4] == line[4]]
+        bars = [(line[1], round(line[2], 6), line[3], round(line[4], 3), line[5]) for line in picture.files["bars"][0]
+                if line[4] == line[4]]
         self.assertEqual(bars, [("01_step", 10, 1, 26.667, "25 %  10.0 GB/s"), ("02_step", 20, 2, 40, "50 %  20.0 GB/s")])
         self.assertEqual([line[1] for line in picture.files["bars"][0]], ["01_step", "02_step", "torch.softmax"])
         self.assertEqual((picture.settings["copy"], picture.settings["bars"]), (40, 3))
@@ -400,8 +427,10 @@ class Choosing(Case):
         self.assertEqual([line[1] for line in bars], ["07_step", "08_step", "09_step", "10_step"])
 
     def test_lengths_and_error(self):
-        rows = [softmax("01_step", 10, rows=16, cols=1024, gb_s=3, error=2e-7), softmax("01_step", 10, rows=8, cols=2048, gb_s=4, error=3e-7),
-                softmax("01_step", 10, rows=16, cols=1000, gb_s=2, error=1e-7), softmax("01_step", 10, rows=16, cols=1, gb_s=99, error=None)]
+        rows = [softmax("01_step", 10, rows=16, cols=1024, gb_s=3, error=2e-7),
+                softmax("01_step", 10, rows=8, cols=2048, gb_s=4, error=3e-7),
+                softmax("01_step", 10, rows=16, cols=1000, gb_s=2, error=1e-7),
+                softmax("01_step", 10, rows=16, cols=1, gb_s=99, error=None)]
         picture = draw.lengths(self.view(rows))
         self.assertEqual(picture.files["curves"], [[(1024, 40, "c"), (2048, 40, "c")], [(1024, 3, "1"), (2048, 4, "1")]])
         self.assertEqual(picture.files["rings"], [[(1000, 2, 1)]])
@@ -423,11 +452,13 @@ class Choosing(Case):
             ("07_step", 68.719, 137.439, 671088640, "68.7 ms, 1.00 TFLOP/s, 41 % of fma"),
             ("08_step", 34.36, 137.439, 335544320, "34.4 ms, 2.00 TFLOP/s, 41 % of fma")])
         picture = draw.attention_tflops(self.view(rows), 64)
-        self.assertEqual([[(x, round(y, 3)) for x, y, _ in block] for block in picture.files["p1curves"]], [[(4096, 1)], [(2048, 2), (4096, 2)]])
+        self.assertEqual([[(x, round(y, 3)) for x, y, _ in block] for block in picture.files["p1curves"]],
+                         [[(4096, 1)], [(2048, 2), (4096, 2)]])
         self.assertEqual((picture.settings["unit"], picture.settings["limit"]), ("TFLOP/s", 0.5))
         points = draw.roofline(self.view(rows)).files["points"][0]
         self.assertEqual([(round(x, 3), round(y), lt) for x, y, lt in points], [(102.4, 1000, 7), (204.8, 2000, 8)])
-        rows = [attention("08_step", 1, input="normal, scale %d" % s, error=e, tolerance=2 * e) for s, e in ((1, 1e-3), (2, 3e-3))]
+        rows = [attention("08_step", 1, input="normal, scale %d" % s, error=e, tolerance=2 * e) for s,
+                e in ((1, 1e-3), (2, 3e-3))]
         self.assertEqual(draw.attention_scale(self.view(rows)).files["curves"], [[(8, 1e-3, 2e-3), (16, 3e-3, 6e-3)]])
 
     def test_labels_keep_apart(self):
@@ -454,7 +485,8 @@ class Drawing(Case):
         return out.getvalue()
 
     def test_names_are_shown_as_they_are_and_do_nothing(self):
-        names = ["`touch x`", 'a"b', "a'b", "a\\b", "a\\nb", "x@y_z {u} ^2 %g $(touch x)", "<b>&amp;", "\u00fc", "'; system('touch x') #", "| touch x"]
+        names = ["`touch x`", 'a"b', "a'b", "a\\b", "a\\nb", "x@y_z {u} ^2 %g $(touch x)", "<b>&amp;", "\u00fc",
+                 "'; system('touch x') #", "| touch x"]
         for name in names:
             table = self.table([softmax("01_step", 10), attention("07_step", 10)], name)
             for make in (draw.steps, draw.attention_steps):
@@ -466,18 +498,22 @@ class Drawing(Case):
 
     def test_any_number_of_bars_in_the_terminal(self):
         for count in (1, 2, 6):
-            table = self.table([softmax(step, 10) for step in STEPS[:count]] + [attention("%02d_step" % n, 10) for n in range(7, 7 + count)])
+            table = self.table([softmax(step, 10) for step in STEPS[:count]] + [attention("%02d_step" % n, 10)
+                                                                                for n in range(7, 7 + count)])
             for make, first in ((draw.steps, "01_step"), (draw.attention_steps, "07_step")):
                 text = self.dumb(make(results.View(table, 2)))
                 self.assertEqual(len(re.findall(r"\d\d_step", text)), count)
                 self.assertIn(first, text)
 
     def test_every_script_draws(self):
-        rows = [softmax(step, 10 + i, rows=16384 >> i, cols=8192 << i, dtype=dtype) for step in STEPS for i in range(-6, 4) for dtype in ("fp32", "fp16") for i in [max(i, 0)]]
-        rows += [attention("%02d_step" % n, 10, seq=512 << i, batch=32 >> i, causal=c) for n in (7, 8) for i in range(6) for c in (0, 1)]
+        rows = [softmax(step, 10 + i, rows=16384 >> i, cols=8192 << i, dtype=dtype) for step in STEPS for i in range(-6, 4)
+                for dtype in ("fp32", "fp16") for i in [max(i, 0)]]
+        rows += [attention("%02d_step" % n, 10, seq=512 << i, batch=32 >> i, causal=c) for n in (7, 8) for i in range(6)
+                 for c in (0, 1)]
         rows += [attention("08_step", 1, input="normal, scale %d" % s) for s in (1, 2, 4)]
         pictures = list(draw.pictures(self.table(rows)).values())
-        self.assertEqual({p.script for p in pictures} | {"timeline"}, {f[:-3] for f in os.listdir(HERE) if f.endswith(".gp")} - {"style", "labels"})
+        self.assertEqual({p.script for p in pictures} | {"timeline"},
+                         {f[:-3] for f in os.listdir(HERE) if f.endswith(".gp")} - {"style", "labels"})
         for picture in pictures:
             self.assertIn("</svg>", self.svg(picture))
 
@@ -491,7 +527,8 @@ class Recorded(unittest.TestCase):
     def test_no_program_leaves_a_folder_of_its_own(self):  # `make record` would refuse a tree with changes
         there = os.path.exists(os.path.join(HERE, "__pycache__"))
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        said = subprocess.run([sys.executable, os.path.join(HERE, "results.py"), "plots", "absent"], env=environment, stderr=subprocess.DEVNULL)
+        said = subprocess.run([sys.executable, os.path.join(HERE, "results.py"), "plots", "absent"], env=environment,
+                              stderr=subprocess.DEVNULL)
         self.assertEqual(said.returncode, 1)
         self.assertEqual(os.path.exists(os.path.join(HERE, "__pycache__")), there)
 
@@ -505,10 +542,12 @@ class Recorded(unittest.TestCase):
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(results.ROOT)
         here = set(os.listdir("plots/recorded"))
-        named = {n for page in results.pages() for n in re.findall(r"(?:recorded/|`)([\w.-]+\.txt)", results.read(page)) if "*" not in n}
+        named = {n for page in results.pages() for n in re.findall(r"(?:recorded/|`)([\w.-]+\.txt)", results.read(page))
+                 if "*" not in n}
         self.assertEqual({f for f in here if not f.endswith((".tsv", ".txt"))}, draw.shown_pictures())
         self.assertEqual({f for f in here if f.endswith(".txt")} - named, set())
-        linked = {n for page in results.pages() for n in re.findall(r"plots/recorded/([\w.-]+\.(?:txt|tsv))\)", results.read(page))}
+        linked = {n for page in results.pages() for n in re.findall(r"plots/recorded/([\w.-]+\.(?:txt|tsv))\)",
+                                                                    results.read(page))}
         self.assertEqual(linked - here, set())
         self.assertEqual({f for f in here if f.endswith(".tsv")}, {os.path.basename(t) for t in re.findall(
             r"plots/recorded/[\w.-]+\.tsv", results.read("plots/README.md")) if "/M." not in t})
