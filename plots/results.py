@@ -363,14 +363,17 @@ class Pages:
                 said.setdefault(of(row), m.kind)
         return "; ".join(text if len(said) == 1 else "%s: %s" % (kind, text) for text, kind in said.items())
 
+    def mask(self):
+        return ", causal" if self.shape["causal"] else ""
+
     def caption(self, softmax, attention=""):
         """Under a table: its shape, and what its numbers are."""
         if not self.attention:
             return ["", softmax.replace("SHAPE", "%d x %d, %s" % (self.shape["rows"], self.shape["cols"], self.dtypes[0]))]
         rows = [next((r for r in m.rows if r.attends and self.fits(r)), None) for m in self.main if m in self.used]
         batches = ["batch %d, %s on %s" % (r.batch, heads(r.heads), markdown(machine_name(r.device))) for r in rows if r]
-        mask = ", causal" if self.shape["causal"] else ""
-        return ["", "{seq_q} tokens, heads of {dim}".format(**self.shape) + "%s (%s).%s" % (mask, "; ".join(batches), attention)]
+        return ["", "%d tokens, heads of %d%s (%s).%s" % (
+            self.shape["seq_q"], self.shape["dim"], self.mask(), "; ".join(batches), attention)]
 
     # What a table has of attention alone: a column for the type, and a line for each type that was asked for and is recorded.
 
@@ -379,22 +382,22 @@ class Pages:
         lines = [["step", "the one idea"] + own + self.names(self.main)]
         for step, link, idea, types in self.asked():
             for i, dtype in enumerate(types or [""]):
-                lines.append(([link, idea], ["", ""])[i > 0] + [dtype] * self.attention + [self.claim(step, dtype, Row.moved)]
-                             + self.speeds(step, dtype, " ms, "))
+                claims = [dtype] * self.attention + [self.claim(step, dtype, Row.moved)]
+                lines.append(([link, idea], ["", ""])[i > 0] + claims + self.speeds(step, dtype, " ms, "))
         return lines + self.caption("x is SHAPE. Median time, useful bandwidth, and its share of a copy's.",
                                     " Median time, FLOPs of the two products over it, and the share of the tightest ceiling. "
                                     "Bytes: in units of Q, K, V and O, once each.")
 
     def make_summary(self):
-        lines = [["step", "reads + writes", "bytes an element", "exps an element", "worst error"] + self.names(self.main)]
-        moved = lambda r: "%g" % (r.predicted_bytes / r.rows / r.cols)
+        claims = {"reads + writes": Row.moved, "bytes an element": lambda r: "%g" % (r.predicted_bytes / r.rows / r.cols),
+                  "exps an element": Row.exps_each}
+        lines = [["step", *claims, "worst error"] + self.names(self.main)]
         for step, link, _, types in self.asked():
             for dtype in types:
                 rows = [r for m in self.machines for r in m.rows if (r.step, r.dtype) == (step, dtype) and r.error is not None]
-                worst = ["%.1e at %s columns" % (r.error, length_name(r.cols))
-                         for r in sorted(rows, key=lambda r: -r.error)] + [""]
-                claims = [self.claim(step, dtype, of) for of in (Row.moved, moved, Row.exps_each)]
-                lines.append([link] + claims + worst[:1] + self.speeds(step, dtype))
+                rows.sort(key=lambda r: -r.error)
+                worst = ["%.1e at %s columns" % (r.error, length_name(r.cols)) for r in rows[:1]] or [""]
+                lines.append([link] + [self.claim(step, dtype, of) for of in claims.values()] + worst + self.speeds(step, dtype))
         return lines + self.caption("Bandwidth, and share of a copy, at SHAPE; the error is the worst of all recorded runs.")
 
     def make_compare(self):
@@ -424,30 +427,23 @@ class Pages:
         self.shape.pop("rows", None)  # the most that there are
         lines, at = [], "seq_q" if self.attention else "cols"
         for m, dtype in ((m, dtype) for m in self.machines for dtype in self.dtypes):
-            steps = {r.step for r in m.rows if r.step in self.wanted or self.attention and r.peer}
+            shown = {r.step for r in m.rows if r.step in self.wanted or self.attention and r.peer}
             every = {getattr(r, at) for r in m.rows if r.attends == self.attention}
-            rows = {(s, n): r for s in steps for n in every for r in [self.find(m, s, dtype, n)] if r}
+            rows = {(s, n): r for s in shown for n in every for r in [self.find(m, s, dtype, n)] if r}
+            steps = self.wanted + sorted({s for s, _ in rows} - set(self.wanted))
             lengths = sorted({n for s, n in rows if s in self.wanted})
             if not lengths:
                 continue
-            steps = self.wanted + sorted({s for s, _ in rows} - set(self.wanted))
-            lines += [""] * bool(lines)
+            said, heading = ": GB/s, and share of a copy.", ["columns", "copy"]
+            cell = lambda r: "%s, %s" % (digits3(r.gb_s), r.share())
             if self.attention:
-                mask = ", causal" if self.shape["causal"] else ""
-                lines.append("%s, %s, heads of %d%s: %s, and share of the tightest ceiling." % (
-                    markdown(m.name), dtype, self.shape["dim"], mask, m.unit))
-            else:
-                lines.append("%s, %s: GB/s, and share of a copy." % (markdown(m.name), dtype))
-            lines += ["", ["tokens"] + steps if self.attention else ["columns", "copy"] + steps]
+                said = ", heads of %d%s: %s, and share of the tightest ceiling." % (self.shape["dim"], self.mask(), m.unit)
+                heading, cell = ["tokens"], lambda r: digits3(r.tflop_s * m.scale) + (r.percent and ", %.0f %%" % r.percent or "")
+            lines += [""] * bool(lines) + ["%s, %s%s" % (markdown(m.name), dtype, said), "", heading + steps]
             for n in lengths:
                 found = [rows.get((s, n)) for s in steps]
-                if self.attention:
-                    shares = [", %.0f %%" % r.percent if r and r.percent else "" for r in found]
-                    cells = [digits3(r.tflop_s * m.scale) + share if r else "" for r, share in zip(found, shares)]
-                else:
-                    copies = [digits3(r.copy()) for r in found if r and r.copy()] + [""]
-                    cells = copies[:1] + ["%s, %s" % (digits3(r.gb_s), r.share()) if r else "" for r in found]
-                lines.append([length_name(n)] + cells)
+                copies = [] if self.attention else ([digits3(r.copy()) for r in found if r and r.copy()] + [""])[:1]
+                lines.append([length_name(n)] + copies + [cell(r) if r else "" for r in found])
         return lines
 
     def make_few(self):
