@@ -1,0 +1,63 @@
+#!/bin/sh
+# What lessons say of machine code, held against it: which instructions each kernel of a step has, and how many. architectures.sh
+# runs this on what it has built (B). Needs cuobjdump and nvdisasm, of the CUDA toolkit, and no GPU.
+set -eu
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+for tool in cuobjdump nvdisasm; do
+    command -v $tool >/dev/null || { echo "machine code: skipped, because $tool, a part of the CUDA toolkit, is not here"; exit 0; }
+done
+# step, architecture, least and most in every kernel, instruction (a pattern), why. Two are computed: BESIDE_PV, the fewest exponentials
+# between the wait for scores and the wait for P V; and REUSE, of 100 multiply-adds those with an operand that is not read again.
+while read -r step arch least most instruction why; do
+    if [ "$step $arch" != "${dumped-}" ]; then
+        cuobjdump -sass -arch "$arch" "${B:-build/architectures}"/steps/"$step"_*/gpu.o >build/machine_code.sass
+        dumped="$step $arch"
+    fi
+    awk -v least="$least" -v most="$most" -v what="$instruction" '
+        function judge() {
+            if (what == "BESIDE_PV") n = beside
+            if (what == "REUSE") n = fma ? 100 * reuse / fma : 0
+            if (name != "" && (n < least || most != "-" && n > most)) { print name ": " n; bad = 1 }
+            beside = -1; n = fma = reuse = exps = after_scores = 0
+        }
+        /Function :/ { judge(); name = $3; kernels++ }
+        /^ *\/\*[0-9a-f]+\*\// {
+            op = $2 ~ /^@/ ? $3 : $2
+            n += op ~ "^(" what ")"
+            if (op ~ /^FFMA/) { fma++; reuse += /\.reuse/ }
+            if (op ~ /^MUFU\.EX2/) exps++
+            if (op ~ /^WARPGROUP\.DEPBAR/) {
+                zero = / 0x0 /
+                if (zero && after_scores && (beside < 0 || exps < beside)) beside = exps
+                after_scores = !zero; exps = 0
+            }
+        }
+        END { judge(); if (!kernels) print "no kernel"; exit bad || !kernels }' build/machine_code.sass ||
+        { echo "step $step, $arch: $instruction must be there $least to $most times: $why" >&2; failed=1; }
+done <<'TABLE' && [ -z "${failed-}" ] && echo "machine code: as the lessons say"
+10 sm_80   1  -  LDGSTS       tiles are copied in the background
+10 sm_80   0  0  HMMA         fp32 cores, not tensor cores
+11 sm_80   1  -  HMMA         products on tensor cores
+11 sm_80   0  0  LDSM|LDGSTS  words from shared memory, and no copies that run by themselves: that is step 12
+12 sm_80   1  -  HMMA         products on tensor cores
+12 sm_80   1  -  LDSM         ldmatrix
+12 sm_80   1  -  LDGSTS       cp.async
+12 sm_90a  0  0  HGMMA|STL|LDL  as on sm_80, and no register spilled
+13 sm_90a  1  -  HGMMA        wgmma
+13 sm_90a  1  -  UTMALDG      the copy engine loads
+13 sm_90a  1  -  UTMASTG      and stores
+13 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  no fragments of Q, K and V, no copies by warps, no register spilled
+14 sm_90a  2  2  USETMAXREG   registers are handed over: given once, taken once
+14 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 13
+14 sm_90a 16  -  BESIDE_PV    softmax runs beside P V: written naively, three exponentials do
+14 sm_90a  0 54  R2UR         descriptors live in uniform registers
+15 sm_90a  2  2  USETMAXREG   as in step 14
+15 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 13
+15 sm_90a 16  -  BESIDE_PV    as in step 14
+15 sm_90a  0 54  R2UR         as in step 14
+16 sm_90a  2  2  USETMAXREG   as in step 14
+16 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 13
+16 sm_90a 16  -  BESIDE_PV    as in step 14
+16 sm_90a  0 54  R2UR         as in step 14
+16 sm_90a 75  -  REUSE        the two references are an even and an odd register
+TABLE
