@@ -138,7 +138,7 @@ step-$(call number,$(1)): $B/$(1)
 diff-$(call number,$(1)): ; @$$(PYTHON) common/scripts/diff.py $$(ARGS) $(1) $$(call step_before,$(1))
 endef
 $(foreach s,$(STEPS),$(eval $(call step_rules,$s)))
-step-% diff-%: ; $(error there is no step $*: $@ is for N from 0 to $(call number,$(lastword $(STEPS))))
+step-% diff-%: ; $(error no such step: $@. N is 0 to $(call number,$(lastword $(STEPS))), as in $(@:%-$*=%)-3)
 
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
 	@common/scripts/bench.sh $(PROGRAMS)

@@ -17,8 +17,8 @@ START_TEST(test_mutant_is_caught)
 END_TEST
 
 /*
- * A reader's run of a step with this mistake in it fails: at an ordinary size, on ordinary input, by its small problems. TESTS_SMALL, under
- * sanitizers and emulators: every fifth mutant.
+ * A reader's run of a step with this mistake in it fails: at an ordinary size, on ordinary input, by its small problems.
+ * TESTS_SMALL, under sanitizers and emulators: every fifth mutant.
  */
 static bool left_out(int i)
 {

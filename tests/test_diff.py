@@ -131,7 +131,7 @@ class Diff(unittest.TestCase):
         self.assertIn("\n03_online_softmax over 02_safe_softmax: ", make("diff-3"))
         self.assertIn("\n07_standard_attention begins anew: ", make("diff-7"))
         self.assertIn("\nsteps/15_persistent_attention/tiles.cuh\n", make("diff-15"))
-        self.assertIn("there is no step 99: diff-99 is for N from 0 to ", make("diff-99"))
+        self.assertIn("no such step: diff-99. N is 0 to ", make("diff-99"))
 
 
 if __name__ == "__main__":
