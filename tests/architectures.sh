@@ -1,7 +1,7 @@
 #!/bin/sh
 # Compiles every CUDA file for every architecture that the course supports, warnings being errors; fails where a register is
-# spilled, where ptxas gives up on overlapping wgmma (its C75xx warnings), and where machine_code.sh misses what lessons say. Needs
-# nvcc, no GPU.
+# spilled, where ptxas gives up on overlapping wgmma (its C75xx warnings), and where machine_code.sh misses what lessons say.
+# Needs nvcc, no GPU.
 set -eu
 ARCHITECTURES="sm_75 sm_80 sm_86 sm_89 sm_90 sm_90a sm_100 sm_120"
 log=build/architectures.log

@@ -4,10 +4,11 @@
 set -eu
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 for tool in cuobjdump nvdisasm; do
-    command -v $tool >/dev/null || { echo "machine code: skipped, because $tool, a part of the CUDA toolkit, is not here"; exit 0; }
+    command -v $tool >/dev/null || { echo "machine code: skipped: $tool, a part of the CUDA toolkit, is not here"; exit 0; }
 done
-# step, architecture, least and most in every kernel, instruction (a pattern), why. Two are computed: BESIDE_PV, the fewest exponentials
-# between the wait for scores and the wait for P V; and REUSE, of 100 multiply-adds those with an operand that is not read again.
+# step, architecture, least and most in every kernel, instruction (a pattern), why. Two are computed: BESIDE_PV, the fewest
+# exponentials between the wait for scores and the wait for P V; and REUSE, of 100 multiply-adds those with an operand that is not
+# read again.
 while read -r step arch least most instruction why; do
     if [ "$step $arch" != "${dumped-}" ]; then
         cuobjdump -sass -arch "$arch" "${B:-build/architectures}"/steps/"$step"_*/gpu.o >build/machine_code.sass
