@@ -41,6 +41,12 @@ class Pages(unittest.TestCase):
                 if "://" not in link:
                     self.assertTrue((ROOT / page).parent.joinpath(link).exists(), "%s: %s" % (page, link))
 
+    def test_a_room_names_what_is_in_it(self):
+        for room in ("common", "common/harness", "common/scripts", "docs"):
+            page = (ROOT / room / "README.md").read_text(encoding="utf-8")
+            for name in (n for n in sources() if n.startswith(room + "/") and n.count("/") == room.count("/") + 1):
+                self.assertTrue(name.endswith("README.md") or name.split("/")[-1] in page, "%s/README.md: %s" % (room, name))
+
     def test_code_has_130_columns(self):
         self.wide([n for n in sources() if CODE.search(n)], 130)
 
