@@ -355,13 +355,36 @@ def memory():
                    "one sequence, 32 heads of 64, on a GPU: Q, K, V, O, and what the step keeps beside them")
 
 
-def draw_timeline(path, shape=""):
+# What is drawn of a block of keys: from one clock to another (of a line: 0 warpgroup, 1 block, then clocks: 2 K is there,
+# 3 products begun, 4 scores there, 5 P V there, 6 softmax done, 7 and 8 copies of K and V begun); how far below its warpgroup's
+# line; half its height, or its name.
+SPANS = ((2, 4, 0, 0.15), (3, 5, 0.3, 0.15), (2, 3, 0.9, 0.35), (4, 5, 0.9, 0.35), (5, 6, 0.9, 0.35))
+SPAN_NAMES = ((4, 6, 0.9, "%d", 0), (2, 4, 0, "S %d", 0), (3, 5, 0.3, "PV %d", -1))
+FIRST, BLOCKS = 10, 8
+
+
+def timeline(path, shape=""):
+    """The window is from where a block of warpgroup 0 begins to where another one does."""
     text = read(path)
-    device = re.search(r"^# device: (.*)", text, re.M)
-    picture = Picture("timeline", "timeline", "Softmax runs beside products",
-                      "%s, step 14%s" % (machine_name(device[1] if device else ""), shape and ", " + shape))
-    picture.files["marks"] = [[line.split() for line in text.split("\n") if re.fullmatch(r"[\d\s.-]+", line) and line.split()]]
-    draw_both(picture, "timeline")
+    lines = [line.split() for line in text.split("\n") if re.fullmatch(r"[\d\s.-]+", line) and line.split()]
+    marks = [[math.nan if cell == "-" else float(cell) for cell in line] for line in lines]
+    begins = {m[1]: m[2] for m in marks if m[0] == 0}
+    if FIRST not in begins or FIRST + BLOCKS not in begins:
+        raise Problem("%s: not enough blocks of keys for a chart" % path)
+    start, end = begins[FIRST], begins[FIRST + BLOCKS]
+    device = machine_name((re.findall(r"^# device: (.*)", text, re.M) + [""])[0])
+    said = "%s, step 14%s: a block of keys takes %.0f clocks" % (device, shape and ", " + shape, (end - start) / BLOCKS)
+    picture = Picture("timeline", "timeline", "Softmax runs beside products", said)
+    line, clip = lambda m: 2.0 + 2.3 * m[0], lambda x: min(max(x, start), end) - start
+    seen = lambda a, b, least: [(m, clip(m[a]), clip(m[b])) for m in marks if clip(m[b]) - clip(m[a]) > least * (end - start)]
+    picture.files["bars"] = [[(left, right, line(m) + at - high, line(m) + at + high) for m, left, right in seen(a, b, 0)]
+                             for a, b, at, high in SPANS]
+    picture.files["names"] = [[((left + right) / 2, line(m) + at, name % (m[1] + plus)) for m, left, right in seen(a, b, 0.028)]
+                              for a, b, at, name, plus in SPAN_NAMES]
+    copies = [(m[c], y, "%d" % m[1]) for c, y in ((7, 0.5), (8, 1.0)) for m in marks]
+    picture.files["copies"] = [[(x - start, y, name) for x, y, name in copies if start <= x <= end]]
+    picture.set(width=end - start, groups=1 + max(m[0] for m in marks if m[2] == m[2]))  # those that have clocks of K
+    return picture
 
 
 # ---- all there is to draw of a file

@@ -617,7 +617,10 @@ def do(command, words, option):
         return command != "record"
     else:
         import draw  # which needs this module
-        draw.draw_timeline(path, *words[1:]) if command == "timeline" else draw.draw_all(path, option)
+        if command == "timeline":
+            draw.draw_both(draw.timeline(path, *words[1:]), "timeline")
+        else:
+            draw.draw_all(path, option)
     return 0
 
 

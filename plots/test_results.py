@@ -517,6 +517,20 @@ class Drawing(Case):
         for picture in pictures:
             self.assertIn("</svg>", self.svg(picture))
 
+    def test_the_window_of_a_timeline(self):
+        marks = ["%d\t%d\t%d\t%d\t%d\t%s\t%d\t%d\t-" % (w, b, t, t + 10, t + 20, "-" if b == 0 else t + 30, t + 50, t)
+                 for w in (0, 1) for b in range(30) for t in [100 * b + 50 * w]]
+        self.write("marks.txt", "# device: GPU\n" + "\n".join(marks) + "\n")
+        picture = draw.timeline("marks.txt", "--dim 64")
+        self.assertEqual(picture.below, "GPU, step 14, --dim 64: a block of keys takes 100 clocks")
+        self.assertEqual([(b[0], b[1]) for b in picture.files["bars"][0][:2] + picture.files["bars"][0][7:9]],
+                         [(0, 20), (100, 120), (700, 720), (50, 70)])
+        self.assertEqual([c[2] for c in picture.files["copies"][0]], [str(n) for n in [*range(10, 19), *range(10, 18)]])
+        self.assertIn("</svg>", self.svg(picture))
+        self.write("marks.txt", marks[0] + "\n")
+        with self.assertRaises(results.Problem):
+            draw.timeline("marks.txt")
+
     def test_a_picture_that_cannot_be_drawn_is_an_error(self):
         with self.assertRaises(results.Problem):
             draw.Picture("absent", "", "", "").draw(self.folder + "/p.svg")
