@@ -613,8 +613,9 @@ def do(command, words, option):
     if command == "table":
         print(terminal_table(Table(path)))
     elif not shutil.which("gnuplot"):
-        print("%s: no gnuplot here (make setup installs it); where there is one: plots/results.py plots %s" % (command, path))
-        return command != "record"
+        if command != "record":
+            raise Problem("gnuplot is not here; make setup installs it")
+        print("record: no gnuplot here; where there is one: plots/results.py plots " + path)
     else:
         import draw  # which needs this module
         if command == "timeline":
