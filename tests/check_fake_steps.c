@@ -8,16 +8,16 @@
 #include <unistd.h>
 
 #include "harness.h"
-#include "scratch.h"
+#include "folder.h"
 #include "steps.h"
 #include "suites.h"
 
 static void setup(void)
 {
-    scratch_setup();
-    setenv("RESULTS", scratch_path("results.tsv"), 1);
-    setenv("CEILINGS", scratch_path("ceilings.tsv"), 1);
-    ck_assert(freopen(scratch_path("out"), "w", stdout) != NULL);
+    folder_setup();
+    setenv("RESULTS", folder_path("results.tsv"), 1);
+    setenv("CEILINGS", folder_path("ceilings.tsv"), 1);
+    ck_assert(freopen(folder_path("out"), "w", stdout) != NULL);
     flush_limit = 1 << 20;
     small_limit = 0; /* other suites have them; one test here counts them */
 }
@@ -26,7 +26,7 @@ static char *said(void)
 {
     size_t bytes;
     fflush(stdout);
-    return scratch_read(scratch_path("out"), &bytes);
+    return folder_read(folder_path("out"), &bytes);
 }
 
 /* What the last row of the table has in the column of this name. */
@@ -34,7 +34,7 @@ static const char *cell(const char *name)
 {
     static char found[256];
     size_t bytes;
-    char *table = scratch_read(getenv("RESULTS"), &bytes), *names = table, *row = table;
+    char *table = folder_read(getenv("RESULTS"), &bytes), *names = table, *row = table;
     for (char *line = table; (line = strchr(line, '\n')) && line[1]; line++)
         row = line + 1;
     ck_assert(row != table);
@@ -367,8 +367,8 @@ Suite *fake_steps_suite(void)
     TCase *const all[] = { softmax, attention, nothing };
     for (int i = 0; i < 3; i++)
         tcase_set_timeout(all[i], 60); /* on a busy machine */
-    tcase_add_checked_fixture(softmax, setup, scratch_teardown);
-    tcase_add_checked_fixture(attention, setup, scratch_teardown);
+    tcase_add_checked_fixture(softmax, setup, folder_teardown);
+    tcase_add_checked_fixture(attention, setup, folder_teardown);
     tcase_add_checked_fixture(nothing, setup, NULL);
     tcase_add_test(softmax, test_softmax_row);
     tcase_add_test(softmax, test_softmax_rounding);

@@ -12,13 +12,13 @@
 #include <unistd.h>
 
 #include "harness.h"
-#include "scratch.h"
+#include "folder.h"
 #include "suites.h"
 
 static void assert_holds(const char *path, const char *want)
 {
     size_t bytes;
-    char *text = scratch_read(path, &bytes);
+    char *text = folder_read(path, &bytes);
     ck_assert_str_eq(text, want);
     free(text);
 }
@@ -33,15 +33,15 @@ static void write_whole(const char *path, const char *text)
 
 static void assert_cannot(const char *path, int why)
 {
-    int files = scratch_files();
+    int files = folder_files();
     FILE *file = open_whole(path);
     ck_assert_msg(file == NULL && errno == why, "%s: %s", path, file ? "it can be opened" : strerror(errno));
-    ck_assert_int_eq(scratch_files(), files);
+    ck_assert_int_eq(folder_files(), files);
 }
 
 START_TEST(test_new_and_old)
 {
-    const char *path = scratch_path("y");
+    const char *path = folder_path("y");
     FILE *file = open_whole(path);
     fputs("one", file);
     fflush(file);
@@ -54,7 +54,7 @@ START_TEST(test_new_and_old)
     fputs("three", file);
     discard_whole(file);
     assert_holds(path, "two");
-    ck_assert_int_eq(scratch_files(), 1);
+    ck_assert_int_eq(folder_files(), 1);
 }
 END_TEST
 
@@ -63,39 +63,39 @@ START_TEST(test_permissions)
 {
     struct stat status;
     mode_t mask = umask(027);
-    write_whole(scratch_path("new"), "x");
+    write_whole(folder_path("new"), "x");
     umask(mask);
-    ck_assert(stat(scratch_path("new"), &status) == 0 && (status.st_mode & 0777) == 0640);
-    ck_assert(chmod(scratch_path("new"), 0606) == 0);
-    write_whole(scratch_path("new"), "x");
-    ck_assert(stat(scratch_path("new"), &status) == 0 && (status.st_mode & 0777) == 0606);
+    ck_assert(stat(folder_path("new"), &status) == 0 && (status.st_mode & 0777) == 0640);
+    ck_assert(chmod(folder_path("new"), 0606) == 0);
+    write_whole(folder_path("new"), "x");
+    ck_assert(stat(folder_path("new"), &status) == 0 && (status.st_mode & 0777) == 0606);
 }
 END_TEST
 
 START_TEST(test_symbolic_links_stay)
 {
     struct stat status;
-    ck_assert(mkdir(scratch_path("folder"), 0700) == 0);
-    scratch_write(scratch_path("folder/y"), "old", 3);
-    ck_assert(symlink("folder/y", scratch_path("relative")) == 0 &&
-              symlink(scratch_path("relative"), scratch_path("absolute")) == 0);
-    ck_assert(symlink("folder/new", scratch_path("dangling")) == 0 && symlink("loop", scratch_path("loop")) == 0);
-    write_whole(scratch_path("absolute"), "new");
-    assert_holds(scratch_path("folder/y"), "new");
-    write_whole(scratch_path("dangling"), "first");
-    assert_holds(scratch_path("folder/new"), "first");
+    ck_assert(mkdir(folder_path("folder"), 0700) == 0);
+    folder_write(folder_path("folder/y"), "old", 3);
+    ck_assert(symlink("folder/y", folder_path("relative")) == 0 &&
+              symlink(folder_path("relative"), folder_path("absolute")) == 0);
+    ck_assert(symlink("folder/new", folder_path("dangling")) == 0 && symlink("loop", folder_path("loop")) == 0);
+    write_whole(folder_path("absolute"), "new");
+    assert_holds(folder_path("folder/y"), "new");
+    write_whole(folder_path("dangling"), "first");
+    assert_holds(folder_path("folder/new"), "first");
     static const char *const links[] = { "relative", "absolute", "dangling" };
     for (int i = 0; i < 3; i++)
-        ck_assert(lstat(scratch_path(links[i]), &status) == 0 && S_ISLNK(status.st_mode));
-    assert_cannot(scratch_path("loop"), ELOOP);
-    ck_assert(unlink(scratch_path("folder/y")) == 0 && unlink(scratch_path("folder/new")) == 0);
+        ck_assert(lstat(folder_path(links[i]), &status) == 0 && S_ISLNK(status.st_mode));
+    assert_cannot(folder_path("loop"), ELOOP);
+    ck_assert(unlink(folder_path("folder/y")) == 0 && unlink(folder_path("folder/new")) == 0);
 }
 END_TEST
 
 START_TEST(test_read_only_files_stay)
 {
-    const char *path = scratch_path("y");
-    scratch_write(path, "precious", 8);
+    const char *path = folder_path("y");
+    folder_write(path, "precious", 8);
     ck_assert(chmod(path, 0444) == 0); /* root could write it all the same */
     assert_cannot(path, EACCES);
     assert_holds(path, "precious");
@@ -108,22 +108,22 @@ START_TEST(test_long_names)
     char name[NAME_MAX + 2];
     memset(name, 'n', sizeof name);
     name[NAME_MAX + 1] = '\0';
-    assert_cannot(scratch_path(name), ENAMETOOLONG);
+    assert_cannot(folder_path(name), ENAMETOOLONG);
     name[NAME_MAX] = '\0';
-    write_whole(scratch_path(name), "x");
-    assert_holds(scratch_path(name), "x");
+    write_whole(folder_path(name), "x");
+    assert_holds(folder_path(name), "x");
 }
 END_TEST
 
 START_TEST(test_what_is_no_file)
 {
-    ck_assert(mkdir(scratch_path("folder"), 0700) == 0 && mkfifo(scratch_path("pipe"), 0600) == 0);
-    assert_cannot(scratch_path("folder"), EISDIR);
-    assert_cannot(scratch_path("missing/y"), ENOENT);
+    ck_assert(mkdir(folder_path("folder"), 0700) == 0 && mkfifo(folder_path("pipe"), 0600) == 0);
+    assert_cannot(folder_path("folder"), EISDIR);
+    assert_cannot(folder_path("missing/y"), ENOENT);
     assert_cannot("", ENOENT);
-    assert_cannot(scratch_path("pipe"), ENXIO); /* nobody reads: at once, and not for ever */
-    int reader = open(scratch_path("pipe"), O_RDONLY | O_NONBLOCK);
-    write_whole(scratch_path("pipe"), "through");
+    assert_cannot(folder_path("pipe"), ENXIO); /* nobody reads: at once, and not for ever */
+    int reader = open(folder_path("pipe"), O_RDONLY | O_NONBLOCK);
+    write_whole(folder_path("pipe"), "through");
     char text[8] = "";
     ck_assert(read(reader, text, 7) == 7 && strcmp(text, "through") == 0);
     close(reader);
@@ -134,20 +134,20 @@ START_TEST(test_what_is_no_file)
         FILE *file = open_whole("/dev/full");
         ck_assert(file && fputs("x", file) >= 0 && close_whole(file) == -1 && errno == ENOSPC);
     }
-    ck_assert(writable_whole("/dev/null") && !writable_whole(scratch_path("folder")) &&
-              !writable_whole(scratch_path("missing/y")));
-    ck_assert_int_eq(scratch_files(), 2);
+    ck_assert(writable_whole("/dev/null") && !writable_whole(folder_path("folder")) &&
+              !writable_whole(folder_path("missing/y")));
+    ck_assert_int_eq(folder_files(), 2);
 }
 END_TEST
 
 /* A table that is a pipe which nobody writes: it is empty, and not waited for. */
 START_TEST(test_tables)
 {
-    ck_assert(mkfifo(scratch_path("pipe"), 0600) == 0);
-    FILE *file = open_table(scratch_path("pipe"));
+    ck_assert(mkfifo(folder_path("pipe"), 0600) == 0);
+    FILE *file = open_table(folder_path("pipe"));
     ck_assert(file && fgetc(file) == EOF);
     fclose(file);
-    ck_assert(open_table(scratch_path("table")) == NULL && errno == ENOENT);
+    ck_assert(open_table(folder_path("table")) == NULL && errno == ENOENT);
 }
 END_TEST
 
@@ -155,9 +155,9 @@ END_TEST
 START_TEST(test_deleted_file)
 {
     char path[64];
-    scratch_write(scratch_path("gone"), "x", 1);
-    int fd = open(scratch_path("gone"), O_RDWR);
-    unlink(scratch_path("gone"));
+    folder_write(folder_path("gone"), "x", 1);
+    int fd = open(folder_path("gone"), O_RDWR);
+    unlink(folder_path("gone"));
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     if (access(path, F_OK) == 0)
         assert_cannot(path, ENOENT);
@@ -169,8 +169,8 @@ END_TEST
    `ulimit -f` stands for a full disk; its signal must not end us. */
 START_TEST(test_full_disk)
 {
-    const char *path = scratch_path("y");
-    scratch_write(path, "old", 3);
+    const char *path = folder_path("y");
+    folder_write(path, "old", 3);
     struct rlimit limit = { 4096, RLIM_INFINITY };
     ck_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     FILE *file = open_whole(path);
@@ -180,7 +180,7 @@ START_TEST(test_full_disk)
     limit.rlim_cur = RLIM_INFINITY;
     setrlimit(RLIMIT_FSIZE, &limit);
     assert_holds(path, "old");
-    ck_assert_int_eq(scratch_files(), 1);
+    ck_assert_int_eq(folder_files(), 1);
 }
 END_TEST
 
@@ -189,8 +189,8 @@ static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 /* A signal in the middle: it ends the program as it would have, and leaves the old file and nothing else. So does exit(). */
 START_TEST(test_signals_leave_nothing_behind)
 {
-    const char *path = scratch_path("y");
-    scratch_write(path, "old", 3);
+    const char *path = folder_path("y");
+    folder_write(path, "old", 3);
     pid_t child = fork();
     if (child == 0) {
         setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
@@ -199,7 +199,7 @@ START_TEST(test_signals_leave_nothing_behind)
         FILE *file = open_whole(path);
         fputs("half of the new one", file);
         fflush(file);
-        if (scratch_files() != 2) /* the temporary is there */
+        if (folder_files() != 2) /* the temporary is there */
             _exit(3);
         if (_i == 4)
             exit(0);
@@ -213,7 +213,7 @@ START_TEST(test_signals_leave_nothing_behind)
     else
         ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == signals[_i], "ended with status %x", status);
     assert_holds(path, "old");
-    ck_assert_int_eq(scratch_files(), 1);
+    ck_assert_int_eq(folder_files(), 1);
 }
 END_TEST
 
@@ -221,11 +221,11 @@ END_TEST
 START_TEST(test_ignored_signals_stay_ignored)
 {
     signal(SIGHUP, SIG_IGN);
-    FILE *file = open_whole(scratch_path("y"));
+    FILE *file = open_whole(folder_path("y"));
     raise(SIGHUP);
     fputs("all", file);
     ck_assert(close_whole(file) == 0);
-    assert_holds(scratch_path("y"), "all");
+    assert_holds(folder_path("y"), "all");
 }
 END_TEST
 
@@ -236,21 +236,21 @@ START_TEST(test_stale_temporaries)
     static const char *const patterns[] = { "y.%ld.tmp", "y.%ld", ".unfinished-%016ld" };
     for (int i = 0; i < 3; i++) {
         snprintf(name, sizeof name, patterns[i], (long)getpid());
-        scratch_write(scratch_path(name), "stale", 5);
+        folder_write(folder_path(name), "stale", 5);
     }
-    write_whole(scratch_path("y"), "x");
-    ck_assert_int_eq(scratch_files(), 4);
+    write_whole(folder_path("y"), "x");
+    ck_assert_int_eq(folder_files(), 4);
 }
 END_TEST
 
 START_TEST(test_same_file)
 {
     char other[512];
-    ck_assert(mkdir(scratch_path("folder"), 0700) == 0);
-    scratch_write(scratch_path("x"), "x", 1);
-    scratch_write(scratch_path("z"), "x", 1);
-    ck_assert(symlink("x", scratch_path("link")) == 0 && link(scratch_path("x"), scratch_path("hard")) == 0);
-    ck_assert(symlink("new", scratch_path("dangling")) == 0 && symlink(".", scratch_path("here")) == 0);
+    ck_assert(mkdir(folder_path("folder"), 0700) == 0);
+    folder_write(folder_path("x"), "x", 1);
+    folder_write(folder_path("z"), "x", 1);
+    ck_assert(symlink("x", folder_path("link")) == 0 && link(folder_path("x"), folder_path("hard")) == 0);
+    ck_assert(symlink("new", folder_path("dangling")) == 0 && symlink(".", folder_path("here")) == 0);
     static const struct { const char *a, *b; bool same; } all[] = {
         { "x", "x", true }, { "x", "folder/../x", true }, { "x", ".//x", true }, { "x", "link", true }, { "x", "hard", true },
         { "x", "here/here/link", true }, { "new", "new", true }, { "new", "folder/../new", true }, { "new", "here/new", true },
@@ -258,9 +258,9 @@ START_TEST(test_same_file)
         { "new", "folder/new", false }, { "missing/new", "missing/new", false }, { "folder", "folder", false },
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        snprintf(other, sizeof other, "%s", scratch_path(all[i].b));
-        ck_assert_msg(same_file(scratch_path(all[i].a), other) == all[i].same, "%s and %s", all[i].a, all[i].b);
-        ck_assert_msg(same_file(other, scratch_path(all[i].a)) == all[i].same, "%s and %s", all[i].b, all[i].a);
+        snprintf(other, sizeof other, "%s", folder_path(all[i].b));
+        ck_assert_msg(same_file(folder_path(all[i].a), other) == all[i].same, "%s and %s", all[i].a, all[i].b);
+        ck_assert_msg(same_file(other, folder_path(all[i].a)) == all[i].same, "%s and %s", all[i].b, all[i].a);
     }
     ck_assert(!same_file("/dev/null", "/dev/null")); /* writing it twice overwrites nothing */
 }
@@ -298,7 +298,7 @@ Suite *file_suite(void)
 {
     Suite *suite = suite_create("file");
     TCase *whole = tcase_create("whole"), *error = tcase_create("error");
-    tcase_add_checked_fixture(whole, scratch_setup, scratch_teardown);
+    tcase_add_checked_fixture(whole, folder_setup, folder_teardown);
     suite_add_tcase(suite, whole);
     suite_add_tcase(suite, error);
     tcase_add_test(whole, test_new_and_old);

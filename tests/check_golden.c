@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "harness.h"
-#include "scratch.h"
+#include "folder.h"
 #include "steps.h"
 #include "suites.h"
 
@@ -27,10 +27,10 @@ static double ticking(void)
 
 static void setup(void)
 {
-    scratch_setup();
-    setenv("RESULTS", scratch_path("results.tsv"), 1);
-    setenv("CEILINGS", scratch_path("ceilings.tsv"), 1);
-    ck_assert(freopen(scratch_path("out"), "w", stdout) != NULL);
+    folder_setup();
+    setenv("RESULTS", folder_path("results.tsv"), 1);
+    setenv("CEILINGS", folder_path("ceilings.tsv"), 1);
+    ck_assert(freopen(folder_path("out"), "w", stdout) != NULL);
     now = ticking;
     flush_limit = 1 << 20;
     small_limit = 0; /* each run of the step is counted */
@@ -52,7 +52,7 @@ static void assert_lines(const char *path, ...)
 {
     size_t bytes;
     fflush(stdout);
-    char *text = scratch_read(path, &bytes), *line = text;
+    char *text = folder_read(path, &bytes), *line = text;
     va_list patterns;
     va_start(patterns, path);
     for (const char *pattern; (pattern = va_arg(patterns, const char *)); line += strlen(line) + 1) {
@@ -115,7 +115,7 @@ START_TEST(test_softmax)
         here("02_known\t%s\tcpu\tfp32\t30\t100\t-\t-\t-\t-\t-\t-\t-\t1\tnormal\t%d\t10\t7\t3\t10\t24000\t84000\t0\t9000\t"
              "0.00342857143\t-\t0.024\t14.2857143\tcopy\t*e-0*\t*e-0*\tpass"),
         NULL);
-    assert_lines(scratch_path("out"),
+    assert_lines(folder_path("out"),
                  "02_known: a step of known cost",
                  "  x is (30, 100) fp32, normal, seed 1; 12 KB to read and as much to write",
                  here("  cpu: %s, %d thread*"),
@@ -143,7 +143,7 @@ START_TEST(test_noise)
     step.cpu = every_second_run;
     ck_assert_int_eq(RUN(softmax_main, &step, NULL, ARGS("--rows", "3", "--cols", "5", "--reps", "3", "--noise")), 0);
     fflush(stdout);
-    char *text = scratch_read(scratch_path("out"), &bytes);
+    char *text = folder_read(folder_path("out"), &bytes);
     ck_assert_msg(strstr(text, "time        5 ms") && strstr(text, "against itself: 2.000x"), "%s", text);
     free(text);
 }
@@ -164,7 +164,7 @@ START_TEST(test_softmax_sweep)
     step.cpu = spoils_rows_of_256;
     ck_assert_int_eq(RUN(softmax_main, &step, NULL, ARGS("--rows", "30", "--cols", "100", "--reps", "1", "--sweep")),
                      EXIT_FAILED);
-    assert_lines(scratch_path("out"), "02_known: *", "  x is (30, 100) *", here("  cpu: %s"),
+    assert_lines(folder_path("out"), "02_known: *", "  x is (30, 100) *", here("  cpu: %s"),
                  "            23 x 128               7 ms  0.003365 GB/s    14 % of copy  error *pass",
                  "            11 x 256               7 ms  0.003218 GB/s    14 % of copy  error *"
                  "memory outside the tensors was written",
@@ -179,7 +179,7 @@ START_TEST(test_json_is_json_alone)
     ck_assert_int_eq(RUN(softmax_main, &softmax, &softmax_before,
                          ARGS("--rows", "1", "--cols", "300", "--reps", "10", "--sweep", "--json")), 0);
     assert_lines(
-        scratch_path("out"),
+        folder_path("out"),
         "{\"step\": \"02_known\", \"device\": \"*\", \"backend\": \"cpu\", \"dtype\": \"fp32\", \"rows\": 2, \"cols\": 128, "
         "\"batch\": null, \"heads\": null, *, \"threads\": *, \"reps\": 10, \"median_ms\": 7, \"p10_ms\": 3, \"p90_ms\": 10, "
         "\"useful_bytes\": 2048, *, "
@@ -242,7 +242,7 @@ START_TEST(test_attention)
     put(cpu_name(), cpu_threads(), "matmul", 1e-12);
     ck_assert_int_eq(RUN(attention_main, &attention, &attention_before, ARGS(SMALL, "--reps", "10", "--budget", "0.05")), 0);
     assert_lines(getenv("RESULTS"), COLUMNS, here(ROW "0.001\t93.2571429\tcopy\t*\t*\tpass"), NULL);
-    assert_lines(scratch_path("out"),
+    assert_lines(folder_path("out"),
                  "08_known: a step of known cost",
                  "  Q is (2, 6, 5, 8), K and V (2, 3, 7, 8), fp32, causal, normal",
                  here("  cpu: %s, %d thread*"),
@@ -273,11 +273,11 @@ START_TEST(test_attention_noise)
     step.cpu = every_second_attention;
     ck_assert_int_eq(RUN(attention_main, &step, NULL, ARGS(SMALL, "--reps", "3", "--noise", "--scale", "2")), 0);
     fflush(stdout);
-    char *text = scratch_read(scratch_path("out"), &bytes);
+    char *text = folder_read(folder_path("out"), &bytes);
     ck_assert_msg(strstr(text, "time        5 ms") && strstr(text, "against itself: 2.000x") && strstr(text, "normal, scale 2\n"),
                   "%s", text);
     free(text);
-    text = scratch_read(getenv("RESULTS"), &bytes);
+    text = folder_read(getenv("RESULTS"), &bytes);
     ck_assert_msg(strstr(text, "\tnormal, scale 2\t"), "%s", text);
     free(text);
 }
@@ -286,7 +286,7 @@ END_TEST
 START_TEST(test_attention_json_is_json_alone)
 {
     ck_assert_int_eq(RUN(attention_main, &attention, &attention_before, ARGS(SMALL, "--reps", "10", "--json")), 0);
-    assert_lines(scratch_path("out"),
+    assert_lines(folder_path("out"),
                  "{\"step\": \"08_known\", *, \"heads\": 6, \"kv_heads\": 3, *, \"median_ms\": 7, *, \"flops\": 9600, *}", NULL);
 }
 END_TEST
@@ -301,7 +301,7 @@ START_TEST(test_attention_ceilings)
         put(cpu_name(), cpu_threads(), "exp", exps[i]);
         ck_assert_int_eq(RUN(attention_main, &attention, NULL, ARGS(SMALL, "--reps", "10")), 0);
         fflush(stdout);
-        char *text = scratch_read(scratch_path("out"), &bytes);
+        char *text = folder_read(folder_path("out"), &bytes);
         ck_assert_msg(strstr(text, i ? "220 % of the tightest, exp" : "110 % of the tightest, exp"), "%s", text);
         ck_assert_msg(!strstr(text, "ERROR") == !i, "%s", text);
         free(text);
@@ -339,7 +339,7 @@ START_TEST(test_attention_sweeps)
     ck_assert_int_eq(RUN(attention_main, &step, NULL,
                          ARGS("--batch", "4", "--heads", "1", "--seq", "512", "--dim", "1", "--reps", "10", "--sweep")),
                      EXIT_FAILED);
-    assert_lines(scratch_path("out"), "08_known: *", "  Q is (1, 1, 5, 1), *", "  cpu: *",
+    assert_lines(folder_path("out"), "08_known: *", "  Q is (1, 1, 5, 1), *", "  cpu: *",
                  "    scale 0.25      worst error * of the row's largest, allowed there * pass",
                  "    scale 0.5       *pass", "    scale 1         *pass",
                  "    scale 2         *memory outside the tensors was written",
@@ -363,7 +363,7 @@ START_TEST(test_recorded)
         .useful_bytes = 1,
     };
     char folder[256];
-    snprintf(folder, sizeof folder, "%s", scratch_path("."));
+    snprintf(folder, sizeof folder, "%s", folder_path("."));
     ck_assert(chdir(folder) == 0 && mkdir("plots", 0777) == 0 && mkdir("plots/recorded", 0777) == 0);
     setenv("RESULTS", "plots/recorded/h100.tsv", 1);
     report_tsv(&r);
@@ -467,7 +467,7 @@ START_TEST(test_ceilings)
     snprintf(cache, sizeof cache, "*\t%d\tL1\tfp32\t%lld\tKiB", cpu_threads(), (long long)cpu_cache_bytes(1) / 1024);
     if (cpu_cache_bytes(1) && cpu_cache_bytes(2) && cpu_cache_bytes(3)) {
         ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "10")), 0);
-        assert_lines(scratch_path("out"), "00_known: ceilings that are known",
+        assert_lines(folder_path("out"), "00_known: ceilings that are known",
                      here("  cpu: %s: %d thread*, L1 * KiB, L2 * KiB, L3 * KiB, * GiB free"),
                      "    copy, read + written           153.4 GB/s     fp32; 7 ms, p10 3, p90 10",
                      "    the same, ordinary stores      536.9 GB/s     fp32; 2 ms, p10 2, p90 2",
@@ -479,9 +479,9 @@ START_TEST(test_ceilings)
                      "*\tL3\tfp32\t*\tKiB", here("%s\t%d\tcopy\tfp32\t153.392\tGB/s"), "*\tcopy_cached\tfp32\t536.871\tGB/s",
                      "*\tfma\tfp32\t2\tTFLOP/s", "*\texp\tfp32\t0.5\tGexp/s", "*\tmatmul\tfp32\t1.07374\tTFLOP/s", NULL);
     }
-    ck_assert(freopen(scratch_path("out"), "w", stdout) != NULL);
+    ck_assert(freopen(folder_path("out"), "w", stdout) != NULL);
     ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "1", "--json", "--threads", "1")), 0);
-    assert_lines(scratch_path("out"),
+    assert_lines(folder_path("out"),
                  "{\"device\": \"*\", \"threads\": 1, \"ceiling\": \"copy\", \"dtype\": \"fp32\", \"value\": 153.392, "
                  "\"unit\": \"GB/s\"}",
                  "{*\"copy_cached\"*}", "{*\"fma\"*}", "{*\"exp\"*}", "{*\"matmul\"*}", NULL);
@@ -496,7 +496,7 @@ Suite *golden_suite(void)
     TCase *const all[] = { softmax_case, attention_case, ceilings_case };
     for (int i = 0; i < 3; i++) {
         tcase_set_timeout(all[i], 120); /* on a busy machine: caches are flushed, whatever the clock says */
-        tcase_add_checked_fixture(all[i], setup, scratch_teardown);
+        tcase_add_checked_fixture(all[i], setup, folder_teardown);
         suite_add_tcase(suite, all[i]);
     }
     tcase_add_test(softmax_case, test_softmax);

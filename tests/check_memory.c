@@ -11,7 +11,7 @@
 
 #include "harness.h"
 #include "half.h"
-#include "scratch.h"
+#include "folder.h"
 #include "suites.h"
 
 static const size_t sizes[] = {
@@ -123,11 +123,11 @@ static void put(const char *path, const char *text)
 {
     char folder[512];
     for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
-        snprintf(folder, sizeof folder, "%s", scratch_path(path));
+        snprintf(folder, sizeof folder, "%s", folder_path(path));
         folder[strlen(folder) - strlen(slash)] = '\0';
         mkdir(folder, 0700);
     }
-    scratch_write(scratch_path(path), text, strlen(text));
+    folder_write(folder_path(path), text, strlen(text));
 }
 
 static void put_group(const char *folder, const char *limit_name, const char *limit, const char *used_name, const char *used)
@@ -142,13 +142,13 @@ static void put_group(const char *folder, const char *limit_name, const char *li
 static void remove_tree(void)
 {
     char command[600];
-    snprintf(command, sizeof command, "rm -rf '%s'/*", scratch_path("."));
+    snprintf(command, sizeof command, "rm -rf '%s'/*", folder_path("."));
     ck_assert(system(command) == 0);
 }
 
 static void assert_available(size_t want)
 {
-    size_t have = cpu_memory_available(scratch_path("."));
+    size_t have = cpu_memory_available(folder_path("."));
     ck_assert_msg(have == want, "%zu bytes are available, not %zu", have, want);
 }
 
@@ -236,7 +236,7 @@ Suite *memory_suite(void)
     suite_add_tcase(suite, limits);
     tcase_add_loop_test(limits, test_limits_of_the_shell, 0, 2);
     TCase *groups = tcase_create("groups");
-    tcase_add_checked_fixture(groups, scratch_setup, scratch_teardown);
+    tcase_add_checked_fixture(groups, folder_setup, folder_teardown);
     tcase_add_test(groups, test_control_groups_v2);
     tcase_add_test(groups, test_control_groups_v1);
     suite_add_tcase(suite, groups);

@@ -9,7 +9,7 @@
 
 #include "harness.h"
 #include "half.h"
-#include "scratch.h"
+#include "folder.h"
 #include "suites.h"
 
 #define WHOLE 0xffffffffu /* a header length that tells the truth */
@@ -31,8 +31,8 @@ static const char *make_file(int version, const char *header, unsigned length, s
     n += text;
     for (size_t i = 0; i < bytes; i++)
         file[n++] = (unsigned char)(i + 1);
-    const char *path = scratch_path("x.npy");
-    scratch_write(path, file, n);
+    const char *path = folder_path("x.npy");
+    folder_write(path, file, n);
     return path;
 }
 
@@ -181,10 +181,10 @@ END_TEST
 START_TEST(test_cut_anywhere)
 {
     size_t whole;
-    char *file = scratch_read(make_file(_i, START "(2, 3), }\n", WHOLE, 24), &whole);
+    char *file = folder_read(make_file(_i, START "(2, 3), }\n", WHOLE, 24), &whole);
     for (size_t bytes = 0; bytes < whole; bytes++) {
-        const char *path = scratch_path("cut.npy");
-        scratch_write(path, file, bytes);
+        const char *path = folder_path("cut.npy");
+        folder_write(path, file, bytes);
         assert_refused(path, bytes < 10 ? "not a .npy file" : "cut off");
     }
     free(file);
@@ -195,13 +195,13 @@ END_TEST
 START_TEST(test_any_byte_changed)
 {
     size_t whole;
-    char *file = scratch_read(make_file(1, START "(2, 3), }\n", WHOLE, 24), &whole), why[512];
-    const char *path = scratch_path("changed.npy");
+    char *file = folder_read(make_file(1, START "(2, 3), }\n", WHOLE, 24), &whole), why[512];
+    const char *path = folder_path("changed.npy");
     for (size_t at = 0; at < whole - 24; at++)
         for (int to = 0; to < 256; to += at < 12 ? 5 : 23) {
             char before = file[at];
             file[at] = (char)to;
-            scratch_write(path, file, whole);
+            folder_write(path, file, whole);
             struct npy x;
             if (npy_read(path, &x, why, sizeof why) == 0) {
                 int64_t count = 1;
@@ -222,8 +222,8 @@ START_TEST(test_not_a_npy_file)
         "", "\x93", "\x93NUMPY", "\x93NUMPX\x01\x00\x10\x00", "PK\x03\x04 an .npz is a zip file", "1, 2, 3\n"
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        scratch_write(scratch_path("x.npy"), texts[i], strlen(texts[i]));
-        assert_refused(scratch_path("x.npy"), "not a .npy file");
+        folder_write(folder_path("x.npy"), texts[i], strlen(texts[i]));
+        assert_refused(folder_path("x.npy"), "not a .npy file");
     }
 }
 END_TEST
@@ -231,19 +231,19 @@ END_TEST
 START_TEST(test_zero_byte_in_the_header)
 {
     char file[128] = "\x93NUMPY\x01\x00\x20\x00{'descr': '<f4'";
-    scratch_write(scratch_path("x.npy"), file, sizeof file);
-    assert_refused(scratch_path("x.npy"), "a zero byte");
+    folder_write(folder_path("x.npy"), file, sizeof file);
+    assert_refused(folder_path("x.npy"), "a zero byte");
 }
 END_TEST
 
 START_TEST(test_not_a_file)
 {
-    assert_refused(scratch_path("missing.npy"), strerror(ENOENT));
+    assert_refused(folder_path("missing.npy"), strerror(ENOENT));
     assert_refused(".", "not a regular file");
     assert_refused("/dev/null", "not a regular file");
     assert_refused("", strerror(ENOENT));
-    ck_assert(mkfifo(scratch_path("pipe.npy"), 0600) == 0);
-    assert_refused(scratch_path("pipe.npy"), "not a regular file"); /* at once: nobody writes to it */
+    ck_assert(mkfifo(folder_path("pipe.npy"), 0600) == 0);
+    assert_refused(folder_path("pipe.npy"), "not a regular file"); /* at once: nobody writes to it */
 }
 END_TEST
 
@@ -263,7 +263,7 @@ START_TEST(test_short_message_buffer)
 {
     struct npy x;
     char why[9] = "12345678";
-    ck_assert(npy_read(scratch_path("missing.npy"), &x, why, 8) == -1);
+    ck_assert(npy_read(folder_path("missing.npy"), &x, why, 8) == -1);
     ck_assert(strlen(why) == 7 && why[8] == 0);
 }
 END_TEST
@@ -275,13 +275,13 @@ static void assert_written(const void *x, enum dtype dtype, int dims, const int6
 {
     struct npy y;
     char why[256] = "";
-    const char *path = scratch_path("y.npy");
+    const char *path = folder_path("y.npy");
     ck_assert_msg(npy_write(path, x, dtype, dims, shape, why, sizeof why) == 0, "%s", why);
     ck_assert_msg(npy_read(path, &y, why, sizeof why) == 0, "%s", why);
     ck_assert(y.dtype == as && y.dims == dims && memcmp(y.shape, shape, (size_t)dims * sizeof *shape) == 0);
     ck_assert(memcmp(y.data, want, bytes) == 0);
     free(y.data);
-    ck_assert(scratch_files() == 1);
+    ck_assert(folder_files() == 1);
 }
 
 START_TEST(test_round_trip)
@@ -316,9 +316,9 @@ START_TEST(test_layout)
         float *x = calloc((size_t)(n * 3), sizeof *x);
         int64_t shape[] = { n, 3 };
         char why[256], want[256];
-        ck_assert(npy_write(scratch_path("y.npy"), x, FP32, 2, shape, why, sizeof why) == 0);
+        ck_assert(npy_write(folder_path("y.npy"), x, FP32, 2, shape, why, sizeof why) == 0);
         size_t bytes;
-        char *file = scratch_read(scratch_path("y.npy"), &bytes);
+        char *file = folder_read(folder_path("y.npy"), &bytes);
         size_t header = bytes - (size_t)n * 12;
         snprintf(want, sizeof want, "{'descr': '<f4', 'fortran_order': False, 'shape': (%lld, 3), }", (long long)n);
         ck_assert(header % 64 == 0 && file[header - 1] == '\n');
@@ -334,20 +334,20 @@ END_TEST
 static void assert_not_written(const char *path, const void *x, int dims, const int64_t *shape, const char *because)
 {
     char why[512] = "";
-    int files = scratch_files();
+    int files = folder_files();
     ck_assert(npy_write(path, x, FP32, dims, shape, why, sizeof why) == -1);
     ck_assert_msg(strstr(why, because) && strstr(why, path), "'%s' is not in: %s", because, why);
-    ck_assert_msg(scratch_files() == files, "a file was left behind");
+    ck_assert_msg(folder_files() == files, "a file was left behind");
 }
 
 START_TEST(test_impossible_shapes)
 {
     float x = 1;
     int64_t zero[] = { 1, 0 }, negative[] = { -1 }, nine[] = { 1, 1, 1, 1, 1, 1, 1, 1, 1 };
-    assert_not_written(scratch_path("y.npy"), &x, 2, zero, "sizes must be above 0");
-    assert_not_written(scratch_path("y.npy"), &x, 1, negative, "sizes must be above 0");
-    assert_not_written(scratch_path("y.npy"), &x, 9, nine, "0 to 8");
-    assert_not_written(scratch_path("y.npy"), &x, -1, nine, "0 to 8");
+    assert_not_written(folder_path("y.npy"), &x, 2, zero, "sizes must be above 0");
+    assert_not_written(folder_path("y.npy"), &x, 1, negative, "sizes must be above 0");
+    assert_not_written(folder_path("y.npy"), &x, 9, nine, "0 to 8");
+    assert_not_written(folder_path("y.npy"), &x, -1, nine, "0 to 8");
 }
 END_TEST
 
@@ -355,7 +355,7 @@ START_TEST(test_no_such_folder)
 {
     float x = 1;
     int64_t one[] = { 1 };
-    assert_not_written(scratch_path("missing/y.npy"), &x, 1, one, strerror(ENOENT));
+    assert_not_written(folder_path("missing/y.npy"), &x, 1, one, strerror(ENOENT));
 }
 END_TEST
 
@@ -363,9 +363,9 @@ START_TEST(test_what_cannot_be_written)
 {
     float x = 1;
     int64_t one[] = { 1 };
-    ck_assert(mkdir(scratch_path("folder"), 0700) == 0 && mkfifo(scratch_path("pipe"), 0600) == 0);
-    assert_not_written(scratch_path("folder"), &x, 1, one, strerror(EISDIR));
-    assert_not_written(scratch_path("pipe"), &x, 1, one, strerror(ENXIO));
+    ck_assert(mkdir(folder_path("folder"), 0700) == 0 && mkfifo(folder_path("pipe"), 0600) == 0);
+    assert_not_written(folder_path("folder"), &x, 1, one, strerror(EISDIR));
+    assert_not_written(folder_path("pipe"), &x, 1, one, strerror(ENXIO));
     if (access("/dev/full", F_OK) == 0)
         assert_not_written("/dev/full", &x, 1, one, strerror(ENOSPC));
 }
@@ -376,15 +376,15 @@ START_TEST(test_full_disk_leaves_the_old_file)
 {
     static float x[4096];
     int64_t shape[] = { 4096 };
-    const char *path = scratch_path("y.npy");
-    scratch_write(path, "old", 3);
+    const char *path = folder_path("y.npy");
+    folder_write(path, "old", 3);
     struct rlimit limit = { 4096, RLIM_INFINITY };
     ck_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     assert_not_written(path, x, 1, shape, strerror(EFBIG));
     limit.rlim_cur = RLIM_INFINITY;
     setrlimit(RLIMIT_FSIZE, &limit);
     size_t bytes;
-    char *file = scratch_read(path, &bytes);
+    char *file = folder_read(path, &bytes);
     ck_assert(bytes == 3 && memcmp(file, "old", 3) == 0);
     free(file);
 }
@@ -394,7 +394,7 @@ Suite *npy_suite(void)
 {
     Suite *suite = suite_create("npy");
     TCase *reading = tcase_create("reading");
-    tcase_add_checked_fixture(reading, scratch_setup, scratch_teardown);
+    tcase_add_checked_fixture(reading, folder_setup, folder_teardown);
     tcase_add_loop_test(reading, test_well_formed, 0, sizeof good / sizeof good[0]);
     tcase_add_test(reading, test_not_a_npy_file);
     tcase_add_test(reading, test_not_a_file);
@@ -403,7 +403,7 @@ Suite *npy_suite(void)
     suite_add_tcase(suite, reading);
 
     TCase *malformed = tcase_create("malformed");
-    tcase_add_checked_fixture(malformed, scratch_setup, scratch_teardown);
+    tcase_add_checked_fixture(malformed, folder_setup, folder_teardown);
     tcase_set_timeout(malformed, 60);
     tcase_add_loop_test(malformed, test_malformed, 0, sizeof bad / sizeof bad[0]);
     tcase_add_loop_test(malformed, test_cut_anywhere, 1, 4); /* versions 1 to 3 */
@@ -412,7 +412,7 @@ Suite *npy_suite(void)
     suite_add_tcase(suite, malformed);
 
     TCase *writing = tcase_create("writing");
-    tcase_add_checked_fixture(writing, scratch_setup, scratch_teardown);
+    tcase_add_checked_fixture(writing, folder_setup, folder_teardown);
     tcase_add_test(writing, test_round_trip);
     tcase_add_test(writing, test_layout);
     tcase_add_test(writing, test_impossible_shapes);

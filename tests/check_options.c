@@ -13,7 +13,7 @@
 
 #include "harness.h"
 #include "half.h"
-#include "scratch.h"
+#include "folder.h"
 #include "suites.h"
 
 #define MAX_ARGS 24
@@ -204,7 +204,7 @@ START_TEST(test_both_devices_write_nothing)
 {
     static const char *const words[] = { "--out %s", "--lse %s", "--device all --out %s", "--device cpu --out %s", "" };
     for (int i = 0; i < 5; i++) {
-        struct options o = parse(true, words_of(words[i], scratch_path("y.npy"), ""));
+        struct options o = parse(true, words_of(words[i], folder_path("y.npy"), ""));
         int how;
         pid_t child = fork();
         if (child == 0) {
@@ -224,7 +224,7 @@ END_TEST
 static void write_numbers(const char *name, enum dtype dtype, const void *numbers, int dims, const int64_t *shape)
 {
     char why[512];
-    ck_assert_msg(npy_write(scratch_path(name), numbers, dtype, dims, shape, why, sizeof why) == 0, "%s", why);
+    ck_assert_msg(npy_write(folder_path(name), numbers, dtype, dims, shape, why, sizeof why) == 0, "%s", why);
 }
 
 /* What would overwrite an input or the other output is refused, by whatever name it goes. */
@@ -232,43 +232,43 @@ START_TEST(test_outputs_that_overwrite)
 {
     float x[64] = { 0 };
     int64_t shape[] = { 1, 2, 4, 8 };
-    setenv("RESULTS", scratch_path("results.tsv"), 1);
-    setenv("CEILINGS", scratch_path("ceilings.tsv"), 1);
+    setenv("RESULTS", folder_path("results.tsv"), 1);
+    setenv("CEILINGS", folder_path("ceilings.tsv"), 1);
     char words[2048], one[512];
     write_numbers("x.npy", FP32, x, 4, shape);
     write_numbers("k.npy", FP32, x, 4, shape);
-    ck_assert(mkdir(scratch_path("folder"), 0700) == 0 && symlink("x.npy", scratch_path("link.npy")) == 0);
-    ck_assert(link(scratch_path("x.npy"), scratch_path("hard.npy")) == 0 && symlink("y.npy", scratch_path("new.npy")) == 0);
+    ck_assert(mkdir(folder_path("folder"), 0700) == 0 && symlink("x.npy", folder_path("link.npy")) == 0);
+    ck_assert(link(folder_path("x.npy"), folder_path("hard.npy")) == 0 && symlink("y.npy", folder_path("new.npy")) == 0);
     static const char *const names[] = { "x.npy", "folder/../x.npy", "link.npy", "hard.npy" };
     for (int i = 0; i < 4; i++) {
-        snprintf(one, sizeof one, "%s", scratch_path(names[i]));
-        assert_refused(false, words_of("--x %s --out %s", scratch_path("x.npy"), one), "--out", "--x");
+        snprintf(one, sizeof one, "%s", folder_path(names[i]));
+        assert_refused(false, words_of("--x %s --out %s", folder_path("x.npy"), one), "--out", "--x");
         for (int j = 0; j < 3; j++) {
             static const char *const inputs[] = { "q", "k", "v" };
-            snprintf(words, sizeof words, "--q %s --k %s --v %s --%s %s", scratch_path(j == 0 ? "x.npy" : "k.npy"),
-                     scratch_path(j == 1 ? "x.npy" : "k.npy"), scratch_path(j == 2 ? "x.npy" : "k.npy"), i % 2 ? "lse" : "out",
+            snprintf(words, sizeof words, "--q %s --k %s --v %s --%s %s", folder_path(j == 0 ? "x.npy" : "k.npy"),
+                     folder_path(j == 1 ? "x.npy" : "k.npy"), folder_path(j == 2 ? "x.npy" : "k.npy"), i % 2 ? "lse" : "out",
                      one);
             assert_refused(true, words, i % 2 ? "--lse" : "--out", words_of("--%s '%s", inputs[j], ""));
         }
     }
-    assert_refused(true, words_of("--out %s --lse %s", scratch_path("y.npy"), scratch_path("new.npy")), "--lse", "--out");
-    assert_refused(false, words_of("--rows 1 --cols 1 --out %s", scratch_path("results.tsv"), ""), "--out",
+    assert_refused(true, words_of("--out %s --lse %s", folder_path("y.npy"), folder_path("new.npy")), "--lse", "--out");
+    assert_refused(false, words_of("--rows 1 --cols 1 --out %s", folder_path("results.tsv"), ""), "--out",
                    "the table of results");
-    assert_refused(true, words_of("--seq 1 --lse %s", scratch_path("./ceilings.tsv"), ""), "--lse", "the table of ceilings");
+    assert_refused(true, words_of("--seq 1 --lse %s", folder_path("./ceilings.tsv"), ""), "--lse", "the table of ceilings");
     assert_refused(true, words_of("--input real --out %s", "tests/data/../data/q.npy", ""), "--out", "tests/data/q.npy");
-    ck_assert(access(scratch_path("y.npy"), F_OK) != 0);
+    ck_assert(access(folder_path("y.npy"), F_OK) != 0);
     parse(true, words_of("--out %s --lse %s", "/dev/null", "/dev/null"));
-    parse(false, words_of("--x %s --out %s", scratch_path("x.npy"), scratch_path("y.npy")));
-    ck_assert(access(scratch_path("y.npy"), F_OK) != 0); /* that it can be written was tried, and left no trace */
+    parse(false, words_of("--x %s --out %s", folder_path("x.npy"), folder_path("y.npy")));
+    ck_assert(access(folder_path("y.npy"), F_OK) != 0); /* that it can be written was tried, and left no trace */
 }
 END_TEST
 
 /* What cannot be written is said before anything is computed. */
 START_TEST(test_outputs_that_cannot_be)
 {
-    const char *line = line_of(false, words_of("--rows 3 --cols 5 --out %s", scratch_path("missing/y.npy"), ""), EXIT_FAILED);
+    const char *line = line_of(false, words_of("--rows 3 --cols 5 --out %s", folder_path("missing/y.npy"), ""), EXIT_FAILED);
     ck_assert(strstr(line, "missing/y.npy") && strstr(line, strerror(ENOENT)));
-    line = line_of(true, words_of("--seq 3 --lse %s", scratch_path("."), ""), EXIT_FAILED);
+    line = line_of(true, words_of("--seq 3 --lse %s", folder_path("."), ""), EXIT_FAILED);
     ck_assert(strstr(line, strerror(EISDIR)));
 }
 END_TEST
@@ -281,7 +281,7 @@ START_TEST(test_files)
     write_numbers("x.npy", FP64, x, 3, shape);
     static const enum dtype dtypes[] = { FP32, FP16, BF16 };
     for (int d = 0; d < 3; d++) {
-        struct options o = parse(false, words_of("--x %s --dtype %s", scratch_path("x.npy"), dtype_name(dtypes[d])));
+        struct options o = parse(false, words_of("--x %s --dtype %s", folder_path("x.npy"), dtype_name(dtypes[d])));
         ck_assert(o.rows == 2 && o.cols == 3 && o.dims == 3 && strcmp(o.input, "file") == 0);
         struct buffer b = input_tensor(&o);
         for (int i = 0; i < 6; i++) {
@@ -304,21 +304,21 @@ START_TEST(test_numbers_that_do_not_fit)
     int64_t matrix[] = { 3, 4 }, four[] = { 1, 2, 3, 2 }, flat[] = { 12 };
     write_numbers("narrow.npy", FP32, narrow, 2, matrix);
     write_numbers("wide.npy", FP64, wide, 1, flat);
-    const char *line = line_of(false, words_of("--x %s --dtype fp16", scratch_path("narrow.npy"), ""), EXIT_USAGE);
+    const char *line = line_of(false, words_of("--x %s --dtype fp16", folder_path("narrow.npy"), ""), EXIT_USAGE);
     ck_assert_msg(strstr(line, "2 of its 12 numbers are") && strstr(line, "65520 at [1, 2]") && strstr(line, "fp16"), "%s", line);
-    line_of(false, words_of("--x %s --dtype bf16", scratch_path("narrow.npy"), ""), 0);
-    line_of(false, words_of("--x %s", scratch_path("narrow.npy"), ""), 0);
+    line_of(false, words_of("--x %s --dtype bf16", folder_path("narrow.npy"), ""), 0);
+    line_of(false, words_of("--x %s", folder_path("narrow.npy"), ""), 0);
     for (int bf16 = 0; bf16 < 2; bf16++) {
-        line = line_of(false, words_of(bf16 ? "--x %s --dtype bf16" : "--x %s", scratch_path("wide.npy"), ""), EXIT_USAGE);
+        line = line_of(false, words_of(bf16 ? "--x %s --dtype bf16" : "--x %s", folder_path("wide.npy"), ""), EXIT_USAGE);
         ck_assert_msg(strstr(line, "1 of its 12 numbers is") && strstr(line, "-1e+39 at [11]"), "%s", line);
     }
     write_numbers("q.npy", FP32, narrow, 4, four);
     write_numbers("k.npy", FP64, wide, 4, four);
     char words[2048];
-    snprintf(words, sizeof words, "--q %s --k %s --v %s --dtype fp16", scratch_path("q.npy"), scratch_path("q.npy"),
-             scratch_path("q.npy"));
+    snprintf(words, sizeof words, "--q %s --k %s --v %s --dtype fp16", folder_path("q.npy"), folder_path("q.npy"),
+             folder_path("q.npy"));
     assert_refused(true, words, "--q", "65520 at [0, 1, 0, 0]");
-    snprintf(words, sizeof words, "--q %s --k %s --v %s", scratch_path("q.npy"), scratch_path("q.npy"), scratch_path("k.npy"));
+    snprintf(words, sizeof words, "--q %s --k %s --v %s", folder_path("q.npy"), folder_path("q.npy"), folder_path("k.npy"));
     assert_refused(true, words, "--v", "-1e+39 at [0, 1, 2, 1]");
 }
 END_TEST
@@ -385,7 +385,7 @@ Suite *options_suite(void)
     TCase *sizes = tcase_create("sizes"), *values = tcase_create("values"), *files = tcase_create("files");
     TCase *const all[] = { sizes, values, files };
     for (int i = 0; i < 3; i++) {
-        tcase_add_checked_fixture(all[i], scratch_setup, scratch_teardown);
+        tcase_add_checked_fixture(all[i], folder_setup, folder_teardown);
         tcase_set_timeout(all[i], 30);
         suite_add_tcase(suite, all[i]);
     }

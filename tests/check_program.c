@@ -16,7 +16,7 @@
 #include "blas.h"
 #include "harness.h"
 #include "half.h"
-#include "scratch.h"
+#include "folder.h"
 #include "suites.h"
 
 #define MAX_ARGS 16
@@ -31,8 +31,8 @@ static struct said last;
 
 static void setup(void)
 {
-    scratch_setup();
-    setenv("RESULTS", scratch_path("results.tsv"), 1);
+    folder_setup();
+    setenv("RESULTS", folder_path("results.tsv"), 1);
     setenv("OMP_NUM_THREADS", "1", 1);
 }
 
@@ -41,7 +41,7 @@ static void teardown(void)
     free(last.out);
     free(last.err);
     last = (struct said){ 0 };
-    scratch_teardown();
+    folder_teardown();
 }
 
 /* The programs lie beside this one. */
@@ -66,8 +66,8 @@ static const struct said *run(const char *program, const char *words)
     for (char *word = strtok(buffer, " "); word && argc <= MAX_ARGS; word = strtok(NULL, " "))
         argv[argc++] = strcmp(word, "''") == 0 ? "" : word;
     char out[512], err[512];
-    snprintf(out, sizeof out, "%s", scratch_path("stdout"));
-    snprintf(err, sizeof err, "%s", scratch_path("stderr"));
+    snprintf(out, sizeof out, "%s", folder_path("stdout"));
+    snprintf(err, sizeof err, "%s", folder_path("stderr"));
     ck_assert_msg(access(argv[0], X_OK) == 0, "%s is not built", argv[0]);
     pid_t child = fork();
     if (child == 0) {
@@ -82,7 +82,7 @@ static const struct said *run(const char *program, const char *words)
     free(last.out);
     free(last.err);
     size_t bytes;
-    last = (struct said){ WEXITSTATUS(status), scratch_read(out, &bytes), scratch_read(err, &bytes) };
+    last = (struct said){ WEXITSTATUS(status), folder_read(out, &bytes), folder_read(err, &bytes) };
     remove(out);
     remove(err);
     return &last;
@@ -246,7 +246,7 @@ END_TEST
 START_TEST(test_results_that_are_a_pipe)
 {
     char pipe[512];
-    snprintf(pipe, sizeof pipe, "%s", scratch_path("pipe"));
+    snprintf(pipe, sizeof pipe, "%s", folder_path("pipe"));
     ck_assert(mkfifo(pipe, 0600) == 0);
     setenv("RESULTS", pipe, 1);
     const struct said *s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1 --device cpu");
@@ -282,13 +282,13 @@ static const char *tensor(const char *header, size_t cut)
     char why[256];
     for (int i = 0; i < 15; i++)
         x[i] = (float)(i * i % 7);
-    const char *path = scratch_path("x.npy");
+    const char *path = folder_path("x.npy");
     ck_assert(npy_write(path, x, FP32, 2, shape, why, sizeof why) == 0);
     size_t bytes;
-    char *file = scratch_read(path, &bytes);
+    char *file = folder_read(path, &bytes);
     if (header)
         memcpy(file + 10, header, strlen(header));
-    scratch_write(path, file, bytes - cut);
+    folder_write(path, file, bytes - cut);
     free(file);
     return path;
 }
@@ -296,8 +296,8 @@ static const char *tensor(const char *header, size_t cut)
 START_TEST(test_bad_files)
 {
     char x[512], missing[512];
-    snprintf(x, sizeof x, "%s", scratch_path("x.npy"));
-    snprintf(missing, sizeof missing, "%s", scratch_path("missing.npy"));
+    snprintf(x, sizeof x, "%s", folder_path("x.npy"));
+    snprintf(missing, sizeof missing, "%s", folder_path("missing.npy"));
     assert_refused("02_safe_softmax", words_of("--x %s", missing), EXIT_FAILED, missing, strerror(ENOENT), NULL);
     assert_refused("02_safe_softmax", "--x .", EXIT_FAILED, "not a regular file", NULL);
     assert_refused("02_safe_softmax", words_of("--x %s", tensor(NULL, 1)), EXIT_FAILED, x, "cut off", NULL);
@@ -345,13 +345,13 @@ START_TEST(test_file_in_file_out)
         wide[i] = x[i] = (float)sin(i) * 100;
     for (int i = 0; i < 5; i++) {
         bool is_wide = i % 2;
-        ck_assert(npy_write(scratch_path("in.npy"), is_wide ? (void *)wide : x, is_wide ? FP64 : FP32, dims[i], shapes[i], why,
+        ck_assert(npy_write(folder_path("in.npy"), is_wide ? (void *)wide : x, is_wide ? FP64 : FP32, dims[i], shapes[i], why,
                             sizeof why) == 0);
-        snprintf(words, sizeof words, "--x %s --out %s --reps 1 --device cpu", scratch_path("in.npy"), scratch_path("out.npy"));
+        snprintf(words, sizeof words, "--x %s --out %s --reps 1 --device cpu", folder_path("in.npy"), folder_path("out.npy"));
         const struct said *s = run("02_safe_softmax", words);
         ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
-        assert_softmaxed(scratch_path("in.npy"), scratch_path("out.npy"));
-        ck_assert_msg(scratch_files() == 3, "more than the two tensors and the results is left");
+        assert_softmaxed(folder_path("in.npy"), folder_path("out.npy"));
+        ck_assert_msg(folder_files() == 3, "more than the two tensors and the results is left");
     }
 }
 END_TEST
@@ -359,7 +359,7 @@ END_TEST
 START_TEST(test_output_that_cannot_be_written)
 {
     const struct said *s =
-        run("02_safe_softmax", words_of("--rows 3 --cols 5 --reps 1 --device cpu --out %s", scratch_path("missing/y.npy")));
+        run("02_safe_softmax", words_of("--rows 3 --cols 5 --reps 1 --device cpu --out %s", folder_path("missing/y.npy")));
     ck_assert(s->status == EXIT_FAILED && strstr(s->err, "missing/y.npy") && strchr(s->err, '\n')[1] == 0);
     s = run("02_safe_softmax", "--rows 3 --cols 5 --reps 1 --device cpu --out /dev/full");
     ck_assert(s->status == EXIT_FAILED && strstr(s->err, "/dev/full") && strstr(s->err, strerror(ENOSPC)));
@@ -380,14 +380,14 @@ static void write_tensor(const char *name, int dims, int64_t batch, int64_t head
     char why[256];
     for (int i = 0; i < 4096; i++)
         x[i] = (float)sin(i * i % 100 + name[0]);
-    ck_assert(npy_write(scratch_path(name), x, FP32, dims, shape + 4 - dims, why, sizeof why) == 0);
+    ck_assert(npy_write(folder_path(name), x, FP32, dims, shape + 4 - dims, why, sizeof why) == 0);
 }
 
 static const char *attention_words(const char *q, const char *k, const char *v, const char *more)
 {
     static char words[2048];
-    snprintf(words, sizeof words, "--q %s --k %s --v %s --reps 1 --device cpu %s", scratch_path(q), scratch_path(k),
-             scratch_path(v), more);
+    snprintf(words, sizeof words, "--q %s --k %s --v %s --reps 1 --device cpu %s", folder_path(q), folder_path(k),
+             folder_path(v), more);
     return words;
 }
 
@@ -430,14 +430,14 @@ START_TEST(test_attention_from_file_to_file)
     write_tensor("k.npy", 4, 2, 2, 9, 8);
     write_tensor("v.npy", 4, 2, 2, 9, 8);
     char more[1024], why[256];
-    snprintf(more, sizeof more, "--causal --out %s --lse %s", scratch_path("o.npy"), scratch_path("lse.npy"));
+    snprintf(more, sizeof more, "--causal --out %s --lse %s", folder_path("o.npy"), folder_path("lse.npy"));
     const struct said *s = run("10_flash_attention", attention_words("q.npy", "k.npy", "v.npy", more));
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
-    ck_assert_msg(scratch_files() == 6, "more than the five tensors and the results is left");
+    ck_assert_msg(folder_files() == 6, "more than the five tensors and the results is left");
     struct npy t[5];
     const char *const names[] = { "q.npy", "k.npy", "v.npy", "o.npy", "lse.npy" };
     for (int i = 0; i < 5; i++)
-        ck_assert(npy_read(scratch_path(names[i]), &t[i], why, sizeof why) == 0);
+        ck_assert(npy_read(folder_path(names[i]), &t[i], why, sizeof why) == 0);
     ck_assert(t[3].dims == 4 && memcmp(t[3].shape, t[0].shape, 4 * sizeof(int64_t)) == 0);
     ck_assert(t[4].dims == 3 && memcmp(t[4].shape, t[0].shape, 3 * sizeof(int64_t)) == 0);
     struct verdict verdict = verify_attention(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, FP32, p,
@@ -472,7 +472,7 @@ START_TEST(test_every_step_runs)
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     ck_assert(strstr(s->out, programs[_i]) && strstr(s->out, "pass"));
     size_t bytes;
-    char *table = scratch_read(getenv("RESULTS"), &bytes), *line = strchr(table, '\n');
+    char *table = folder_read(getenv("RESULTS"), &bytes), *line = strchr(table, '\n');
     ck_assert(strncmp(table, "step\t", 5) == 0 && line && strncmp(line + 1, programs[_i], strlen(programs[_i])) == 0);
     free(table);
     s = run(programs[_i], "--rows 7 --cols 1000 --reps 1 --device cpu --json");
@@ -514,7 +514,7 @@ START_TEST(test_every_attention_step_runs)
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     ck_assert(strstr(s->out, program) && strstr(s->out, "pass"));
     size_t bytes;
-    char *table = scratch_read(getenv("RESULTS"), &bytes), *line = strchr(table, '\n');
+    char *table = folder_read(getenv("RESULTS"), &bytes), *line = strchr(table, '\n');
     ck_assert(strncmp(table, "step\t", 5) == 0 && line && strncmp(line + 1, program, strlen(program)) == 0);
     free(table);
     snprintf(words, sizeof words, "%s --reps 1 --device cpu --json", shape);
@@ -558,7 +558,7 @@ START_TEST(test_a_wrong_result_fails)
     const struct said *s = run("01_naive_softmax", "--rows 7 --cols 1000 --reps 1 --device cpu --input shifted");
     ck_assert_msg(s->status == EXIT_FAILED && strstr(s->out, "FAIL"), "status %d: %s%s", s->status, s->out, s->err);
     size_t bytes;
-    char *table = scratch_read(getenv("RESULTS"), &bytes);
+    char *table = folder_read(getenv("RESULTS"), &bytes);
     ck_assert(strstr(table, "FAIL"));
     free(table);
 }
@@ -592,10 +592,10 @@ START_TEST(test_seed_and_threads_are_used)
     char first[512], words[1024];
     for (int i = 0; i < 3; i++) {
         snprintf(words, sizeof words, "--rows 5 --cols 9 --reps 1 --device cpu --seed %d --threads %d --out %s", 7 + i / 2,
-                 THREADS_UP_TO(1 + i % 2), scratch_path("y.npy"));
+                 THREADS_UP_TO(1 + i % 2), folder_path("y.npy"));
         ck_assert(run("02_safe_softmax", words)->status == 0);
         size_t bytes;
-        char *y = scratch_read(scratch_path("y.npy"), &bytes);
+        char *y = folder_read(folder_path("y.npy"), &bytes);
         ck_assert(bytes < sizeof first);
         if (i == 0)
             memcpy(first, y, bytes);

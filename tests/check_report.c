@@ -7,13 +7,13 @@
 #include <unistd.h>
 
 #include "harness.h"
-#include "scratch.h"
+#include "folder.h"
 #include "suites.h"
 
 static void setup(void)
 {
-    scratch_setup();
-    setenv("RESULTS", scratch_path("results.tsv"), 1);
+    folder_setup();
+    setenv("RESULTS", folder_path("results.tsv"), 1);
 }
 
 static struct result result_of(const char *step, double ms)
@@ -45,7 +45,7 @@ static int line_of(int index, char **words)
     static char *table;
     size_t bytes;
     free(table);
-    table = scratch_read(getenv("RESULTS"), &bytes);
+    table = folder_read(getenv("RESULTS"), &bytes);
     char *line = table;
     for (; index > 0 && line; index--) {
         line = strchr(line, '\n');
@@ -140,11 +140,11 @@ END_TEST
 
 START_TEST(test_a_folder_is_made)
 {
-    setenv("RESULTS", scratch_path("folder/results.tsv"), 1);
+    setenv("RESULTS", folder_path("folder/results.tsv"), 1);
     struct result r = result_of("01_naive_softmax", 100);
     report_tsv(&r);
     ck_assert_str_eq(cell(1, "step"), "01_naive_softmax");
-    remove(scratch_path("folder/results.tsv"));
+    remove(folder_path("folder/results.tsv"));
 }
 END_TEST
 
@@ -165,12 +165,12 @@ START_TEST(test_half_a_row_is_cut_off)
     struct result r = result_of("03_online_softmax", 100);
     size_t bytes;
     report_tsv(&r);
-    char *whole = scratch_read(getenv("RESULTS"), &bytes);
-    scratch_write(getenv("RESULTS"), whole, bytes - 40); /* the disk was full */
+    char *whole = folder_read(getenv("RESULTS"), &bytes);
+    folder_write(getenv("RESULTS"), whole, bytes - 40); /* the disk was full */
     report_tsv(&r);
     ck_assert_str_eq(cell(1, "verdict"), "pass");
     ck_assert_int_eq(line_of(2, words), -1);
-    scratch_write(getenv("RESULTS"), whole, 20); /* not even all names */
+    folder_write(getenv("RESULTS"), whole, 20); /* not even all names */
     report_tsv(&r);
     ck_assert_str_eq(cell(1, "verdict"), "pass");
     ck_assert_int_eq(line_of(2, words), -1);
@@ -218,8 +218,8 @@ START_TEST(test_no_table_there)
 {
     static const char *const paths[] = { "/dev/full", "pipe", "." };
     ck_assert(freopen("/dev/null", "w", stderr) != NULL);
-    mkfifo(scratch_path("pipe"), 0600); /* nobody reads it: writing would wait for ever */
-    setenv("RESULTS", strchr(paths[_i], '/') ? paths[_i] : scratch_path(paths[_i]), 1);
+    mkfifo(folder_path("pipe"), 0600); /* nobody reads it: writing would wait for ever */
+    setenv("RESULTS", strchr(paths[_i], '/') ? paths[_i] : folder_path(paths[_i]), 1);
     struct result r = result_of("03_online_softmax", 100);
     report_tsv(&r);
 }
@@ -263,7 +263,7 @@ START_TEST(test_foreign_table)
     char device[128];
     struct result r = result_of("03_online_softmax", 50);
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {
-        scratch_write(getenv("RESULTS"), tables[i], strlen(tables[i]));
+        folder_write(getenv("RESULTS"), tables[i], strlen(tables[i]));
         ck_assert(report_recorded_ratio(getenv("RESULTS"), &r, "02_safe_softmax", device, sizeof device) == 0);
     }
 }
@@ -277,12 +277,12 @@ START_TEST(test_json_is_one_object)
     r.verdict.error = NAN;
     fflush(stdout);
     int saved = dup(STDOUT_FILENO);
-    ck_assert(freopen(scratch_path("json"), "w", stdout) != NULL);
+    ck_assert(freopen(folder_path("json"), "w", stdout) != NULL);
     report_json(&r);
     fflush(stdout);
     dup2(saved, STDOUT_FILENO);
     size_t bytes;
-    char *text = scratch_read(scratch_path("json"), &bytes);
+    char *text = folder_read(folder_path("json"), &bytes);
     ck_assert(text[0] == '{' && strcmp(text + bytes - 2, "}\n") == 0 && strchr(text, '\n') == text + bytes - 1);
     ck_assert(strstr(text, "\"step\": \"03_online_softmax\"") && strstr(text, "\"cols\": 1048577"));
     ck_assert(strstr(text, "\"device\": \"A CPU \\\"with\\\" quotes\""));
@@ -298,14 +298,14 @@ START_TEST(test_units)
         { 0, "0 B" }, { 999, "999 B" }, { 1e3, "1 KB" }, { 12.3e3, "12.3 KB" }, { 1e6, "1 MB" }, { 537e6, "537 MB" },
         { 2.5e9, "2.5 GB" }, { 3e12, "3 TB" },
     };
-    ck_assert(freopen(scratch_path("said"), "w", stdout) != NULL);
+    ck_assert(freopen(folder_path("said"), "w", stdout) != NULL);
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         print_bytes(all[i].bytes);
         printf("\n");
     }
     fflush(stdout);
     size_t size;
-    char *text = scratch_read(scratch_path("said"), &size), *line = strtok(text, "\n");
+    char *text = folder_read(folder_path("said"), &size), *line = strtok(text, "\n");
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++, line = strtok(NULL, "\n"))
         ck_assert_str_eq(line, all[i].text);
     free(text);
@@ -316,7 +316,7 @@ Suite *report_suite(void)
 {
     Suite *suite = suite_create("report");
     TCase *table = tcase_create("table"), *before = tcase_create("before"), *json = tcase_create("json");
-    tcase_add_checked_fixture(table, setup, scratch_teardown);
+    tcase_add_checked_fixture(table, setup, folder_teardown);
     tcase_add_test(table, test_names_once_then_rows);
     tcase_add_test(table, test_units);
     tcase_add_test(table, test_every_column);
@@ -333,11 +333,11 @@ Suite *report_suite(void)
     tcase_add_loop_exit_test(missing, test_no_table_there, EXIT_FAILED, 0, 3);
     suite_add_tcase(suite, unwritable);
     suite_add_tcase(suite, missing);
-    tcase_add_checked_fixture(before, setup, scratch_teardown);
+    tcase_add_checked_fixture(before, setup, folder_teardown);
     tcase_add_test(before, test_recorded_ratio);
     tcase_add_test(before, test_foreign_table);
     suite_add_tcase(suite, before);
-    tcase_add_checked_fixture(json, setup, scratch_teardown);
+    tcase_add_checked_fixture(json, setup, folder_teardown);
     tcase_add_test(json, test_json_is_one_object);
     suite_add_tcase(suite, json);
     return suite;

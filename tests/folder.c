@@ -1,5 +1,5 @@
-/* Scratch folders, in the system's place for temporary files. */
-#include "scratch.h"
+/* Folders for tests, in the system's place for temporary files. */
+#include "folder.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -11,13 +11,13 @@
 
 static char folder[256];
 
-void scratch_setup(void)
+void folder_setup(void)
 {
     snprintf(folder, sizeof folder, "%s/softmax-test-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : P_tmpdir);
     ck_assert(mkdtemp(folder) != NULL);
 }
 
-const char *scratch_path(const char *name)
+const char *folder_path(const char *name)
 {
     static char paths[8][512];
     static unsigned next;
@@ -37,30 +37,30 @@ static int each_file(int remove_them)
             continue;
         count++;
         if (remove_them)
-            remove(scratch_path(entry->d_name));
+            remove(folder_path(entry->d_name));
     }
     closedir(dir);
     return count;
 }
 
-int scratch_files(void)
+int folder_files(void)
 {
     return each_file(0);
 }
 
-void scratch_teardown(void)
+void folder_teardown(void)
 {
     each_file(1);
     rmdir(folder);
 }
 
-void scratch_write(const char *path, const void *data, size_t bytes)
+void folder_write(const char *path, const void *data, size_t bytes)
 {
     FILE *file = fopen(path, "wb");
     ck_assert(file && fwrite(data, 1, bytes, file) == bytes && fclose(file) == 0);
 }
 
-char *scratch_read(const char *path, size_t *bytes)
+char *folder_read(const char *path, size_t *bytes)
 {
     FILE *file = fopen(path, "rb");
     ck_assert_msg(file != NULL, "%s is not there", path);
