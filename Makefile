@@ -145,9 +145,9 @@ bench: $(PROGRAMS) ## time every step at every row length and type, into build/r
 
 # The GPU steps from 10 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
 # of.
-$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) common/harness/error.c
+$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) $B/common/harness/gpu.o common/harness/error.c
 	@$(if $(V),,echo "  link    $@")
-	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Wno-deprecated-gpu-targets $^ -o $@
+	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Icommon/harness -Wno-deprecated-gpu-targets $^ -o $@
 
 peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes
 	@python3 common/scripts/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)

@@ -200,7 +200,7 @@ static const struct {
     { "07_standard_attention", "--k a.npy", "--q", "", "all three" },
     { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
     { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
-    { "07_standard_attention", "--sweep --lse a.npy", "--sweep", "", "files" },
+    { "07_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
     { "07_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
     { "07_standard_attention", "--scale -inf", "--scale", "'-inf'", "finite" },
     { "07_standard_attention", "--scale 1x", "--scale", "'1x'", "finite" },

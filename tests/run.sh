@@ -1,5 +1,5 @@
 #!/bin/sh
-# `make test`: the CPU suites; then the GPU suites, in one process and under a timeout, because a hung kernel hangs its program.
+# `make test`: the GPU suites, in one process and under a timeout, because a hung kernel hangs its program; and the CPU suites beside them.
 # Usage: B=build/cpu tests/run.sh, with SUITE or CASE to choose. Check's own counts are the last lines.
 set -u
 [ -n "${SUITE:-}" ] && export CK_RUN_SUITE="$SUITE"
@@ -20,12 +20,21 @@ else
     status=1
 fi
 tests/platform.sh || status=1
+
+# The GPU's suites, and beside them the CPU's, several at a time where there are many cores.
+cores=$(nproc 2>/dev/null || echo 1)
+jobs=$((cores / 4))
 if command -v timeout >/dev/null 2>&1; then limit="timeout $GPU_SECONDS"; else limit=; fi
-$limit "$B/main_gpu"
-case $? in
-0) ;;
-124) echo "GPU tests: still running after $GPU_SECONDS s: a kernel hangs" >&2; status=1 ;;
-*) status=1 ;;
-esac
-"$B/main_cpu" || status=1
+$limit "$B/main_gpu" &
+gpu=$!
+if [ $jobs -le 1 ] || [ -n "${SUITE:-}${CASE:-}" ]; then
+    wait $gpu || status=$?
+    "$B/main_cpu" || status=1
+else
+    CK_RUN_SUITE=timing "$B/main_cpu" || status=1 # alone, but for the GPU's
+    grep -o '[a-z_]*_suite,' tests/main_cpu.c | sed 's/_suite,//; /^timing$/d' | xargs -P $jobs -I{} sh -c '
+        CK_RUN_SUITE={} "$B/main_cpu" >"$B/suite-{}.log" 2>&1; code=$?; cat "$B/suite-{}.log"; exit $code' || status=1
+    wait $gpu || status=$?
+fi
+[ $status -ne 124 ] || echo "GPU tests: still running after $GPU_SECONDS s: a kernel hangs" >&2
 exit $status
