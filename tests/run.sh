@@ -1,5 +1,6 @@
 #!/bin/sh
-# `make test`: the GPU suites, in one process and under a timeout, because a hung kernel hangs its program; and the CPU suites beside them.
+# `make test`: the GPU suites, in one process and under a timeout, because a hung kernel hangs its program; and beside them the
+# CPU suites.
 # Usage: B=build/cpu tests/run.sh, with SUITE or CASE to choose. Check's own counts are the last lines.
 set -u
 [ -n "${SUITE:-}" ] && export CK_RUN_SUITE="$SUITE"
