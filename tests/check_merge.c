@@ -88,6 +88,24 @@ START_TEST(test_one_masked_number_is_empty)
 }
 END_TEST
 
+/* The row 1, 3, 2 of lesson 03, element by element, and in two parts. */
+START_TEST(test_example_of_lesson_03)
+{
+    static const float x[] = { 1, 3, 2 }, m[] = { 1, 3, 3 };
+    static const double l[] = { 1, 1.1353, 1.5032 };
+    struct softmax_state s = softmax_empty(), pair = softmax_merge(softmax_one(3), softmax_one(2));
+    for (int i = 0; i < 3; i++) {
+        s = softmax_merge(s, softmax_one(x[i]));
+        ck_assert(s.m == m[i] && fabs((double)s.l - l[i]) < 5e-5);
+    }
+    ck_assert(pair.m == 3 && fabs((double)pair.l - 1.3679) < 5e-5);
+    s = softmax_merge(softmax_one(1), pair);
+    ck_assert(s.m == 3 && fabs((double)s.l - 1.5032) < 5e-5);
+    for (int i = 0; i < 3; i++)
+        ck_assert(fabs(exp(x[i] - 3.0) / (double)s.l - (const double[]){ 0.0900, 0.6652, 0.2447 }[i]) < 6e-5);
+}
+END_TEST
+
 START_TEST(test_one_number)
 {
     static const float numbers[] = { 0, -0.0f, 1, -1, FLT_MAX, -FLT_MAX, FLT_MIN, FLT_TRUE_MIN, -FLT_TRUE_MIN };
@@ -272,6 +290,7 @@ Suite *merge_suite(void)
     suite_add_tcase(suite, algebra);
 
     TCase *limits = tcase_create("limits");
+    tcase_add_test(limits, test_example_of_lesson_03);
     tcase_add_test(limits, test_one_number);
     tcase_add_test(limits, test_one_masked_number_is_empty);
     tcase_add_test(limits, test_far_apart_the_larger_wins);
