@@ -167,6 +167,9 @@ timeline: ## what the warps of step 14 do, and when: a chart, from a debug build
 	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
+figures: ## draw the figures of the lessons
+	@$(PYTHON) docs/figures/figures.py
+
 record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date
 	@$(PYTHON) plots/results.py record $(NAME)
 
@@ -180,7 +183,7 @@ include tests/tests.mk
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots timeline record tables clean \
+.PHONY: help setup all tour bench peers plots timeline record figures tables clean \
         $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)

@@ -35,6 +35,9 @@ class Pages(unittest.TestCase):
             self.assertIn(parent[1], [None] + names, "%s is over a step before it" % folder.name)
             names.append(name[3:])
 
+    def test_figures_are_what_their_program_draws(self):
+        subprocess.run(["python3", "docs/figures/figures.py", "--check"], cwd=ROOT, check=True)
+
     def test_links_lead_somewhere(self):
         for page in (n for n in sources() if n.endswith(".md")):
             for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose(page)):

@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""The figures of the lessons: pictures of ideas, not of results. `make figures` writes them beside this file; --check says
+whether they are what this program draws. One style for all, in light and in dark pages. A function draws the figure of
+its name."""
+import math, os, sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+STYLE = """
+text { font: 15px system-ui, sans-serif; fill: #1f2328 } .small { font-size: 13px; fill: #59636e } .head { font-weight: 600 }
+.math { font-family: Georgia, serif; font-style: italic } .line { stroke: #59636e; fill: none; stroke-width: 1.5 }
+.a { fill: #2f6fdb33; stroke: #2f6fdb } .b { fill: #d9730d33; stroke: #d9730d } .c { fill: #1a7f3733; stroke: #1a7f37 }
+.none { fill: none; stroke: #59636e }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .small { fill: #9198a1 } .line, .none { stroke: #9198a1 } }
+"""
+
+
+class Figure:
+    def __init__(self, width, height, title):
+        size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+        self.head = (f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">\n'
+                     f"<title>{title}</title>\n<style>{STYLE}</style>\n"
+                     '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+                     '<path d="M0 0 L8 4 L0 8" class="line"/></marker></defs>\n')
+        self.parts = []
+
+    def add(self, text):
+        self.parts.append(text)
+
+    def text(self, x, y, words, kind="", anchor="middle"):
+        self.add(f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{words}</text>')
+
+    def box(self, x, y, width, height, kind, words="", text_kind=""):
+        self.add(f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="3" class="{kind}"/>')
+        if words:
+            self.text(x + width / 2, y + height / 2 + 5, words, text_kind)
+
+    def arrow(self, x1, y1, x2, y2, tip=True):
+        end = ' marker-end="url(#tip)"' if tip else ""
+        self.add(f'<path d="M{x1:g} {y1:g} L{x2:g} {y2:g}" class="line"{end}/>')
+
+    def __str__(self):
+        return self.head + "\n".join(self.parts) + "\n</svg>\n"
+
+
+def merge():
+    f = Figure(740, 300, "Two sets with their sums, and the union: the sum of the smaller maximum shrinks")
+    unit, floor = 130, 240  # pixels of a weight of 1; where stacks stand
+
+    def stack(x, pieces):
+        y = floor
+        for weight, kind, words in pieces:
+            y -= weight * unit
+            f.box(x, y, 90, weight * unit, kind, words if weight > 0.2 else "", "small")
+        return y
+
+    e1, e2 = math.exp(-1), math.exp(-2)
+    f.text(85, 24, "X = {1}", "head")
+    f.text(245, 24, "Y = {3, 2}", "head")
+    f.text(565, 24, "the union", "head")
+    stack(40, [(1, "a", "e¹⁻¹ = 1")])
+    stack(200, [(1, "b", "e³⁻³ = 1"), (e1, "b", "e²⁻³ = 0.37")])
+    top = stack(520, [(1, "b", "1"), (e1, "b", "0.37"), (e2, "a", "")])
+    f.text(620, top + 14, "1 · e¹⁻³ = 0.14", "small", "start")
+    for x, m, l in ((85, "1", "1"), (245, "3", "1.37"), (565, "3", "1.50")):
+        f.text(x, floor + 24, f"m = {m}", "math")
+        f.text(x, floor + 44, f"l = {l}", "math")
+    f.text(165, 180, "and")
+    f.arrow(310, 175, 500, 175)
+    f.text(405, 144, "X has the smaller maximum:", "small")
+    f.text(405, 162, "it shrinks, times e¹⁻³", "small")
+    f.text(405, 200, "Y stays as it is", "small")
+    return f
+
+
+def tree():
+    f = Figure(720, 380, "The merge tree: elements, lanes, warps and blocks join by the same rule")
+    levels = [("elements of a row", 16, "one at a time, in registers", "step 03"), ("lanes of a warp", 8, "shuffles", "step 03"),
+              ("warps of a block", 4, "shared memory", "step 04"), ("blocks", 2, "a cluster, or memory", "step 06"),
+              ("the row", 1, "", "")]
+    left, right = 180, 520
+    places = []
+    for i, (name, count, how, step) in enumerate(levels):
+        y = 24 + 72 * i
+        xs = [left + (right - left) * (k + 0.5) / count for k in range(count)]
+        for x in xs:
+            f.box(x - 8, y, 16, 18, "abc"[min(i, 2)])
+        if places:
+            for k, x in enumerate(places[-1]):
+                f.arrow(x, y - 72 + 18, xs[k * count // len(places[-1])], y - 2, False)
+        f.text(left - 16, y + 14, name, "", "end")
+        if how:
+            f.text(right + 24, y + 50, how, "small", "start")
+            f.text(right + 24, y + 66, step, "small", "start")
+        places.append(xs)
+    f.text((left + right) / 2, 24 + 72 * 4 + 42, "(m, l): at every level the same two numbers, and the same merge", "small")
+    return f
+
+
+def stream():
+    f = Figure(720, 330, "Standard attention writes L times L numbers; fused attention lets keys and values stream past a state")
+    f.text(170, 24, "standard: L × L numbers in memory", "head")
+    f.box(20, 120, 36, 130, "a", "Q", "math")
+    f.box(86, 60, 130, 36, "b", "Kᵀ", "math")
+    f.box(86, 120, 130, 130, "none", "S, then P", "math")
+    f.box(240, 120, 36, 130, "b", "V", "math")
+    f.box(300, 120, 36, 130, "c", "O", "math")
+    f.text(151, 272, "written, read, written, read", "small")
+    f.arrow(60, 185, 82, 185)
+    f.arrow(151, 98, 151, 116)
+    f.arrow(218, 185, 236, 185)
+    f.arrow(278, 185, 296, 185)
+    f.text(552, 24, "fused: a state for each query", "head")
+    f.box(400, 150, 36, 22, "a", "q", "math")
+    for i in range(6):  # two are done with, the third is being merged
+        f.box(470 + 28 * i, 70, 22, 36, "none" if i < 2 else "b", "k" if i >= 2 else "", "math")
+        f.box(470 + 28 * i, 112, 22, 22, "none" if i < 2 else "b", "v" if i >= 2 else "", "math")
+    f.text(495, 58, "gone", "small")
+    f.text(592, 58, "to come", "small")
+    f.box(500, 190, 110, 44, "c", "(m, l, o)", "math")
+    f.arrow(438, 165, 496, 200)
+    f.arrow(537, 138, 550, 186)
+    f.text(555, 256, "each key is one merge, and then forgotten", "small")
+    f.text(555, 276, "at the end O = o / l; no row of S ever exists", "small")
+    f.arrow(370, 40, 370, 300, False)
+    return f
+
+
+def lanes():
+    f = Figure(720, 230, "A warp on a row: lane i takes the columns i, i + 32, i + 64, and 32 neighbours are loaded at once")
+    f.text(16, 44, "one load", "", "start")
+    f.text(16, 128, "the next", "", "start")
+    for row, y in enumerate((26, 110)):
+        for i in range(8):
+            x = 100 + 62 * i + (70 if i > 5 else 0)
+            column = (32 * row if i < 6 else 32 * row + 24) + i
+            f.box(x, y, 52, 28, "a" if i != 1 else "c", f"x[{column}]", "small")
+            f.text(x + 26, y + 46, f"lane {i if i < 6 else i + 24}", "small")
+        f.text(505, y + 20, "…")
+    f.text(380, 196, "128 bytes in one piece; at the end shuffles join what the 32 lanes have", "small")
+    f.text(380, 216, "lane 1 (green) sees the columns 1, 33, 65, …", "small")
+    return f
+
+
+def resident():
+    f = Figure(720, 250, "Trips of a row between memory and chip: three passes read it three times, a resident row once")
+    for k, (title, trips) in enumerate((("three passes: 3 reads, 1 write", ("maximum", "sum", "divide", "")),
+                                        ("a resident row: 1 read, 1 write", ("all of it", "")))):
+        x0 = 20 + 370 * k
+        width = 320
+        f.text(x0 + width / 2, 24, title, "head")
+        f.box(x0, 44, width, 34, "a", "memory: the row")
+        f.box(x0, 176, width, 34, "c", "the chip" if k == 0 else "the chip: the row stays")
+        for i, what in enumerate(trips):
+            x = x0 + width * (i + 0.5) / len(trips)
+            down = what != ""
+            f.arrow(x, 82 if down else 172, x, 172 if down else 82)
+            f.text(x + 6, 122, "read" if down else "write", "small", "start")
+            if down:
+                f.text(x + 6, 140, what, "small", "start")
+    f.text(360, 238, "time goes from left to right", "small")
+    return f
+
+
+def loops():
+    f = Figure(720, 330, "The two loop orders: with queries outside O stays on chip; with keys outside it is read again")
+    orders = (("outer loop: queries", "O stays on chip: written once,", "K and V are read L / BR times"),
+              ("outer loop: keys", "K and V stay on chip,", "O is read and written L / BC times"))
+    for k, (title, note1, note2) in enumerate(orders):
+        x0, y0, n, size = 90 + 360 * k, 80, 5, 32
+        f.text(x0 + n * size / 2, 24, title, "head")
+        f.text(x0 + n * size / 2, 66, "tiles of keys", "small")
+        f.text(x0 - 12, y0 + n * size / 2, "tiles of", "small", "end")
+        f.text(x0 - 12, y0 + n * size / 2 + 18, "queries", "small", "end")
+        for i in range(n):
+            for j in range(n):
+                chosen = (i == 1) if k == 0 else (j == 1)
+                f.box(x0 + j * size, y0 + i * size, size - 4, size - 4, "c" if chosen else "none")
+        if k == 0:
+            f.arrow(x0 + 4, y0 + 1.4 * size, x0 + n * size - 8, y0 + 1.4 * size)
+        else:
+            f.arrow(x0 + 1.4 * size, y0 + 4, x0 + 1.4 * size, y0 + n * size - 8)
+        f.text(x0 + n * size / 2, y0 + n * size + 28, note1, "small")
+        f.text(x0 + n * size / 2, y0 + n * size + 48, note2, "small")
+    f.text(360, 318, "each square is a tile of S, which nobody writes down; green: one turn of the outer loop", "small")
+    return f
+
+
+FIGURES = (merge, tree, stream, lanes, resident, loops)
+
+
+def main(words):
+    if words not in ([], ["--check"]):
+        sys.exit("figures.py: only --check is allowed")
+    stale = []
+    for draw in FIGURES:
+        path, text = os.path.join(HERE, draw.__name__ + ".svg"), str(draw())
+        same = os.path.exists(path) and open(path, encoding="utf-8").read() == text
+        if words and not same:
+            stale.append(draw.__name__)
+        elif not same:
+            with open(path, "w", encoding="utf-8") as out:
+                out.write(text)
+    if stale:
+        sys.exit(f"docs/figures: not what figures.py draws: {', '.join(stale)}; make figures draws them")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
