@@ -185,7 +185,46 @@ def loops():
     return f
 
 
-FIGURES = (merge, tree, stream, lanes, resident, loops)
+def swizzle():
+    f = Figure(720, 372, "Eight rows of 128 bytes in shared memory: chunk 2 of each row, as it is and with the swizzle")
+    for k, title in enumerate(("as it is: chunk 2 is at place 2", "swizzled: chunk 2 is at place 2 ⊕ row")):
+        x0, y0, size = 50 + 350 * k, 66, 30
+        f.text(x0 + 4 * size, 24, title, "head")
+        f.text(x0 + 4 * size, 54, "places of 16 bytes, 4 banks each", "small")
+        for row in range(8):
+            f.text(x0 - 10, y0 + row * size + 19, f"{row}", "small", "end")
+            for place in range(8):
+                chunk = place if k == 0 else place ^ row
+                f.box(x0 + place * size, y0 + row * size, size - 3, size - 3, "c" if chunk == 2 else "none", f"{chunk}", "small")
+        turns = "8 places, all 32 banks: 1 turn" if k else "one place, the same 4 banks: 8 turns"
+        f.text(x0 + 4 * size, y0 + 8 * size + 22, turns, "small")
+    f.text(360, 360, "green: what one quarter of an ldmatrix reads, a chunk of each of eight rows", "small")
+    return f
+
+
+def ring():
+    f = Figure(720, 300, "A ring of two places: full barriers let products begin, empty barriers let the next copy begin")
+    names = ("copy engine", "products")
+    for i, name in enumerate(names):
+        f.text(100, 84 + 110 * i, name, "", "end")
+    width = 116
+    for n in range(5):
+        x, kind = 116 + n * width, "ab"[n % 2]
+        f.box(x, 62, width - 14, 34, kind, f"{n} → place {n % 2}", "small")
+        f.box(x + width, 172, width - 14, 34, kind, f"with {n}", "small") if n < 4 else None
+        if n < 4:
+            f.arrow(x + width - 14, 98, x + width + 2, 168)
+        if n < 3:  # what leaves place n % 2 lets in what comes next there
+            f.arrow(x + 2 * width - 14, 170, x + 2 * width + 2, 100)
+    f.text(220, 140, "full", "small", "end")
+    f.text(358, 140, "empty", "small", "start")
+    f.text(400, 240, "blue: place 0, orange: place 1; thing n is in round n / 2 of its place", "small")
+    f.text(400, 262, "parity of a round: rounds 0, 1, 2, … are 0, 1, 0, …", "small")
+    f.text(400, 284, "the copies of 0 and 1 wait for nobody; that of 2 waits until the products with 0 are over", "small")
+    return f
+
+
+FIGURES = (merge, tree, stream, lanes, resident, loops, swizzle, ring)
 
 
 def main(words):
