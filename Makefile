@@ -158,12 +158,12 @@ PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs 
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
 	@$(PYTHON) plots/results.py plots
 
-# A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (NVCC_EXTRA=-DTIMELINE make B=build/debug
-# step-16) counts.
+# A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (SMALL_PROBLEMS=0 make step-16
+# NVCC_EXTRA=-DTIMELINE B=build/debug) counts.
 timeline: ## what the warps of step 14 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
 	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/14_warp_specialized_attention
 	@rm -f build/timeline.txt
-	@RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention $(TIMED)
+	@SMALL_PROBLEMS=0 RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention $(TIMED)
 	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 

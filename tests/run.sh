@@ -28,14 +28,19 @@ jobs=$((cores / 4))
 if command -v timeout >/dev/null 2>&1; then limit="timeout $GPU_SECONDS"; else limit=; fi
 $limit "$B/main_gpu" &
 gpu=$!
-if [ $jobs -le 1 ] || [ -n "${SUITE:-}${CASE:-}" ]; then
-    wait $gpu || status=$?
+trap 'kill $gpu 2>/dev/null; exit 130' INT TERM
+if [ $jobs -le 1 ] || [ -n "${CK_RUN_SUITE:-}${CK_RUN_CASE:-}" ]; then
+    wait $gpu
+    code=$?
     "$B/main_cpu" || status=1
 else
     CK_RUN_SUITE=timing "$B/main_cpu" || status=1 # alone, but for the GPU's
+    export CK_DEFAULT_TIMEOUT=60                  # seconds a test: others run beside it
     grep -o '[a-z_]*_suite,' tests/main_cpu.c | sed 's/_suite,//; /^timing$/d' | xargs -P $jobs -I{} sh -c '
         CK_RUN_SUITE={} "$B/main_cpu" >"$B/suite-{}.log" 2>&1; code=$?; cat "$B/suite-{}.log"; exit $code' || status=1
-    wait $gpu || status=$?
+    wait $gpu
+    code=$?
 fi
-[ $status -ne 124 ] || echo "GPU tests: still running after $GPU_SECONDS s: a kernel hangs" >&2
+[ $code -ne 124 ] || echo "GPU tests: still running after $GPU_SECONDS s: a kernel hangs" >&2
+[ $code -eq 0 ] || status=1
 exit $status

@@ -350,23 +350,25 @@ const struct named_shape attention_shapes[] = {
 
 #define HIGH 64.0f  /* a query's first coordinates; times a key's, 40, and 1/8: scores reach +-320 at dim 64, as SWING has it */
 #define WIDE 40.0f
+#define DEEP_AT 640.0f   /* a query's first coordinate is -DEEP_AT and a key's DEEP_AT: scores lie around -51200 */
+#define SLOPE 160.0f     /* the first coordinates of queries go from -SLOPE to SLOPE, */
+#define SLOPE_KEYS 8.0f  /* and those of keys from -SLOPE_KEYS to SLOPE_KEYS: scores fall and rise by up to 320 */
 /* The last keys of "plateau" are below the others by 2^9.5, or 2^8.5 at heads of 128 (of 2, and e^score is meant), so that a
    lane's 16 or 32 weights in step 16 add up to 2^13.5: in its bounds, by less than a factor of 2. */
 #define PLATEAU_KEYS 128
 
 /*
- * +-high: what steers a query, so that its scores reach +-320 whatever the scale is (with a scale of 0 they are all 0). Refused
- * where the type does not hold it, or fp32 a score before it is scaled.
+ * What steers a query: `at` where the scale is 1/8, and otherwise so much that the scores are the same (with a scale of 0 all are 0).
+ * Refused where the type does not hold it, or fp32 a score before it is scaled.
  */
-static double high_of(const struct attention *p, enum dtype dtype, enum family family)
+static float steered_by(float at, const struct attention *p, enum dtype dtype, enum family family)
 {
-    double high = HIGH * 0.125 / (p->scale != 0 ? (double)p->scale : 1);
-    double most = dtype == FP16 ? 65504 : FLT_MAX / (2 * WIDE);
+    double high = (double)at * 0.125 / (p->scale != 0 ? (double)p->scale : 1);
+    double most = dtype == FP16 ? 65504 : FLT_MAX / (2 * DEEP_AT);
     if (fabs(high) > most)
         usage_error("--scale %g: for --input %s queries would have to reach %.3g, and %.3g is the most in %s; "
-                    "choose a larger one",
-                    (double)p->scale, families[family], fabs(high), most, dtype_name(dtype));
-    return high;
+                    "choose a larger one", (double)p->scale, families[family], fabs(high), most, dtype_name(dtype));
+    return (float)high;
 }
 
 /* The coordinate of a query that its kind is steered by; the others are left as they are. */
@@ -385,17 +387,6 @@ static float query_value(enum family family, int64_t query, int64_t i, float pla
     }
 }
 
-#define DEEP_AT 640.0f   /* a query's first coordinate is -DEEP_AT and a key's DEEP_AT: scores lie around -51200 at dim 64 */
-#define SLOPE 320.0f     /* how much the scores of the first query fall along the keys, and those of the last one rise */
-#define SLOPE_KEYS 8.0f  /* a key's first coordinate goes from -SLOPE_KEYS to SLOPE_KEYS */
-
-/* The coordinates of a query where each has its own slope, so that some outgrow an old maximum a little with every tile. */
-static float slope_of_query(const struct attention *p, int64_t query, int64_t i, float plain)
-{
-    float place = p->seq_q > 1 ? 2 * (float)query / (float)(p->seq_q - 1) - 1 : 1;
-    return i == 0 ? SLOPE * place / (2 * SLOPE_KEYS) / p->scale : 0.1f * plain;
-}
-
 /*
  * Values from 1e-30 to 1e30 over the columns, in fp16 from 1e-4 to 6e4: sums have no room to spare. All values of a column are of
  * one size, so that the bound is, too; none is small, so that nothing cancels. plain: from -1 to 1.
@@ -409,10 +400,11 @@ static float wide_value(const struct attention *p, enum dtype dtype, int64_t i, 
 
 static float query_of_family(enum family family, const struct attention *p, int64_t row, int64_t i, float plain, float high)
 {
+    float place = p->seq_q > 1 ? 2 * (float)(row % p->seq_q) / (float)(p->seq_q - 1) - 1 : 1;
     switch (family) {
     case LARGE:        return 5 * plain;
-    case DEEP:         return i == 0 ? -DEEP_AT : plain;
-    case SLOPES:       return slope_of_query(p, row % p->seq_q, i, plain);
+    case DEEP:         return i == 0 ? -high : plain;
+    case SLOPES:       return i == 0 ? high * place : 0.1f * plain; /* some outgrow an old maximum a little with every tile */
     case NOT_A_NUMBER: return row % 7 == 0 && i == row % p->dim ? NAN : plain;
     default:           return high != 0 ? query_value(family, row % p->seq_q, i, plain, high) : plain;
     }
@@ -450,7 +442,7 @@ static float plain_number(enum family family, uint64_t bits)
 static void fill_qkv(struct qkv *t, enum dtype dtype, const struct attention *p, enum family family, uint64_t seed)
 {
     bool steered = family == RISING || family == FALLING || family == ADVERSARIAL || family == PLATEAU;
-    float high = steered ? (float)high_of(p, dtype, family) : 0;
+    float at = family == DEEP ? DEEP_AT : family == SLOPES ? SLOPE : steered ? HIGH : 0, high = steered_by(at, p, dtype, family);
 #pragma omp parallel for
     for (int64_t row = 0; row < p->batch * p->heads * p->seq_q; row++)
         for (int64_t i = 0; i < p->dim; i++) {
