@@ -358,8 +358,8 @@ const struct named_shape attention_shapes[] = {
 #define PLATEAU_KEYS 128
 
 /*
- * What steers a query: `at` where the scale is 1/8, and otherwise so much that the scores are the same. (With a scale of 0 they are
- * all 0.) Refused where the type does not hold it, or fp32 a score before it is scaled.
+ * What steers a query: `at` where the scale is 1/8, and otherwise so much that the scores are the same. (With a scale of 0 they
+ * are all 0.) Refused where the type does not hold it, or fp32 a score before it is scaled.
  */
 static float steered_by(float at, const struct attention *p, enum dtype dtype, enum family family)
 {
