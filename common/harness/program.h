@@ -8,7 +8,7 @@
 
 #include "harness.h"
 
-enum { MAX_TENSORS = 5 };
+enum { MAX_TENSORS = 8 };
 
 /* One step on one problem on one device. `step` is what it claims: a
    struct softmax_step, an attention_step, or whatever its kind has. */
@@ -49,7 +49,7 @@ struct kind {
     struct verdict (*verify)(const struct run *r);
     double (*verify_bytes)(const struct options *o, const struct device *device); /* of memory that it takes */
     struct work (*beside)(struct run *r);
-    /* useful bytes, FLOPs, the ceiling */
+    /* sizes, input, useful bytes, FLOPs, the ceiling */
     void (*measure)(const struct run *r, struct result *result, const struct timing *beside);
 
     /* Reporting it. */
