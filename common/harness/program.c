@@ -70,6 +70,7 @@ static void run_once(struct run *r, const char *name)
         r->device->download(r->host[i].data, r->tensor[i].data, r->host[i].bytes);
 }
 
+/* The verdict on one run, and on the memory around its tensors. */
 static struct verdict judge(struct run *r, const char *name)
 {
     int tensors = r->kind->inputs + r->kind->outputs;
@@ -120,7 +121,7 @@ static int small_problems(void)
 }
 
 /*
- * The same for small problems whose inputs show mistakes that ordinary ones hide. The first that fails is what is wrong with the
+ * Judges small problems whose inputs show mistakes that ordinary ones hide. The first that fails is what is wrong with the
  * run; a row in doubt is none, for some of these inputs go further than a step's arithmetic. Returns how many there are.
  */
 static int judge_small(const struct run *r, const char *name, struct verdict *v)
