@@ -379,13 +379,20 @@ START_TEST(test_options_of_step_00)
 }
 END_TEST
 
+/* What is asked for does not depend on the machine: no test sees its GPU. */
+static void setup(void)
+{
+    folder_setup();
+    ck_assert(setenv("CUDA_VISIBLE_DEVICES", "", 1) == 0);
+}
+
 Suite *options_suite(void)
 {
     Suite *suite = suite_create("options");
     TCase *sizes = tcase_create("sizes"), *values = tcase_create("values"), *files = tcase_create("files");
     TCase *const all[] = { sizes, values, files };
     for (int i = 0; i < 3; i++) {
-        tcase_add_checked_fixture(all[i], folder_setup, folder_teardown);
+        tcase_add_checked_fixture(all[i], setup, folder_teardown);
         tcase_set_timeout(all[i], 30);
         suite_add_tcase(suite, all[i]);
     }
