@@ -62,7 +62,7 @@ else
 LINK := $(CC) $(CFLAGS) $(OPENMP)
 endif
 
-# On stderr, so that `make -s step-5 ARGS=--json` prints JSON and nothing else.
+# On stderr, so that `make -s step-7 ARGS=--json` prints JSON and nothing else.
 $(shell printf '%s\n' 'found: $(CC); \
 $(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
 $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); \
@@ -114,7 +114,7 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-$B/00_ceilings $B/08_library_attention $B/09_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
+$B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
     LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 
 # ---- what a reader does
@@ -143,9 +143,10 @@ step-% diff-%: ; $(error no such step: $@. N is 0 to $(call number,$(lastword $(
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
 	@common/scripts/bench.sh $(PROGRAMS)
 
-# The GPU steps from 10 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
+# The GPU steps from 13 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
 # of.
-$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter 1%,$(STEPS))) $B/common/harness/gpu.o common/harness/error.c
+$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter-out 0% 10% 11% 12%,$(STEPS))) $B/common/harness/gpu.o \
+                    common/harness/error.c
 	@$(if $(V),,echo "  link    $@")
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Icommon/harness -Wno-deprecated-gpu-targets $^ -o $@
 
@@ -158,12 +159,12 @@ PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs 
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
 	@$(PYTHON) plots/results.py plots
 
-# A debug build, in a tree of its own: step 14 leaves clocks behind, and step 16 (SMALL_PROBLEMS=0 make step-16
+# A debug build, in a tree of its own: step 22 leaves clocks behind, and step 24 (SMALL_PROBLEMS=0 make step-24
 # NVCC_EXTRA=-DTIMELINE B=build/debug) counts.
-timeline: ## what the warps of step 14 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
-	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/14_warp_specialized_attention
+timeline: ## what the warps of step 22 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
+	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/22_overlapped_attention
 	@rm -f build/timeline.txt
-	@SMALL_PROBLEMS=0 RESULTS=build/debug/results.tsv build/debug/14_warp_specialized_attention $(TIMED)
+	@SMALL_PROBLEMS=0 RESULTS=build/debug/results.tsv build/debug/22_overlapped_attention $(TIMED)
 	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 

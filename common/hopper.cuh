@@ -32,8 +32,8 @@ constexpr int registers_left(int warpgroups, int keep)
  *     WARPGROUPS   that compute, of WARPGROUP_ROWS queries each: these are a tile
  *     BC           keys of a block of K or V
  *     STAGES       places for blocks of K, and as many for blocks of V
- *     REGISTERS    of a consumer's thread: from step 14 on, where producers hand over theirs
- *     EARLY        eights of a block's keys that are exponentiated before the wait for P V, from step 14 on
+ *     REGISTERS    of a consumer's thread: from step 22 on, where producers hand over theirs
+ *     EARLY        eights of a block's keys that are exponentiated before the wait for P V, from step 22 on
  */
 template <class ELEMENT, class SIZES> struct config : SIZES {
     typedef ELEMENT T;
@@ -256,7 +256,7 @@ template <int N> INLINE float2 refer(float (&s)[N], float2 r, float c)
 }
 
 /*
- * From step 14 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m
+ * From step 22 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m
  * is what a block takes; where a row is not near, it is NaN, and no block can overlook it. Returns what the exponents refer to,
  * as refer() does, but in a pair of registers.
  */

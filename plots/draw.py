@@ -11,7 +11,7 @@ from results import (Problem, ROOT, Table, bytes_name, digits3, heads, length_na
                      write_whole)
 
 # A step keeps its colour in every plot: line type 1 is step 01, ... (style.gp). The copy and peers have their own.
-PEERS = (("copy", 21), ("compile", 23), ("cudnn", 23), ("math", 24), ("attention-3", 25), ("", 22))
+PEERS = (("copy", 41), ("compile", 43), ("cudnn", 43), ("math", 44), ("attention-3", 45), ("", 42))
 LETTERS = {"copy": "c", "torch.softmax": "t", "torch.compile": "T", "flash-attention-3": "F"}  # in the terminal
 BITS = {"fp32": 23, "fp16": 10, "bf16": 7}  # of a number, behind its leading one
 LOG_BEYOND = 8  # an axis of speeds is logarithmic when the best of one step is so many times the best of another
@@ -163,7 +163,7 @@ def points_of(rows, at, value, worst=False):
 def steps(view):
     rows = softmax(view)
     shape = common_shape(rows)
-    # Step 06 is about longer rows of as large a tensor.
+    # Step 09 is about longer rows of as large a tensor.
     split = "%d x %d" % tuple(int(n) * f for n, f in zip(shape.split(" x "), (1 / 16, 16)))
     shown = [r for r in rows if r.shape() == shape or r.number == 6 and r.shape() == split]
     shown.sort(key=lambda r: (r.peer, r.step, r.shape() != shape))
@@ -373,7 +373,7 @@ def timeline(path, shape=""):
         raise Problem("%s: not enough blocks of keys for a chart" % path)
     start, end = begins[FIRST], begins[FIRST + BLOCKS]
     device = machine_name((re.findall(r"^# device: (.*)", text, re.M) + [""])[0])
-    said = "%s, step 14%s: a block of keys takes %.0f clocks" % (device, shape and ", " + shape, (end - start) / BLOCKS)
+    said = "%s, step 22%s: a block of keys takes %.0f clocks" % (device, shape and ", " + shape, (end - start) / BLOCKS)
     picture = Picture("timeline", "timeline", "Softmax runs beside products", said)
     line, clip = lambda m: 2.0 + 2.3 * m[0], lambda x: min(max(x, start), end) - start
     seen = lambda a, b, least: [(m, clip(m[a]), clip(m[b])) for m in marks if clip(m[b]) - clip(m[a]) > least * (end - start)]

@@ -29,7 +29,7 @@ set lmargin at screen 0.09; set rmargin at screen 0.745; set tmargin at screen 0
 # Two sizes of GPU memory, and where standard attention stops fitting into them.
 array sizes[2] = [24, 80]
 do for [i = 1 : 2] {
-    set arrow from shortest, sizes[i] to 1.01 * last, sizes[i] nohead back lt 21
+    set arrow from shortest, sizes[i] to 1.01 * last, sizes[i] nohead back lt 41
     set label sprintf("a GPU of %d GiB", sizes[i]) at shortest, sizes[i] left offset 1,0.6 textcolor rgb ink
     do for [size = 2 : 4 : 2] {
         n = longest(sizes[i] * GiB, size)
@@ -41,11 +41,11 @@ do for [i = 1 : 2] {
 # (Texts of this file, not of a table.)
 name(text, y, lt) = sprintf("set label '%s' at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.6,-0.15;", \
                              text, 1.25 * last, y, lt)
-eval name("07 and 08 in fp32", (tensors(last, 4) + scores(last, 4)) / GiB, 7)
-eval name("08 in fp16 and bf16", (tensors(last, 2) + scores(last, 2)) / GiB, 8)
-eval name("09 and 10 in fp32", tensors(last, 4) / GiB, 10)
-eval name("11 on, in fp16 and bf16", tensors(last, 2) / GiB, 12)
+eval name("10 and 11 in fp32", (tensors(last, 4) + scores(last, 4)) / GiB, 10)
+eval name("11 in fp16 and bf16", (tensors(last, 2) + scores(last, 2)) / GiB, 11)
+eval name("12 to 14 in fp32", tensors(last, 4) / GiB, 14)
+eval name("15 on, in fp16 and bf16", tensors(last, 2) / GiB, 18)
 
-plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 7, \
-     (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 8, \
-     (tensors(x, 4) + lse(x)) / GiB with lines lt 10, (tensors(x, 2) + lse(x)) / GiB with lines lt 12
+plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 10, \
+     (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 11, \
+     (tensors(x, 4) + lse(x)) / GiB with lines lt 14, (tensors(x, 2) + lse(x)) / GiB with lines lt 18

@@ -28,7 +28,7 @@ if (in_text) {
 set xlabel "effective bandwidth, GB/s (x read once and y written once, over the time taken)" textcolor rgb ink
 set lmargin at screen 0.21; set rmargin at screen 0.97; set tmargin at screen 0.81; set bmargin at screen 0.12
 if (copy > 0) {
-    set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 21
+    set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 41
     set label 1 sprintf(copy < 100 ? "copy, %.1f GB/s" : "copy, %.0f GB/s", copy) at graph 1, graph 1.045 right textcolor rgb ink
 }
 set arrow 2 from graph 0.008, graph 1.02 to graph 0.008, graph 1.07 nohead lw 3 lc rgb ink

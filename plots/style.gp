@@ -8,28 +8,36 @@ quiet = "#555555"
 faint = "#8a8a8a"
 card = "#fcfcfa"
 
-set linetype 1 lc rgb "#e69f00" lw 2 pt 5  ps 0.8             # 01_naive_softmax
-set linetype 2 lc rgb "#d55e00" lw 2 pt 9  ps 1.0             # 02_safe_softmax
-set linetype 3 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 03_online_softmax
-set linetype 4 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1             # 04_parallel_softmax
-set linetype 5 lc rgb "#0072b2" lw 2 pt 7  ps 0.8             # 05_resident_softmax
-set linetype 6 lc rgb "#009e73" lw 2 pt 15 ps 0.8             # 06_split_softmax
-set linetype 7 lc rgb "#e69f00" lw 2 pt 5  ps 0.8             # 07_standard_attention: and the same again
-set linetype 8 lc rgb "#d55e00" lw 2 pt 9  ps 1.0             # 08_library_attention
-set linetype 9 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 09_fused_attention
-set linetype 10 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1            # 10_flash_attention
-set linetype 11 lc rgb "#0072b2" lw 2 pt 7  ps 0.8            # 11_tensor_core_attention
-set linetype 12 lc rgb "#009e73" lw 2 pt 15 ps 0.8            # 12_pipelined_attention
-set linetype 13 lc rgb "#5e4fa2" lw 2 pt 5  ps 0.8            # 13_hopper_attention
-set linetype 14 lc rgb "#882255" lw 2 pt 9  ps 1.0            # 14_warp_specialized_attention
-set linetype 15 lc rgb "#8c6d1f" lw 2 pt 11 ps 1.0            # 15_persistent_attention
-set linetype 16 lc rgb "#c2185b" lw 2 pt 13 ps 1.1            # 16_optimistic_attention
-set linetype 21 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other limits
-set linetype 22 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
-set linetype 23 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn
-set linetype 24 lc rgb "#777777" lw 1.3 pt 6 ps 0.7 dt (4, 3) # torch.sdpa-math
-set linetype 25 lc rgb "#777777" lw 1.3 pt 12 ps 0.8 dt (4, 3) # flash-attention-3
-set linetype cycle 25
+set linetype 1 lc rgb "#e69f00" lw 2 pt 5 ps 0.8                # 01_naive_softmax
+set linetype 2 lc rgb "#d55e00" lw 2 pt 9 ps 1.0                # 02_safe_softmax
+set linetype 3 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0               # 03_online_softmax
+set linetype 4 lc rgb "#999933" lw 2 pt 7 ps 0.8                # 04_vector_softmax
+set linetype 5 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1               # 05_block_softmax
+set linetype 6 lc rgb "#0072b2" lw 2 pt 7 ps 0.8                # 06_resident_softmax
+set linetype 7 lc rgb "#5e4fa2" lw 2 pt 5 ps 0.8                # 07_narrow_softmax
+set linetype 8 lc rgb "#44aa99" lw 2 pt 9 ps 1.0                # 08_cluster_softmax
+set linetype 9 lc rgb "#009e73" lw 2 pt 15 ps 0.8               # 09_split_softmax
+set linetype 10 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 10_standard_attention: and the same again
+set linetype 11 lc rgb "#d55e00" lw 2 pt 9 ps 1.0               # 11_library_attention
+set linetype 12 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 12_fused_attention
+set linetype 13 lc rgb "#999933" lw 2 pt 7 ps 0.8               # 13_flash_attention
+set linetype 14 lc rgb "#56b4e9" lw 2 pt 13 ps 1.1              # 14_register_tiled_attention
+set linetype 15 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 15_tensor_core_attention
+set linetype 16 lc rgb "#44aa99" lw 2 pt 9 ps 1.0               # 16_swizzled_attention
+set linetype 17 lc rgb "#117733" lw 2 pt 11 ps 1.0              # 17_pipelined_attention
+set linetype 18 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 18_lean_attention
+set linetype 19 lc rgb "#aa4499" lw 2 pt 7 ps 0.8               # 19_copy_engine_attention
+set linetype 20 lc rgb "#5e4fa2" lw 2 pt 5 ps 0.8               # 20_warpgroup_attention
+set linetype 41 lc rgb "#332288" lw 2 pt 13 ps 1.1              # 21_specialized_attention
+set linetype 42 lc rgb "#882255" lw 2 pt 9 ps 1.0               # 22_overlapped_attention
+set linetype 43 lc rgb "#8c6d1f" lw 2 pt 11 ps 1.0              # 23_persistent_attention
+set linetype 44 lc rgb "#c2185b" lw 2 pt 13 ps 1.1              # 24_optimistic_attention
+set linetype 41 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other limits
+set linetype 42 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
+set linetype 43 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn
+set linetype 44 lc rgb "#777777" lw 1.3 pt 6 ps 0.7 dt (4, 3) # torch.sdpa-math
+set linetype 45 lc rgb "#777777" lw 1.3 pt 12 ps 0.8 dt (4, 3) # flash-attention-3
+set linetype cycle 45
 
 set border 3 lc rgb faint
 set tics nomirror textcolor rgb ink scale 0.5

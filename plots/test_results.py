@@ -522,7 +522,7 @@ class Drawing(Case):
                  for w in (0, 1) for b in range(30) for t in [100 * b + 50 * w]]
         self.write("marks.txt", "# device: GPU\n" + "\n".join(marks) + "\n")
         picture = draw.timeline("marks.txt", "--dim 64")
-        self.assertEqual(picture.below, "GPU, step 14, --dim 64: a block of keys takes 100 clocks")
+        self.assertEqual(picture.below, "GPU, step 22, --dim 64: a block of keys takes 100 clocks")
         self.assertEqual([(b[0], b[1]) for b in picture.files["bars"][0][:2] + picture.files["bars"][0][7:9]],
                          [(0, 20), (100, 120), (700, 720), (50, 70)])
         self.assertEqual([c[2] for c in picture.files["copies"][0]], [str(n) for n in [*range(10, 19), *range(10, 18)]])

@@ -36,53 +36,53 @@ softmax_cpu_fn safe_softmax_cpu;                softmax_gpu_fn safe_softmax_gpu;
 /* 03_online_softmax */
 extern const struct softmax_step online_softmax;
 softmax_cpu_fn online_softmax_cpu;              softmax_gpu_fn online_softmax_gpu;
-/* 04_parallel_softmax */
-extern const struct softmax_step parallel_softmax;
-softmax_cpu_fn parallel_softmax_cpu;            softmax_gpu_fn parallel_softmax_gpu;
-/* 05_resident_softmax */
-extern const struct softmax_step resident_softmax;
-softmax_cpu_fn resident_softmax_cpu;            softmax_gpu_fn resident_softmax_gpu;
-softmax_fp16_cpu_fn resident_softmax_fp16_cpu;  softmax_fp16_gpu_fn resident_softmax_fp16_gpu;
-softmax_bf16_cpu_fn resident_softmax_bf16_cpu;  softmax_bf16_gpu_fn resident_softmax_bf16_gpu;
-/* 06_split_softmax */
+/* 05_block_softmax */
+extern const struct softmax_step block_softmax;
+softmax_cpu_fn block_softmax_cpu;            softmax_gpu_fn block_softmax_gpu;
+/* 07_narrow_softmax */
+extern const struct softmax_step narrow_softmax;
+softmax_cpu_fn narrow_softmax_cpu;            softmax_gpu_fn narrow_softmax_gpu;
+softmax_fp16_cpu_fn narrow_softmax_fp16_cpu;  softmax_fp16_gpu_fn narrow_softmax_fp16_gpu;
+softmax_bf16_cpu_fn narrow_softmax_bf16_cpu;  softmax_bf16_gpu_fn narrow_softmax_bf16_gpu;
+/* 09_split_softmax */
 extern const struct softmax_step split_softmax;
 softmax_cpu_fn split_softmax_cpu;               softmax_gpu_fn split_softmax_gpu;
 softmax_fp16_cpu_fn split_softmax_fp16_cpu;     softmax_fp16_gpu_fn split_softmax_fp16_gpu;
 softmax_bf16_cpu_fn split_softmax_bf16_cpu;     softmax_bf16_gpu_fn split_softmax_bf16_gpu;
 workspace_fn split_softmax_workspace;
-/* 07_standard_attention */
+/* 10_standard_attention */
 extern const struct attention_step standard_attention;
 attention_cpu_fn standard_attention_cpu;        attention_gpu_fn standard_attention_gpu;
 attention_workspace_fn standard_attention_workspace;
-/* 08_library_attention */
+/* 11_library_attention */
 extern const struct attention_step library_attention;
 attention_cpu_fn library_attention_cpu;         attention_gpu_fn library_attention_gpu;
 attention_fp16_gpu_fn library_attention_fp16_gpu; attention_bf16_gpu_fn library_attention_bf16_gpu;
 attention_workspace_fn library_attention_workspace;
-/* 09_fused_attention */
+/* 12_fused_attention */
 extern const struct attention_step fused_attention;
 attention_cpu_fn fused_attention_cpu;           attention_gpu_fn fused_attention_gpu;
-/* 10_flash_attention */
-extern const struct attention_step flash_attention;
-attention_cpu_fn flash_attention_cpu;           attention_gpu_fn flash_attention_gpu;
-attention_shared_fn flash_attention_shared;
-/* 11_tensor_core_attention */
+/* 14_register_tiled_attention */
+extern const struct attention_step register_tiled_attention;
+attention_cpu_fn register_tiled_attention_cpu;           attention_gpu_fn register_tiled_attention_gpu;
+attention_shared_fn register_tiled_attention_shared;
+/* 15_tensor_core_attention */
 extern const struct attention_step tensor_core_attention;
 attention_fp16_gpu_fn tensor_core_attention_fp16_gpu; attention_bf16_gpu_fn tensor_core_attention_bf16_gpu;
-/* 12_pipelined_attention */
-extern const struct attention_step pipelined_attention;
-attention_fp16_gpu_fn pipelined_attention_fp16_gpu; attention_bf16_gpu_fn pipelined_attention_bf16_gpu;
-/* 13_hopper_attention */
-extern const struct attention_step hopper_attention;
-attention_fp16_gpu_fn hopper_attention_fp16_gpu; attention_bf16_gpu_fn hopper_attention_bf16_gpu;
-/* 14_warp_specialized_attention */
-extern const struct attention_step warp_specialized_attention;
-attention_fp16_gpu_fn warp_specialized_attention_fp16_gpu; attention_bf16_gpu_fn warp_specialized_attention_bf16_gpu;
-/* 15_persistent_attention */
+/* 18_lean_attention */
+extern const struct attention_step lean_attention;
+attention_fp16_gpu_fn lean_attention_fp16_gpu; attention_bf16_gpu_fn lean_attention_bf16_gpu;
+/* 20_warpgroup_attention */
+extern const struct attention_step warpgroup_attention;
+attention_fp16_gpu_fn warpgroup_attention_fp16_gpu; attention_bf16_gpu_fn warpgroup_attention_bf16_gpu;
+/* 22_overlapped_attention */
+extern const struct attention_step overlapped_attention;
+attention_fp16_gpu_fn overlapped_attention_fp16_gpu; attention_bf16_gpu_fn overlapped_attention_bf16_gpu;
+/* 23_persistent_attention */
 extern const struct attention_step persistent_attention;
 attention_fp16_gpu_fn persistent_attention_fp16_gpu; attention_bf16_gpu_fn persistent_attention_bf16_gpu;
 attention_workspace_fn persistent_attention_workspace;
-/* 16_optimistic_attention */
+/* 24_optimistic_attention */
 extern const struct attention_step optimistic_attention;
 attention_fp16_gpu_fn optimistic_attention_fp16_gpu; attention_bf16_gpu_fn optimistic_attention_bf16_gpu;
 attention_workspace_fn optimistic_attention_workspace;

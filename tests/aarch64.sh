@@ -21,4 +21,4 @@ export TESTS_SMALL=1 CK_FORK=no OMP_NUM_THREADS=2 RESULTS=$B/results.tsv
 for suite in ${SUITES:-merge half npy vexp softmax_cpu}; do
     CK_RUN_SUITE=$suite $run $B/main_cpu
 done
-$run $B/10_flash_attention --heads 2 --seq 200 --dim 64 --reps 1 --budget 0.1 --device cpu
+$run $B/14_register_tiled_attention --heads 2 --seq 200 --dim 64 --reps 1 --budget 0.1 --device cpu

@@ -8,12 +8,12 @@
 #include "steps.h"
 
 static const struct softmax_step *const softmax_steps[] = {
-    &naive_softmax, &safe_softmax, &online_softmax, &parallel_softmax, &resident_softmax, &split_softmax,
+    &naive_softmax, &safe_softmax, &online_softmax, &block_softmax, &narrow_softmax, &split_softmax,
 };
 
 static const struct attention_step *const attention_steps[] = {
-    &standard_attention, &library_attention, &fused_attention, &flash_attention,
-    &tensor_core_attention, &pipelined_attention, &hopper_attention, &warp_specialized_attention,
+    &standard_attention, &library_attention, &fused_attention, &register_tiled_attention,
+    &tensor_core_attention, &lean_attention, &warpgroup_attention, &overlapped_attention,
     &persistent_attention, &optimistic_attention,
 };
 

@@ -34,7 +34,7 @@ const struct answers *attention_case_answers(struct attention_case *c, const str
 struct outcome attention_case_verdict(const struct attention_subject *s, struct attention_case *c);
 
 /* Whether |O - exact| stays within twice that of an attention that rounds every result to the type, plus one rounding. */
-bool flash_attention_rule(struct attention_case *c, double *error, double *allowed);
+bool register_tiled_attention_rule(struct attention_case *c, double *error, double *allowed);
 /* That attention: O becomes its result. */
 void same_precision_attention(struct attention_case *c);
 
@@ -48,7 +48,7 @@ struct attention_check {
     bool gpu_only;      /* its sizes mean nothing to a CPU */
     /* scores so large that rows cannot be judged, but for what no right attention gets: nothing wrong will do */
     bool in_doubt;
-    bool library_fails; /* step 08 does not pass it, and says so: a library multiplies what is hidden by 0 */
+    bool library_fails; /* step 11 does not pass it, and says so: a library multiplies what is hidden by 0 */
     const struct attention *problems;
     int count;
 };

@@ -173,39 +173,39 @@ END_TEST
 static const struct {
     const char *program, *words, *option, *value, *allowed;
 } attention_usage[] = {
-    { "07_standard_attention", "--heads 0", "--heads", "'0'", "from 1" },
-    { "07_standard_attention", "--kv-heads 0", "--kv-heads", "'0'", "from 1" },
-    { "07_standard_attention", "--batch -1", "--batch", "'-1'", "from 1" },
-    { "07_standard_attention", "--seq 0", "--seq", "'0'", "from 1" },
-    { "07_standard_attention", "--seq-q abc", "--seq-q", "'abc'", "from 1" },
-    { "07_standard_attention", "--seq-k 4Gi", "--seq-k", "'4Gi'", "from 1" },
-    { "07_standard_attention", "--heads 6 --kv-heads 4", "--kv-heads", "4", "divide --heads" },
-    { "07_standard_attention", "--heads 2 --kv-heads 3", "--kv-heads", "3", "divide --heads" },
-    { "07_standard_attention", "--shape llama3-8b --kv-heads 3", "--kv-heads", "3", "divide --heads" },
-    { "07_standard_attention", "--dim 0", "--dim", "'0'", "from 1 to 256" },
-    { "07_standard_attention", "--dim 300", "--dim", "'300'", "from 1 to 256" },
-    { "11_tensor_core_attention", "--dim 72", "--dim", "72", "64 and 128" },
-    { "12_pipelined_attention", "--dim 256", "--dim", "256", "64 and 128" },
-    { "11_tensor_core_attention", "--dtype fp32", "--dtype", "fp32", "fp16 and bf16" },
-    { "12_pipelined_attention", "--dtype fp32 --device cpu", "--dtype", "fp32", "fp16 and bf16" },
-    { "07_standard_attention", "--batch 2147483647 --heads 2147483647 --seq 2147483647", "--batch", "--seq", "product" },
-    { "07_standard_attention", "--causal=1", "--causal", "", "" },
-    { "07_standard_attention", "--rows 3", "--rows", "", "--help" },
+    { "10_standard_attention", "--heads 0", "--heads", "'0'", "from 1" },
+    { "10_standard_attention", "--kv-heads 0", "--kv-heads", "'0'", "from 1" },
+    { "10_standard_attention", "--batch -1", "--batch", "'-1'", "from 1" },
+    { "10_standard_attention", "--seq 0", "--seq", "'0'", "from 1" },
+    { "10_standard_attention", "--seq-q abc", "--seq-q", "'abc'", "from 1" },
+    { "10_standard_attention", "--seq-k 4Gi", "--seq-k", "'4Gi'", "from 1" },
+    { "10_standard_attention", "--heads 6 --kv-heads 4", "--kv-heads", "4", "divide --heads" },
+    { "10_standard_attention", "--heads 2 --kv-heads 3", "--kv-heads", "3", "divide --heads" },
+    { "10_standard_attention", "--shape llama3-8b --kv-heads 3", "--kv-heads", "3", "divide --heads" },
+    { "10_standard_attention", "--dim 0", "--dim", "'0'", "from 1 to 256" },
+    { "10_standard_attention", "--dim 300", "--dim", "'300'", "from 1 to 256" },
+    { "15_tensor_core_attention", "--dim 72", "--dim", "72", "64 and 128" },
+    { "18_lean_attention", "--dim 256", "--dim", "256", "64 and 128" },
+    { "15_tensor_core_attention", "--dtype fp32", "--dtype", "fp32", "fp16 and bf16" },
+    { "18_lean_attention", "--dtype fp32 --device cpu", "--dtype", "fp32", "fp16 and bf16" },
+    { "10_standard_attention", "--batch 2147483647 --heads 2147483647 --seq 2147483647", "--batch", "--seq", "product" },
+    { "10_standard_attention", "--causal=1", "--causal", "", "" },
+    { "10_standard_attention", "--rows 3", "--rows", "", "--help" },
     { "02_safe_softmax", "--heads 3", "--heads", "", "--help" },
-    { "07_standard_attention", "--shape gpt2-scores", "--shape", "'gpt2-scores'", "llama3-8b" },
+    { "10_standard_attention", "--shape gpt2-scores", "--shape", "'gpt2-scores'", "llama3-8b" },
     { "02_safe_softmax", "--shape gpt2", "--shape", "'gpt2'", "gpt2-scores" },
-    { "07_standard_attention", "--input masked", "--input", "'masked'", "adversarial" },
-    { "07_standard_attention", "--input real --heads 3", "--input", "real", "leave out sizes" },
-    { "07_standard_attention", "--q a.npy --v a.npy", "--k", "", "all three" },
-    { "07_standard_attention", "--k a.npy", "--q", "", "all three" },
-    { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
-    { "07_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
-    { "07_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
-    { "07_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
-    { "07_standard_attention", "--scale -inf", "--scale", "'-inf'", "finite" },
-    { "07_standard_attention", "--scale 1x", "--scale", "'1x'", "finite" },
-    { "07_standard_attention", "--sweep-scale --scale 2", "--sweep-scale", "", "--scale" },
-    { "07_standard_attention", "--sweep-scale --sweep", "--sweep-scale", "", "--sweep" },
+    { "10_standard_attention", "--input masked", "--input", "'masked'", "adversarial" },
+    { "10_standard_attention", "--input real --heads 3", "--input", "real", "leave out sizes" },
+    { "10_standard_attention", "--q a.npy --v a.npy", "--k", "", "all three" },
+    { "10_standard_attention", "--k a.npy", "--q", "", "all three" },
+    { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
+    { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
+    { "10_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
+    { "10_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
+    { "10_standard_attention", "--scale -inf", "--scale", "'-inf'", "finite" },
+    { "10_standard_attention", "--scale 1x", "--scale", "'1x'", "finite" },
+    { "10_standard_attention", "--sweep-scale --scale 2", "--sweep-scale", "", "--scale" },
+    { "10_standard_attention", "--sweep-scale --sweep", "--sweep-scale", "", "--sweep" },
     { "02_safe_softmax", "--scale 2", "--scale", "", "--help" },
 };
 
@@ -234,10 +234,10 @@ END_TEST
 /* Standard attention needs S: it says how large that is. */
 START_TEST(test_too_little_memory_for_scores)
 {
-    assert_refused("07_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", " 368",
+    assert_refused("10_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", " 368",
                    "available", NULL);
     if (cpu_device.memory() < (size_t)300 << 30)
-        assert_refused("07_standard_attention", "--seq 300000 --heads 1 --causal --device cpu", EXIT_FAILED, "memory", " 33",
+        assert_refused("10_standard_attention", "--seq 300000 --heads 1 --causal --device cpu", EXIT_FAILED, "memory", " 33",
                        "available", NULL);
 }
 END_TEST
@@ -410,14 +410,14 @@ START_TEST(test_tensors_that_do_not_fit)
         write_tensor("q.npy", 4, 1, 4, 7, 8);
         write_tensor("k.npy", wrong[i].dims, k[0], k[1], k[2], k[3]);
         write_tensor("v.npy", wrong[i].dims, v[0], v[1], v[2], v[3]);
-        assert_refused("09_fused_attention", attention_words("q.npy", "k.npy", "v.npy", ""), EXIT_FAILED, wrong[i].says,
+        assert_refused("12_fused_attention", attention_words("q.npy", "k.npy", "v.npy", ""), EXIT_FAILED, wrong[i].says,
                        wrong[i].and, NULL);
     }
-    assert_refused("09_fused_attention", attention_words("q.npy", "q.npy", "none.npy", ""), EXIT_FAILED, "none.npy", NULL);
+    assert_refused("12_fused_attention", attention_words("q.npy", "q.npy", "none.npy", ""), EXIT_FAILED, "none.npy", NULL);
     write_tensor("q.npy", 4, 1, 1, 2, 300);
-    assert_refused("09_fused_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "300", "1 to 256", NULL);
+    assert_refused("12_fused_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "300", "1 to 256", NULL);
     write_tensor("q.npy", 4, 1, 1, 2, 72);
-    assert_refused("11_tensor_core_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "72", "64 and 128",
+    assert_refused("15_tensor_core_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "72", "64 and 128",
                    NULL);
 }
 END_TEST
@@ -431,7 +431,7 @@ START_TEST(test_attention_from_file_to_file)
     write_tensor("v.npy", 4, 2, 2, 9, 8);
     char more[1024], why[256];
     snprintf(more, sizeof more, "--causal --out %s --lse %s", folder_path("o.npy"), folder_path("lse.npy"));
-    const struct said *s = run("10_flash_attention", attention_words("q.npy", "k.npy", "v.npy", more));
+    const struct said *s = run("14_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more));
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     ck_assert_msg(folder_files() == 6, "more than the five tensors and the results is left");
     struct npy t[5];
@@ -462,7 +462,7 @@ START_TEST(test_help)
 END_TEST
 
 static const char *const programs[] = {
-    "01_naive_softmax", "02_safe_softmax", "03_online_softmax", "04_parallel_softmax", "05_resident_softmax", "06_split_softmax",
+    "01_naive_softmax", "02_safe_softmax", "03_online_softmax", "05_block_softmax", "07_narrow_softmax", "09_split_softmax",
 };
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };
 
@@ -489,10 +489,10 @@ START_TEST(test_every_step_runs_on_real_input)
 END_TEST
 
 static const char *const attention_programs[] = {
-    "07_standard_attention",
-    "08_library_attention",
-    "09_fused_attention",
-    "10_flash_attention",
+    "10_standard_attention",
+    "11_library_attention",
+    "12_fused_attention",
+    "14_register_tiled_attention",
 };
 enum { ATTENTION_PROGRAMS = sizeof attention_programs / sizeof attention_programs[0] };
 
@@ -535,7 +535,7 @@ END_TEST
 /* Where it cannot run, a step for GPUs alone says so, and that is no failure. */
 START_TEST(test_steps_for_gpus_alone)
 {
-    static const char *const alone[] = { "11_tensor_core_attention", "12_pipelined_attention" };
+    static const char *const alone[] = { "15_tensor_core_attention", "18_lean_attention" };
     if (gpu_count() > 0) /* then hide it */
         setenv("CUDA_VISIBLE_DEVICES", "", 1);
     for (int i = 0; i < 2; i++) {
@@ -576,11 +576,11 @@ END_TEST
 /* --scale is the scale, whatever stands before or behind it, and the table says so. */
 START_TEST(test_scale)
 {
-    const struct said *s = run("10_flash_attention", "--scale 0.5 --shape gpt2 --seq 50 --reps 1 --device cpu --json");
+    const struct said *s = run("14_register_tiled_attention", "--scale 0.5 --shape gpt2 --seq 50 --reps 1 --device cpu --json");
     ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.5\""), "%s%s", s->out, s->err);
-    s = run("10_flash_attention", "--scale 0.125 --heads 1 --seq 50 --reps 1 --device cpu --json"); /* the usual one, of dim 64 */
+    s = run("14_register_tiled_attention", "--scale 0.125 --heads 1 --seq 50 --reps 1 --device cpu --json"); /* of dim 64 */
     ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal\""), "%s%s", s->out, s->err);
-    s = run("10_flash_attention", "--sweep-scale --heads 1 --seq 50 --reps 1 --device cpu --json");
+    s = run("14_register_tiled_attention", "--sweep-scale --heads 1 --seq 50 --reps 1 --device cpu --json");
     ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.03125\"") &&
                       strstr(s->out, "\"input\": \"normal, scale 8\""),
                   "%s%s", s->out, s->err);

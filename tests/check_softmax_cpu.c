@@ -256,7 +256,7 @@ START_TEST(test_naive_overflows_in_fp16)
     fp16 two[] = { fits, fits };
     naive_softmax_fp16_cpu(y, two, 1, 2); /* each exp fits, their sum does not */
     ck_assert(fp16_to_float(y[0]) == 0 && fp16_to_float(y[1]) == 0);
-    resident_softmax_fp16_cpu(y, two, 1, 2);
+    narrow_softmax_fp16_cpu(y, two, 1, 2);
     ck_assert(fp16_to_float(y[0]) == 0.5f && fp16_to_float(y[1]) == 0.5f);
 }
 END_TEST
@@ -267,7 +267,7 @@ START_TEST(test_naive_sum_stops_in_fp16)
     static fp16 x[4096], y[4096]; /* zeros, whose exp is 1 */
     naive_softmax_fp16_cpu(y, x, 1, 4096);
     ck_assert(fp16_to_float(y[0]) == 1.0f / 2048);
-    resident_softmax_fp16_cpu(y, x, 1, 4096);
+    narrow_softmax_fp16_cpu(y, x, 1, 4096);
     ck_assert(fp16_to_float(y[0]) == 1.0f / 4096);
 }
 END_TEST

@@ -36,29 +36,29 @@ while read -r step arch least most instruction why; do
         END { judge(); if (!kernels) print "no kernel"; exit bad || !kernels }' build/machine_code.sass ||
         { echo "step $step, $arch: $instruction must be there $least to $most times: $why" >&2; failed=1; }
 done <<'TABLE' && [ -z "${failed-}" ] && echo "machine code: as the lessons say"
-10 sm_80   1  -  LDGSTS       tiles are copied in the background
-10 sm_80   0  0  HMMA         fp32 cores, not tensor cores
-11 sm_80   1  -  HMMA         products on tensor cores
-11 sm_80   0  0  LDSM|LDGSTS  words from shared memory, and no copies that run by themselves: that is step 12
-12 sm_80   1  -  HMMA         products on tensor cores
-12 sm_80   1  -  LDSM         ldmatrix
-12 sm_80   1  -  LDGSTS       cp.async
-12 sm_90a  0  0  HGMMA|STL|LDL  as on sm_80, and no register spilled
-13 sm_90a  1  -  HGMMA        wgmma
-13 sm_90a  1  -  UTMALDG      the copy engine loads
-13 sm_90a  1  -  UTMASTG      and stores
-13 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  no fragments of Q, K and V, no copies by warps, no register spilled
-14 sm_90a  2  2  USETMAXREG   registers are handed over: given once, taken once
-14 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 13
-14 sm_90a 16  -  BESIDE_PV    softmax runs beside P V: written naively, three exponentials do
-14 sm_90a  0 54  R2UR         descriptors live in uniform registers
-15 sm_90a  2  2  USETMAXREG   as in step 14
-15 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 13
-15 sm_90a 16  -  BESIDE_PV    as in step 14
-15 sm_90a  0 54  R2UR         as in step 14
-16 sm_90a  2  2  USETMAXREG   as in step 14
-16 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 13
-16 sm_90a 16  -  BESIDE_PV    as in step 14
-16 sm_90a  0 54  R2UR         as in step 14
-16 sm_90a 75  -  REUSE        the two references are an even and an odd register
+14 sm_80   1  -  LDGSTS       tiles are copied in the background
+14 sm_80   0  0  HMMA         fp32 cores, not tensor cores
+15 sm_80   1  -  HMMA         products on tensor cores
+15 sm_80   0  0  LDSM|LDGSTS  words from shared memory, and no copies that run by themselves: that is step 18
+18 sm_80   1  -  HMMA         products on tensor cores
+18 sm_80   1  -  LDSM         ldmatrix
+18 sm_80   1  -  LDGSTS       cp.async
+18 sm_90a  0  0  HGMMA|STL|LDL  as on sm_80, and no register spilled
+20 sm_90a  1  -  HGMMA        wgmma
+20 sm_90a  1  -  UTMALDG      the copy engine loads
+20 sm_90a  1  -  UTMASTG      and stores
+20 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  no fragments of Q, K and V, no copies by warps, no register spilled
+22 sm_90a  2  2  USETMAXREG   registers are handed over: given once, taken once
+22 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+22 sm_90a 16  -  BESIDE_PV    softmax runs beside P V: written naively, three exponentials do
+22 sm_90a  0 54  R2UR         descriptors live in uniform registers
+23 sm_90a  2  2  USETMAXREG   as in step 22
+23 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+23 sm_90a 16  -  BESIDE_PV    as in step 22
+23 sm_90a  0 54  R2UR         as in step 22
+24 sm_90a  2  2  USETMAXREG   as in step 22
+24 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+24 sm_90a 16  -  BESIDE_PV    as in step 22
+24 sm_90a  0 54  R2UR         as in step 22
+24 sm_90a 75  -  REUSE        the two references are an even and an odd register
 TABLE

@@ -16,7 +16,7 @@ pages() {
     bad=0
     if command -v python3 >/dev/null 2>&1; then
         python3 plots/results.py tables --check || bad=1
-        for script in plots/test_results.py "tests/mutate.py check" tests/test_mutate.py tests/test_diff.py tests/test_pages.py; do
+        for script in plots/test_results.py "tests/mutate.py check" tests/test_*.py; do
             python3 $script || bad=1
         done
     else

@@ -129,8 +129,8 @@ class Diff(unittest.TestCase):
         make = lambda *words: subprocess.run(["make", "-s", "CUDA=0", *words], cwd=ROOT, env=clean, text=True,
                                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
         self.assertIn("\n03_online_softmax over 02_safe_softmax: ", make("diff-3"))
-        self.assertIn("\n07_standard_attention begins anew: ", make("diff-7"))
-        self.assertIn("\nsteps/15_persistent_attention/tiles.cuh\n", make("diff-15"))
+        self.assertIn("\n10_standard_attention begins anew: ", make("diff-10"))
+        self.assertIn("\nsteps/23_persistent_attention/tiles.cuh\n", make("diff-23"))
         self.assertIn("no such step: diff-99. N is 0 to ", make("diff-99"))
 
 

@@ -16,7 +16,7 @@ $B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
 	$(call LINK_TESTS,$^)
 
 # The GPU tests around the Hopper steps with random delays.
-DELAYED := $(foreach s,$(filter 13% 14% 15% 16%,$(STEPS)),steps/$s/gpu.o)
+DELAYED := $(foreach s,$(filter-out 0% 10% 11% 12% 13% 14% 15% 16% 17% 18%,$(STEPS)),steps/$s/gpu.o)
 $B/delayed/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, delayed")
 	$Q$(NVCC) $(NVCCFLAGS) -DRANDOM_DELAYS -MF $(@:.o=.d) -c $< -o $@
@@ -39,14 +39,14 @@ bug-%: $B/bug
 mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
 	@B=$B MUTANTS='$(MUTANTS)' tests/mutate.py mutants $(if $(TENTH),--tenth $(TENTH))
 
-ablation: ## what is each idea of steps 10, 12, 13, 14 and 16 worth? STEP=12 or VARIANTS="whole no-lag", and ARGS, choose
+ablation: ## what is each idea of steps 14, 18, 20, 22 and 24 worth? STEP=18 or VARIANTS="whole no-lag", and ARGS, choose
 	@B=$B STEP='$(STEP)' VARIANTS='$(VARIANTS)' tests/mutate.py ablation $(ARGS)
 
 delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, warps late at random: no hang, same bits
 	@B=$B tests/delays.sh
 
-repairs: ## how often step 16 repairs, on which input, and that no repair is for nothing, on a Hopper GPU
-	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/16_optimistic_attention
+repairs: ## how often step 24 repairs, on which input, and that no repair is for nothing, on a Hopper GPU
+	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/24_optimistic_attention
 	@B=build/debug tests/repairs.sh
 
 older-gpus: ## the GPU tests as a T4 and an RTX 30xx would run them, on the GPU that is here

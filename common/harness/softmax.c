@@ -47,7 +47,7 @@ static void finish(const void *step, struct options *o)
 {
     const struct softmax_step *s = step;
     if (!softmax_has(s, &cpu_device, o->dtype) && !softmax_has(s, &gpu_device, o->dtype))
-        usage_error("--dtype %s: %s takes fp32 only; steps 05 and 06 take fp16 and bf16 too", dtype_name(o->dtype), s->name);
+        usage_error("--dtype %s: %s takes fp32 only; steps 07 and 09 take fp16 and bf16 too", dtype_name(o->dtype), s->name);
 }
 
 /* With --sweep every row length from 128 on, rows x cols staying what it is. */

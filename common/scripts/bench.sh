@@ -11,8 +11,8 @@ results=${RESULTS:-build/results.tsv}
 # fewer.) Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
     case $step in
-    07_* | 09_* | 10_*) types=fp32 ;;
-    08_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
+    10_* | 12_* | 1[34]_*) types=fp32 ;;
+    11_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
     *) types=${BENCH_DTYPES:-fp16 bf16} ;;
     esac
     for dtype in $types; do
@@ -20,7 +20,7 @@ attention() {
         "$1" --dtype $dtype --sweep-scale --heads 8 --seq 1024 --reps 1 ${BENCH_ARGS:-}
         for size in "--dim 64 --heads ${BENCH_HEADS:-32}" "--dim 128 --heads $((${BENCH_HEADS:-32} / 2))"; do
             case $step$dtype in
-            10_* | *bf16)
+            1[34]_* | *bf16)
                 for mask in "" --causal; do
                     "$1" --dtype $dtype --batch 1 --seq ${BENCH_TOKENS:-16384} --sweep $size $mask ${BENCH_ARGS:-}
                 done ;;
@@ -37,13 +37,13 @@ for program; do
         continue
     fi
     case $step in
-    0[1-6]_*) ;;
+    0[1-9]_*) ;;
     *) attention "$program"; continue ;;
     esac
     "$program" --sweep ${BENCH_ARGS:-}
     "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
     case $step in
-    05_* | 06_*)
+    0[789]_*)
         for dtype in ${BENCH_DTYPES:-fp16 bf16}; do
             "$program" --sweep --rows 32Ki --dtype $dtype ${BENCH_ARGS:-}
             for cols in 1000 1023 4097 12345; do
@@ -55,7 +55,7 @@ for program; do
         done ;;
     esac
     case $step in
-    06_*)
+    09_*)
         "$program" --rows 16 --cols 1Mi ${BENCH_ARGS:-}
         "$program" --rows 1 --cols 16Mi ${BENCH_ARGS:-} ;;
     esac

@@ -22,7 +22,7 @@ for program; do
         continue
     fi
     case $step in # a softmax; an attention
-    0[1-6]_*) real="--rows 16Ki" random="16384 x 8192" ;;
+    0[1-9]_*) real="--rows 16Ki" random="16384 x 8192" ;;
     *) real=--causal random="16 heads, 2048 tokens" ;;
     esac
     before=$(lines)

@@ -31,18 +31,18 @@ const struct mutant mutants[] = {
     /* arithmetic */
     CPU(normalised_twice, "02_safe_softmax", "ordinary"),
     CPU(fast_math_exp, "02_safe_softmax", "ordinary"),
-    CPU(one_chain, "04_parallel_softmax", "drifting"),
-    CPU_FP16(fp16_sum, "05_resident_softmax", "long rows"),
+    CPU(one_chain, "05_block_softmax", "drifting"),
+    CPU_FP16(fp16_sum, "07_narrow_softmax", "long rows"),
     /* no result at all */
     CPU(all_zeros, "02_safe_softmax", "ordinary"),
     CPU(uniform, "02_safe_softmax", "ordinary"),
     CPU(all_nan, "02_safe_softmax", "ordinary"),
     CPU(stale_output, "02_safe_softmax", "ordinary"),
 #ifdef USE_CUDA
-    ON_GPU(ragged_threads_return, "04_parallel_softmax", "shapes"),
-    ON_GPU(last_pack_not_written, "05_resident_softmax", "shapes"),
-    ON_GPU(launch_refused, "04_parallel_softmax", "ordinary"),
-    ON_GPU(no_barrier, "04_parallel_softmax", "shapes"),
+    ON_GPU(ragged_threads_return, "05_block_softmax", "shapes"),
+    ON_GPU(last_pack_not_written, "07_narrow_softmax", "shapes"),
+    ON_GPU(launch_refused, "05_block_softmax", "ordinary"),
+    ON_GPU(no_barrier, "05_block_softmax", "shapes"),
 #endif
 };
 const int mutant_count = sizeof mutants / sizeof mutants[0];

@@ -1,0 +1,35 @@
+/* Step 10: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "steps.h"
+
+static struct cost standard_attention_cost(struct attention p, enum dtype dtype)
+{
+    return (struct cost){
+        /* S: written; read twice and overwritten by the softmax; read */
+        .bytes = attention_bytes(p, dtype) + 5 * attention_pairs(p) * (double)dtype_bytes(dtype),
+        .exps = 3 * attention_pairs(p), /* the softmax of step 03 */
+    };
+}
+
+/* S, of one head at a time. */
+static size_t standard_attention_scratch(struct attention p, enum dtype dtype)
+{
+    return (size_t)p.seq_q * (size_t)p.seq_k * dtype_bytes(dtype);
+}
+
+const struct attention_step standard_attention = {
+    .name = "10_standard_attention",
+    .idea = "the definition: three kernels, and L^2 numbers in memory",
+    .predict = standard_attention_cost,
+    .cpu = standard_attention_cpu,
+    .scratch = standard_attention_scratch,
+    .gpu = GPU(standard_attention_gpu),
+    .workspace = GPU(standard_attention_workspace),
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_main(&standard_attention, NULL, argc, argv);
+}
+#endif

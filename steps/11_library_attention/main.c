@@ -1,0 +1,41 @@
+/* Step 11: what it claims. The program measures the claim. */
+#include "blas.h"
+#include "harness.h"
+#include "steps.h"
+
+static struct cost library_attention_cost(struct attention p, enum dtype dtype)
+{
+    return (struct cost){
+        /* S: written, read; P: written, read */
+        .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype),
+        .exps = 2 * attention_pairs(p), /* the softmax of step 07 */
+    };
+}
+
+/* S, of one head at a time. */
+static size_t library_attention_scratch(struct attention p, enum dtype dtype)
+{
+    return (size_t)p.seq_q * (size_t)p.seq_k * dtype_bytes(dtype);
+}
+
+const struct attention_step library_attention = {
+    .name = "11_library_attention",
+    .idea = "the same on the best matrix product there is",
+    .predict = library_attention_cost,
+    .cpu = library_attention_cpu,
+    .scratch = library_attention_scratch,
+    .ready = blas_available,
+    .gpu = GPU(library_attention_gpu),
+    .gpu_fp16 = GPU(library_attention_fp16_gpu),
+    .gpu_bf16 = GPU(library_attention_bf16_gpu),
+    .bf16_capability = 80, /* cuBLAS multiplies bf16 from there on */
+    .workspace = GPU(library_attention_workspace),
+    .rounding = { .scores = true, .weights = true },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_main(&library_attention, &standard_attention, argc, argv);
+}
+#endif

@@ -1,0 +1,26 @@
+/* Step 12: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "steps.h"
+
+static struct cost fused_attention_cost(struct attention p, enum dtype dtype)
+{
+    return (struct cost){
+        .bytes = attention_bytes(p, dtype), /* K and V are read again for each query, from caches */
+        .exps = 2 * attention_pairs(p), /* one for the new key, one for the state before it */
+    };
+}
+
+const struct attention_step fused_attention = {
+    .name = "12_fused_attention",
+    .idea = "merge with a payload: (m, l, o)",
+    .predict = fused_attention_cost,
+    .cpu = fused_attention_cpu,
+    .gpu = GPU(fused_attention_gpu),
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_main(&fused_attention, &library_attention, argc, argv);
+}
+#endif

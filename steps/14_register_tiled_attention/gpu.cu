@@ -1,0 +1,299 @@
+/*
+ * Step 14, flash attention on the GPU: step 12 in tiles. A tile of queries meets a tile of keys, so that a key loaded once serves
+ * all of the queries; and a thread multiplies 8 queries by 4 or 8 keys at a time, so that a number read from shared memory serves
+ * 4 or 8 multiply-adds, not one.
+ *
+ *     for each tile of keys:    S = Q K^T     m' = max(m, S's rows)     P = exp(S - m')
+ *                               l = l exp(m - m') + P's rows            O = O exp(m - m') + P V
+ *     at the end:               O / l
+ *
+ * That is the merge of step 12, for a tile of keys instead of one. Nothing is divided by l before the end.
+ *
+ * A block owns a tile of queries. A warp owns 32 of these, and shares only K and V with the other warps. Its lanes stand in 4
+ * rows and 8 columns; the 8 lanes of a row share its queries, and each has some of the keys in S, and some of the dims in O:
+ *
+ *                             column 0    column 1   ..  column 7   column 0   ..
+ *     row 0   queries  0-3       0-3         4-7     ..    28-31      32-35    ..   keys, or dims
+ *     row 1   queries  4-7       0-3         4-7     ..    28-31      32-35    ..
+ *     row 2   queries  8-11      ..
+ *     row 3   queries 12-15      ..
+ *     row 0   queries 16-19      0-3         4-7     ..    28-31      32-35    ..
+ *     ..
+ *
+ * S and O stay in registers, and both products are sums of outer products: a column of Q by a column of K, dim after dim; then a
+ * column of P by a row of V, key after key. So Q and K lie transposed in shared memory. P goes through it, because in S a thread
+ * has few of the keys, and in P V it needs them all.
+ *
+ * Elements moved: 4 L dim from DRAM; from L2, K and V once for each tile of queries. FLOPs: 4 L^2 dim; tiles above the diagonal
+ * are skipped.
+ * Changed since step 12: tiles, in shared memory and in registers; the maximum and the rescaling once a tile, not once a key.
+ */
+#include <cuda_pipeline.h>
+
+#include "gpu.cuh"
+#include "merge.h"
+#include "ptx.cuh"
+#include "steps.h"
+
+#define LANE_COLUMNS 8  /* lanes that share a query */
+#define LANE_ROWS 4     /* groups of such lanes in a warp */
+#define PAD 4           /* floats behind each row of a transposed tile: what 32 lanes write to it then goes to 32 banks */
+
+/* What a head dimension allows: O takes most of a thread's registers, Q and K most of the shared memory. */
+template <int DIM> static constexpr int QUERIES = DIM <= 128 ? 8 : 4;        /* that a thread multiplies */
+template <int DIM> static constexpr int KEYS = DIM <= 64 ? 8 : 4;            /* that it multiplies them by */
+template <int DIM> static constexpr int MAX_WARPS = DIM <= 64 ? 4 : 8;       /* of a block, if shared memory lasts: 8 an SM */
+
+template <int DIM> static constexpr int WARP_QUERIES = LANE_ROWS * QUERIES<DIM>;
+template <int DIM> static constexpr int BC = LANE_COLUMNS * KEYS<DIM>; /* keys of a tile */
+template <int DIM> static constexpr int P_STRIDE = WARP_QUERIES<DIM> + PAD;
+
+/* Where the i-th of a thread's queries, keys or dims is, from its first on: in packs of 4, at distances of 4 lanes' each. */
+static __device__ constexpr int spread(int i, int lanes)
+{
+    return i / 4 * 4 * lanes + i % 4;
+}
+
+/* 2^(x - m), and 0 where m is the maximum of nothing, -inf: -inf - -inf would be NaN. */
+static __device__ float exp2_below(float x, float m)
+{
+    return ex2(x - (m == -INFINITY ? 0.0f : m));
+}
+
+/*
+ * Start to copy a tile of a matrix, `rows` rows of `dim` elements, to shared memory. What is missing to max_rows x DIM becomes 0.
+ * The whole block takes part. Whole tiles are copied in the background, ragged ones at once.
+ *
+ * Transposed: to[d][row], in rows of `stride` elements. A warp copies 8 elements of 4 rows at a time: whole sectors of memory,
+ * and 32 different banks.
+ */
+template <int DIM>
+static __device__ void load_transposed(float *to, int stride, const float *from, int64_t rows, int max_rows, int dim)
+{
+    int first = threadIdx.x % 8;
+    if (rows >= max_rows && dim == DIM)
+        for (int row = threadIdx.x / 8; row < max_rows; row += blockDim.x / 8)
+#pragma unroll
+            for (int d = 0; d < DIM; d += 8)
+                __pipeline_memcpy_async(to + (first + d) * stride + row, from + row * DIM + first + d, 4);
+    else
+        for (int row = threadIdx.x / 8; row < max_rows; row += blockDim.x / 8)
+            for (int d = first; d < DIM; d += 8)
+                to[d * stride + row] = row < rows && d < dim ? from[row * dim + d] : 0.0f;
+    __pipeline_commit();
+}
+
+/* As it is: to[row][d], in rows of DIM elements. aligned: rows start on a multiple of 16 bytes. */
+template <int DIM>
+static __device__ void load_tile(float *to, const float *from, int64_t rows, int max_rows, int dim, bool aligned)
+{
+    if (rows >= max_rows && dim == DIM && aligned)
+        for (int i = threadIdx.x * 4; i < max_rows * DIM; i += blockDim.x * 4)
+            __pipeline_memcpy_async(to + i, from + i, 16);
+    else
+        for (int i = threadIdx.x; i < max_rows * DIM; i += blockDim.x)
+            to[i] = i / DIM < rows && i % DIM < dim ? from[i / DIM * dim + i % DIM] : 0.0f;
+    __pipeline_commit();
+}
+
+/* All copies that this thread has started are there; and those of the block's other threads, too. */
+static __device__ void wait_for_copies(void)
+{
+    __pipeline_wait_prior(0);
+    __syncthreads();
+}
+
+/* part: N elements of a row in shared memory, in packs of 4 at distances of 4 lanes' each. */
+template <int N> static __device__ void load_part(float part[N], const float *row, int lanes)
+{
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+        float4 four = *(const float4 *)(row + i * lanes);
+        part[i] = four.x, part[i + 1] = four.y, part[i + 2] = four.z, part[i + 3] = four.w;
+    }
+}
+
+/* c += a^T b: this thread's M x N part of the product of two tiles in shared memory, of `depth` rows each. */
+template <int M, int N>
+static __device__ void multiply(float c[M][N], const float *a, int a_stride, const float *b, int b_stride, int depth)
+{
+#pragma unroll 8
+    for (int k = 0; k < depth; k++) {
+        float x[M], y[N];
+        load_part<M>(x, a + k * a_stride, LANE_ROWS);
+        load_part<N>(y, b + k * b_stride, LANE_COLUMNS);
+#pragma unroll
+        for (int i = 0; i < M; i++)
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                c[i][j] += x[i] * y[j];
+    }
+}
+
+/* Scores become exponents of 2. */
+template <int M, int N> static __device__ void scale_scores(float s[M][N], float scale)
+{
+#pragma unroll
+    for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            s[i][j] *= scale;
+}
+
+/* One query's scores, of the tile's keys from `first` on: those of the visible-th and later count for nothing. */
+template <int N> static __device__ void hide_scores(float s[N], int first, int64_t visible)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        if (first + spread(j, LANE_COLUMNS) >= visible)
+            s[j] = -INFINITY;
+}
+
+/* The merge of a query's state, (m, l, o), and a tile's scores, which become weights. The lanes of a row do it together. */
+template <int N, int D> static __device__ void merge_scores(struct softmax_state *state, float o[D], float s[N])
+{
+    float m = state->m;
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        m = fmaxf(m, s[j]);
+    m = warp_max<LANE_COLUMNS>(m);
+    float keep = exp2_below(state->m, m);
+    state->m = m;
+    state->l *= keep;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        s[j] = exp2_below(s[j], m);
+        state->l += s[j];
+    }
+#pragma unroll
+    for (int d = 0; d < D; d++)
+        o[d] *= keep;
+}
+
+/* P: a row a key, as the next product wants it, written 4 queries at a time. */
+template <int M, int N>
+static __device__ void store_weights(float *P, int stride, const float s[M][N], int row, int column)
+{
+#pragma unroll
+    for (int j = 0; j < N; j++)
+#pragma unroll
+        for (int i = 0; i < M; i += 4)
+            *(float4 *)&P[(4 * column + spread(j, LANE_COLUMNS)) * stride + 4 * row + spread(i, LANE_ROWS)] =
+                make_float4(s[i][j], s[i + 1][j], s[i + 2][j], s[i + 3][j]);
+}
+
+/* Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= DIM. */
+template <int DIM> static __global__ void __launch_bounds__(32 * MAX_WARPS<DIM>, 8 / MAX_WARPS<DIM>)
+    register_tiled_attention_kernel(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
+                                    bool aligned)
+{
+    constexpr int M = QUERIES<DIM>, N = KEYS<DIM>, D = DIM / LANE_COLUMNS, BC = ::BC<DIM>, P_STRIDE = ::P_STRIDE<DIM>;
+    int warp = threadIdx.x / 32, column = threadIdx.x % LANE_COLUMNS, row = threadIdx.x / LANE_COLUMNS % LANE_ROWS;
+    int dim = (int)p.dim;
+    int br = (int)blockDim.x / 32 * WARP_QUERIES<DIM>;
+    extern __shared__ __align__(16) float shared[];
+    float *Q_tile = shared;                                   /* [DIM][br + PAD] */
+    float *K_tile = Q_tile + DIM * (br + PAD);                /* [DIM][BC + PAD] */
+    float *V_tile = K_tile + DIM * (BC + PAD);                /* [BC][DIM] */
+    float *P_tile = V_tile + BC * DIM + warp * BC * P_STRIDE; /* [BC][WARP_QUERIES + PAD], one a warp */
+
+    /* The blocks of a head, which share K and V, follow each other; those with most keys first, so that short ones end last. */
+    int64_t tiles = (p.seq_q + br - 1) / br, head = blockIdx.x / tiles;
+    int64_t first_query = (tiles - 1 - blockIdx.x % tiles) * br;
+    int64_t kv_head = attention_kv_head(p, head), queries = min((int64_t)br, p.seq_q - first_query);
+    int64_t end = attention_visible(p, first_query + queries - 1); /* nobody in the tile sees a key from here on */
+    int64_t all_see = attention_visible(p, first_query);           /* everybody sees the keys before this one */
+    Q += (head * p.seq_q + first_query) * dim;
+    O += (head * p.seq_q + first_query) * dim;
+    K += kv_head * p.seq_k * dim;
+    V += kv_head * p.seq_k * dim;
+
+    int my_query = warp * WARP_QUERIES<DIM> + 4 * row; /* the first of this thread's, in the tile */
+    float o[M][D] = {};
+    struct softmax_state state[M]; /* m is the query's, the same in all its lanes; l is of this lane's keys */
+    for (int i = 0; i < M; i++)
+        state[i] = softmax_empty();
+
+    load_transposed<DIM>(Q_tile, br + PAD, Q, queries, br, dim);
+    load_transposed<DIM>(K_tile, BC + PAD, K, end, BC, dim);
+    for (int64_t first_key = 0; first_key < end; first_key += BC) {
+        wait_for_copies(); /* K is here, and nobody needs the last V any more */
+        load_tile<DIM>(V_tile, V + first_key * dim, end - first_key, BC, dim, aligned);
+
+        float s[M][N] = {};
+        multiply<M, N>(s, Q_tile + my_query, br + PAD, K_tile + 4 * column, BC + PAD, DIM);
+        scale_scores<M, N>(s, p.scale * LOG2E);
+        if (first_key + BC > all_see)
+#pragma unroll
+            for (int i = 0; i < M; i++)
+                hide_scores<N>(s[i], 4 * column, attention_visible(p, first_query + my_query + spread(i, LANE_ROWS)) - first_key);
+#pragma unroll
+        for (int i = 0; i < M; i++)
+            merge_scores<N, D>(&state[i], o[i], s[i]);
+        store_weights<M, N>(P_tile, P_STRIDE, s, row, column);
+
+        wait_for_copies(); /* V is here, so is P, and nobody needs K any more */
+        if (first_key + BC < end)
+            load_transposed<DIM>(K_tile, BC + PAD, K + (first_key + BC) * dim, end - first_key - BC, BC, dim);
+        multiply<M, D>(o, P_tile + 4 * row, P_STRIDE, V_tile + 4 * column, DIM, BC);
+    }
+
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        int64_t query = my_query + spread(i, LANE_ROWS);
+        float l = warp_sum<LANE_COLUMNS>(state[i].l);
+        float inverse = l == 0.0f ? 0.0f : 1.0f / l; /* no weight: zeros */
+#pragma unroll
+        for (int d = 0; d < D; d++)
+            if (query < queries && 4 * column + spread(d, LANE_COLUMNS) < dim)
+                O[query * dim + 4 * column + spread(d, LANE_COLUMNS)] = o[i][d] * inverse;
+        if (lse && query < queries && column == 0)
+            lse[head * p.seq_q + first_query + query] = (state[i].m + log2f(l)) * LN2;
+    }
+}
+
+/* Bytes of shared memory that a block of so many warps needs. */
+template <int DIM> static constexpr size_t shared_bytes(int warps)
+{
+    int br = warps * WARP_QUERIES<DIM>;
+    return (DIM * (br + PAD) + DIM * (BC<DIM> + PAD) + BC<DIM> * DIM + warps * BC<DIM> * P_STRIDE<DIM>) * sizeof(float);
+}
+
+template <int DIM> static void launch(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
+                                      cudaStream_t stream)
+{
+    static_assert(shared_bytes<DIM>(1) <= SHARED_SM_80, "more than a block's shared memory");
+    constexpr int FRAGMENTS = QUERIES<DIM> * (DIM / LANE_COLUMNS + KEYS<DIM>); /* registers of a thread's share of O and S */
+    static_assert(FRAGMENTS <= registers_of_thread(8 * 32), "O and S are more than a thread's registers");
+    int warps = MAX_WARPS<DIM>;
+    while (warps > 1 && shared_bytes<DIM>(warps) > (size_t)most_shared())
+        warps--;
+    /* if even that is too much (register_tiled_attention_shared() says so before), CUDA refuses it */
+    size_t bytes = shared_bytes<DIM>(warps);
+    int64_t br = warps * WARP_QUERIES<DIM>, blocks = p.batch * p.heads * ((p.seq_q + br - 1) / br);
+    bool aligned = p.dim % 4 == 0 && (uintptr_t)V % 16 == 0;
+
+    cudaFuncSetAttribute(register_tiled_attention_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    register_tiled_attention_kernel<DIM><<<(unsigned)blocks, 32 * warps, bytes, stream>>>(O, lse, Q, K, V, p, aligned);
+}
+
+void register_tiled_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
+                                  void *, cudaStream_t stream)
+{
+    if (p.dim <= 32)
+        launch<32>(O, lse, Q, K, V, p, stream);
+    else if (p.dim <= 64)
+        launch<64>(O, lse, Q, K, V, p, stream);
+    else if (p.dim <= 128)
+        launch<128>(O, lse, Q, K, V, p, stream);
+    else if (p.dim <= 256)
+        launch<256>(O, lse, Q, K, V, p, stream);
+    else
+        refuse();
+}
+
+size_t register_tiled_attention_shared(int64_t dim)
+{
+    return dim <= 32 ? shared_bytes<32>(1) : dim <= 64 ? shared_bytes<64>(1) :
+           dim <= 128 ? shared_bytes<128>(1) : shared_bytes<256>(1);
+}

@@ -1,0 +1,279 @@
+/*
+ * Step 23, persistent attention: one block an SM, which stays, and never drains. Needs sm_90a.
+ *
+ *     products of one warpgroup, in turn:    S3   S2 PV3   S1 PV2   S0 PV1 | S3' PV0   S2' PV3'   ...
+ *                                                                   tile 0 | tile 1
+ *
+ * The first scores of a tile are computed beside the last P V of the tile before, whose results leave while the next is under
+ * way. The producer of K hands out the tiles, and announces them in a ring: to the producers of V and Q, and to the consumers.
+ * Queries come a tile ahead. Each warp has a box of its own for the results. Under a causal mask tiles are not equally long:
+ * whoever is free takes the next, the longest first; and a warpgroup skips blocks that only rows of others see.
+ *
+ * Changed since step 22: the tiles; begin_tile() and skip(); first_block(), which joins two of them; end_tile(). next_block() is
+ * the same.
+ */
+#include "23_persistent_attention/tiles.cuh"
+#include "machine.h"
+#include "steps.h"
+
+#define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 18 */
+
+/* What a block is made of, by head dimension and number of keys: config in hopper.cuh says what is what. */
+struct dim_64_short { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 64,  STAGES = 4, REGISTERS = 112, EARLY = 4; };
+struct dim_64_long  { static constexpr int DIM = 64,  WARPGROUPS = 3, BC = 128, STAGES = 4, REGISTERS = 160, EARLY = 8; };
+struct dim_128      { static constexpr int DIM = 128, WARPGROUPS = 2, BC = 128, STAGES = 2, REGISTERS = 240, EARLY = 4; };
+
+/* ---- consumers: waiting, and products */
+
+/* Blocks that only rows of other warpgroups see: n, and how many
+   follow. There is no product here, so a barrier joins the warps. */
+template <int N> INLINE void skip(ring<N> &r, uint32_t &n, int blocks, int warpgroup)
+{
+    for (; blocks > 0; blocks--) {
+        wait_full(r, n);
+        named_barrier(1 + warpgroup, 128);
+        release_together(r, n++);
+    }
+}
+
+template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const consumer<C> &me)
+{
+    memory<C> &shm = shared<C>();
+    uint64_t q = wgmma_descriptor(shared_address(shm.q[me.warpgroup]), 0) + me.tiles % 2 * (sizeof shm.q[0][0] / 16);
+    uint64_t k = wgmma_descriptor(shared_address(shm.k), 0) + me.keys % C::STAGES * (C::BYTES / 16);
+    begin_scores<C::DIM>(s, q, k, typename C::T());
+}
+
+template <class C> INLINE void begin_values(consumer<C> &me, bool add)
+{
+    uint64_t v = wgmma_descriptor(shared_address(shared<C>().v), C::BC * 128) + me.values % C::STAGES * (C::BYTES / 16);
+    begin_values(me.o, me.weights, v, add, typename C::T());
+}
+
+template <class C> INLINE void mask_block(float (&s)[C::BC / 2], const consumer<C> &me, const problem &p)
+{
+    int row = announced<C>(me.tiles).first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread(), first = me.block * C::BC;
+    mask(s, min(p.seq_k, row + p.more) - first, min(p.seq_k, row + 8 + p.more) - first);
+}
+
+template <class C> INLINE uint32_t m_of_thread(void)
+{
+    return shared_address(&shared<C>().m[threadIdx.x]);
+}
+
+template <class C> INLINE uint32_t r_of_row(void)
+{
+    return shared_address(&shared<C>().r[threadIdx.x / 4]);
+}
+
+/* ---- consumers: a tile */
+
+/*
+ * Where the warpgroup's rows end, and which blocks need a mask. Returns how many blocks they do not see at all. What comes out of
+ * memory might differ from lane to lane; uniform() lets the compiler know that the loops over blocks are the same for all.
+ */
+template <class C> INLINE int begin_tile(consumer<C> &me, const problem &p)
+{
+    struct tile t = announced<C>(me.tiles);
+    int first = t.first_row + WARPGROUP_ROWS * me.warpgroup + p.more; /* keys that the first row sees; the last sees 63 more */
+    int blocks = max(1, (min(p.seq_k, first + WARPGROUP_ROWS - 1) + C::BC - 1) / C::BC);
+    me.block = uniform(blocks - 1);
+    me.masked_from = uniform(max(0, min(p.seq_k, first)) / C::BC);
+    return uniform(t.blocks - blocks);
+}
+
+/* O leaves through the warp's box, panel by panel. l, m: of the tile
+   that is over; those of `me` may be the next one's already. */
+template <class C> INLINE void end_tile(consumer<C> &me, const problem &p, struct tile t, float2 l, float2 m)
+{
+    int row = t.first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread();
+    rescale(me.o, finish_rows(p.lse ? p.lse + (int64_t)t.head * p.seq_q + row : NULL, p.seq_q - row, l, m));
+    uint32_t box = shared_address(shared<C>().o[threadIdx.x / 32]);
+#pragma unroll
+    for (int panel = 0; panel < C::DIM / PANEL; panel++, box += 16 * 128) {
+        if (lane() == 0)
+            tma_store_wait_read<C::DIM / PANEL - 1>(); /* what was in this box before has left */
+        __syncwarp();
+        fill_box(box, me.o, panel, typename C::T());
+        if (lane() == 0)
+            tma_store(&p.map.o, box, row, panel, t.head);
+    }
+}
+
+/* The first block of a tile: there is nothing yet to be followed. The last P V of the tile before, if any, runs beside it. */
+template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    float s[C::BC / 2];
+    int skipped = begin_tile(me, p);
+    skip(shm.keys, me.keys, skipped, me.warpgroup);
+    wait_full(shm.queries[me.warpgroup], me.tiles);
+    if (p.sign != 1.0f)
+        multiply_queries(shm.q[me.warpgroup][me.tiles % 2], p.sign, me.warpgroup);
+    wait_full(shm.keys, me.keys);
+    begin_scores(s, me);
+    if (BEFORE) {
+        wait_full(shm.values, me.values);
+        begin_values(me, me.add);
+    }
+    wgmma_wait<BEFORE>();
+    arrived(s);
+    release_together(shm.keys, me.keys++);
+    if (BEFORE)
+        release_together(shm.queries[me.warpgroup], me.tiles - 1);
+    if (me.block >= me.masked_from)
+        mask_block(s, me, p);
+    float2 l = make_float2(me.l[0], me.l[1]), before = load_pair(r_of_row<C>());
+    float2 r = make_float2(row_maximum(s, 0), row_maximum(s, 1));
+    me.l[0] = me.l[1] = 0.0f;
+    exponentials<0, C::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<C>(), r_of_row<C>()), p.c, me.l);
+    if (BEFORE) {
+        stay_above(l.x + me.l[0] + me.l[1]);
+        end_values(me.o, me.weights);
+        release_together(shm.values, me.values++);
+    }
+    pack_weights(me.weights, s, typename C::T());
+    if (BEFORE) {
+        end_tile(me, p, announced<C>(me.tiles - 1), l, scaled(before, p.c));
+        release(shm.tiles, me.tiles - 1);
+    }
+    skip(shm.values, me.values, skipped, me.warpgroup);
+    me.add = false;
+}
+
+/* What the rows refer to: m, and where their maximum is too far above that, or m is NaN, their maximum. */
+template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
+{
+    float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c);
+    return make_float2(above.x <= m.x + LAG ? m.x : above.x, above.y <= m.y + LAG ? m.y : above.y);
+}
+
+/* What follow() says, done: l and O are to be multiplied by `factor`.
+   A row that is not near, whose old m is NaN, is looked at here. */
+template <class C> INLINE float2 raise(float2 &factor, float (&s)[C::BC / 2], float2 old, float2 m, float c)
+{
+    float2 before = load_pair(r_of_row<C>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
+    if (isnan(old.x) ? (above.x - r.x) * c > LAG : m.x > old.x)
+        r.x = above.x;
+    if (isnan(old.y) ? (above.y - r.y) * c > LAG : m.y > old.y)
+        r.y = above.y;
+    factor = factors(before, r, c);
+    return keep_reference(s, r, c, m_of_thread<C>(), r_of_row<C>());
+}
+
+/* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
+template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    float s[C::BC / 2], sum[2] = { 0.0f, 0.0f };
+    wait_full(shm.keys, me.keys);
+    float2 old = load_pair(m_of_thread<C>()), factor; /* early: it is here when the scores are */
+    begin_scores(s, me);
+    wait_full(shm.values, me.values);
+    begin_values(me, me.add);
+    me.add = true;
+    wgmma_wait<1>(); /* for the scores; P V may still run */
+    arrived(s);
+    release_together(shm.keys, me.keys++);
+    if (MASKED)
+        mask_block(s, me, p);
+    float2 m = follow(s, old, p.c);
+    bool rare = __any_sync(ALL_LANES, m.x != old.x || m.y != old.y); /* as in step 22 */
+    if (rare)
+        m = raise<C>(factor, s, old, m, p.c);
+    exponentials<0, C::EARLY>(s, m, p.c, sum);
+    end_values_below(me.l[0] + sum[0] + sum[1], me.o, me.weights); /* never before these exponentials */
+    if (rare) {
+        me.l[0] *= factor.x, me.l[1] *= factor.y;
+        rescale(me.o, factor);
+    }
+    release_together(shm.values, me.values++);
+    exponentials<C::EARLY, C::BC / 8>(s, m, p.c, sum);
+    me.l[0] += sum[0], me.l[1] += sum[1];
+    pack_weights(me.weights, s, typename C::T());
+}
+
+template <class C> INLINE void consume(const problem &p, int warpgroup)
+{
+    consumer<C> me = { warpgroup };
+    wait_full(shared<C>().tiles, 0);
+    first_block<C, false>(me, p);
+    for (;;) {
+        me.block--;
+#pragma unroll 1
+        for (; me.block >= me.masked_from && me.block >= 0; me.block--)
+            next_block<C, true>(me, p);
+#pragma unroll 1
+        for (; me.block >= 0; me.block--)
+            next_block<C, false>(me, p);
+        wait_full(shared<C>().tiles, ++me.tiles);
+        if (announced<C>(me.tiles).blocks == 0)
+            break;
+        first_block<C, true>(me, p);
+    }
+    wait_full(shared<C>().values, me.values);
+    begin_values(me, me.add);
+    end_values(me.o, me.weights);
+    end_tile(me, p, announced<C>(me.tiles - 1), make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<C>()), p.c));
+    if (lane() == 0)
+        tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
+}
+
+template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS + 1), 1)
+    persistent_attention_kernel(const __grid_constant__ struct problem p)
+{
+    needs_hopper();
+    if constexpr (HOPPER) {
+        begin_rings<C>();
+        int warpgroup = uniform(threadIdx.x / 128);
+        if (warpgroup == C::WARPGROUPS) {
+            produce<C>(p);
+        } else {
+            more_registers<C::REGISTERS>();
+            consume<C>(p, warpgroup);
+        }
+    }
+}
+
+/* ---- launching */
+
+template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
+                                                  void *workspace, cudaStream_t stream)
+{
+    struct problem p;
+    if (!problem_of<C>(&p, O, lse, Q, K, V, a, workspace))
+        return;
+    cudaFuncSetAttribute(persistent_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
+    persistent_attention_kernel<C><<<min(gpu_sms(), p.tiles), 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(p);
+}
+
+/* Which sizes for which problem: as in step 22, whose lesson has the measurements. */
+template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, void *workspace,
+                                      cudaStream_t stream)
+{
+    if (!takes_16_bits(O, Q, K, V, a))
+        return;
+    if (a.dim == 128)
+        launch_as<config<T, dim_128>>(O, lse, Q, K, V, a, workspace, stream);
+    else if (a.seq_k <= (a.causal ? 4096 : 1024))
+        launch_as<config<T, dim_64_short>>(O, lse, Q, K, V, a, workspace, stream);
+    else
+        launch_as<config<T, dim_64_long>>(O, lse, Q, K, V, a, workspace, stream);
+}
+
+void persistent_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a,
+                                   void *workspace, cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, a, workspace, stream);
+}
+
+void persistent_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention a,
+                                   void *workspace, cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, a, workspace, stream);
+}
+
+size_t persistent_attention_workspace(struct attention, enum dtype)
+{
+    return 2 * sizeof(int);
+}

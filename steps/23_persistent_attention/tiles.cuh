@@ -1,0 +1,207 @@
+/*
+ * Steps 23 and 24: a block that stays, the tiles that it works on, and the producers that fetch them.
+ *
+ *     producer of K    asks for the next tile (a number: everything follows from it), announces it in a ring, loads blocks of K
+ *     producer of V    reads the ring, loads the same blocks of V
+ *     producer of Q    reads the ring, loads the tile's queries, for each warpgroup its own 64, into one of two buffers
+ *     consumers        read the ring, and read Q, K and V as these arrive
+ *
+ * Under a causal mask tiles are not equally long: whoever is free takes the next, the longest first, in sections of heads.
+ * Otherwise they are, and each block takes every gridDim.x-th.
+ */
+#ifndef TILES_CUH
+#define TILES_CUH
+
+#include "hopper.cuh"
+
+#define TILES 4            /* announced, and not yet finished */
+
+/* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys. No blocks: there are no more tiles. */
+struct tile {
+    int head, kv_head, first_row, blocks;
+};
+
+struct problem {
+    struct tensor_maps map;
+    float *lse;
+    /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
+    int *handed_out;
+    int seq_q, seq_k;
+    int heads, group;       /* of all batches; of Q that share one of K and V */
+    int row_tiles, tiles;   /* of a head; of all */
+    int section;            /* heads whose tiles are handed out together */
+    bool on_demand;           /* whoever is free takes the next tile; otherwise each block takes every gridDim.x-th */
+    int more;               /* query i sees the keys below i + more, and below seq_k */
+    float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
+};
+
+template <class C> struct __align__(1024) memory {
+    typename C::T q[C::WARPGROUPS][2][WARPGROUP_ROWS * C::DIM];      /* a warpgroup's queries, of this tile and of the next */
+    typename C::T k[C::STAGES][C::BC * C::DIM], v[C::STAGES][C::BC * C::DIM];
+    typename C::T o[C::WARPGROUPS * 4][16 * C::DIM];       /* a warp's results on their way out */
+    float2 m[C::WARPGROUPS * 128], r[C::WARPGROUPS * 32]; /* what rows refer to, times c and as it is: registers are scarce */
+    struct tile tile[TILES];
+    ring<2> queries[C::WARPGROUPS];
+    ring<C::STAGES> keys, values;
+    ring<TILES> tiles;
+};
+
+template <class C> INLINE memory<C> &shared(void)
+{
+    extern __shared__ __align__(1024) unsigned char bytes[];
+    return *(memory<C> *)bytes;
+}
+
+/* What a consumer thread has in registers. */
+template <class C> struct consumer {
+    int warpgroup;
+    uint32_t keys, values, tiles;   /* blocks of K, blocks of V, and tiles, that are behind it */
+    int block, masked_from;         /* the block it is at; blocks from masked_from on need a mask */
+    bool add;                       /* whether the next P V adds to O: not the first of a tile */
+    float o[C::DIM / 2], l[2];
+    uint32_t weights[C::BC / 4];    /* of the block before: the next product's operand */
+};
+
+/* ---- tiles */
+
+/* In the order of handing out: a section of heads after the other; in it the last rows first, which see the most keys. */
+template <class C> INLINE struct tile tile_at(const problem &p, int i)
+{
+    struct tile t = {};
+    if (i < p.tiles) {
+        int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.heads - first_head);
+        int in_section = i - first_head * p.row_tiles;
+        t.head = first_head + in_section % heads;
+        t.kv_head = t.head / p.group;
+        t.first_row = (p.row_tiles - 1 - in_section / heads) * C::BR;
+        t.blocks = max(1, (min(p.seq_k, t.first_row + C::BR - 1 + p.more) + C::BC - 1) / C::BC);
+    }
+    return t;
+}
+
+template <class C> INLINE struct tile announced(uint32_t n)
+{
+    int4 t = shared_load(shared_address(&shared<C>().tile[n % TILES]));
+    return { t.x, t.y, t.z, t.w };
+}
+
+template <class C> INLINE void announce(struct tile t, uint32_t n)
+{
+    memory<C> &shm = shared<C>();
+    wait_empty(shm.tiles, n);
+    shm.tile[n % TILES] = t;
+    mbarrier_arrive(shared_address(&shm.tiles.full[n % TILES]));
+}
+
+/* ---- producers: one thread loads K, and hands out the tiles; others load V and Q */
+
+template <class C> INLINE void produce_keys(const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    uint32_t keys = 0, tiles = 0;
+    int next = blockIdx.x;
+    struct tile t = tile_at<C>(p, next);
+    announce<C>(t, tiles++);
+    while (t.blocks) {
+#pragma unroll 1
+        for (int block = t.blocks - 1; block >= 0; block--) {
+            if (block == 0) /* the answer comes while this thread waits for a place */
+                next = p.on_demand ? gridDim.x + atomicAdd(&p.handed_out[0], 1) : next + gridDim.x;
+            load(shm.keys, keys++, shm.k, C::BYTES, &p.map.k, block * C::BC, t.kv_head, KEEP_IN_L2);
+        }
+        t = tile_at<C>(p, next);
+        announce<C>(t, tiles++);
+    }
+    if (p.on_demand && atomicAdd(&p.handed_out[1], 1) == gridDim.x - 1)
+        p.handed_out[0] = p.handed_out[1] = 0; /* the last of all: for the next launch */
+}
+
+/* The n-th tile, when it has been announced, and its place let go: for a producer, who needs it no longer than that. */
+template <class C> INLINE struct tile take(uint32_t n)
+{
+    memory<C> &shm = shared<C>();
+    wait_full(shm.tiles, n);
+    struct tile t = announced<C>(n);
+    release(shm.tiles, n);
+    return t;
+}
+
+template <class C> INLINE void produce_values(const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    uint32_t values = 0;
+    for (uint32_t tiles = 0;; tiles++) {
+        struct tile t = take<C>(tiles);
+        if (t.blocks == 0)
+            return;
+#pragma unroll 1
+        for (int block = t.blocks - 1; block >= 0; block--)
+            load(shm.values, values++, shm.v, C::BYTES, &p.map.v, block * C::BC, t.kv_head, KEEP_IN_L2);
+    }
+}
+
+template <class C> INLINE void produce_queries(const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    for (uint32_t tiles = 0;; tiles++) {
+        struct tile t = take<C>(tiles);
+        if (t.blocks == 0)
+            return;
+        for (int i = 0; i < C::WARPGROUPS; i++)
+            load(shm.queries[i], tiles, shm.q[i], sizeof shm.q[i][0], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head,
+                 READ_ONCE);
+    }
+}
+
+/* ---- where a block's threads part */
+
+template <class C> INLINE void begin_rings(void)
+{
+    memory<C> &shm = shared<C>();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < C::WARPGROUPS; i++)
+            ring_init(shm.queries[i], 1);
+        ring_init(shm.keys, C::WARPGROUPS);
+        ring_init(shm.values, C::WARPGROUPS);
+        ring_init(shm.tiles, 128 * C::WARPGROUPS + 2); /* all consumers, and the producers of V and Q */
+        mbarrier_init_fence();
+    }
+    __syncthreads();
+}
+
+template <class C> INLINE void produce(const problem &p)
+{
+    fewer_registers<C::PRODUCER_REGISTERS>();
+    if (threadIdx.x % 128 == 0)
+        produce_keys<C>(p);
+    if (threadIdx.x % 128 == 32)
+        produce_values<C>(p);
+    if (threadIdx.x % 128 == 64)
+        produce_queries<C>(p);
+}
+
+/* ---- launching */
+
+/* False, and refused, if the copy engine cannot have it. */
+template <class C, class T> static bool problem_of(struct problem *of, T *O, float *lse, const T *Q, const T *K, const T *V,
+                                                   struct attention a, void *workspace)
+{
+    struct problem p = {};
+    static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
+    static_assert(C::FRAGMENTS + C::BC / 4 <= C::REGISTERS, "O, S and P are more than a consumer's registers");
+    static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
+    if (!attention_maps<C>(&p.map, O, Q, K, V, a))
+        return false;
+    p.lse = lse, p.handed_out = (int *)workspace;
+    p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
+    p.heads = (int)(a.batch * a.heads), p.group = (int)attention_group(a);
+    p.row_tiles = (p.seq_q + C::BR - 1) / C::BR, p.tiles = p.row_tiles * p.heads;
+    p.section = a.causal ? min(p.heads, 2048 / C::DIM) : 1;
+    p.on_demand = a.causal;
+    p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
+    p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
+    *of = p;
+    return true;
+}
+
+#endif

@@ -1,0 +1,280 @@
+/*
+ * Step 24, optimistic attention: no maximum, no shuffle, no rescaling in the loop. Needs sm_90a.
+ *
+ * Softmax gives the same quotient for any reference m:   sum exp(s - m) v / sum exp(s - m).   The maximum is there against
+ * overflow alone. So take the maximum of a row's first block of keys for m, keep it, and look afterwards:
+ *
+ *     the block's sum of exp(s - m) < BOUND?   always, on random scores; then that was all
+ *     if not, in any row of the warpgroup      compute the block's scores again, and let the rows that overflowed refer to their
+ *                                              true maximum, as in step 23; the other rows keep their m, and their bits
+ *
+ * K stays in its place until the sums have been looked at, because the repair needs it again. BOUND is what fp16 can hold, and
+ * leaves the values all of fp32's range but 2^16 a block: four lanes share a row. The lesson has the proof.
+ *
+ * Changed since step 23: next_block() checks instead of looking for a maximum first; repair(), and no follow() or raise(); sizes
+ * by head dimension alone.
+ */
+#include "23_persistent_attention/tiles.cuh"
+#include "machine.h"
+#include "steps.h"
+#include "timeline.cuh"
+
+#define BOUND 0x1p14f      /* of a lane's sum of exponentials in a block: below 65504, where fp16 ends */
+
+/* What a block is made of, by head dimension: config in hopper.cuh says what is what. */
+struct dim_64  { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 64,  STAGES = 4, REGISTERS = 112, EARLY = 4; };
+struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 2, BC = 128, STAGES = 2, REGISTERS = 240, EARLY = 8; };
+
+/* ---- consumers: waiting, and products */
+
+/* Blocks that only rows of other warpgroups see: n, and how many
+   follow. There is no product here, so a barrier joins the warps. */
+template <int N> INLINE void skip(ring<N> &r, uint32_t &n, int blocks, int warpgroup)
+{
+    for (; blocks > 0; blocks--) {
+        wait_full(r, n);
+        named_barrier(1 + warpgroup, 128);
+        release_together(r, n++);
+    }
+}
+
+template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const consumer<C> &me)
+{
+    memory<C> &shm = shared<C>();
+    uint64_t q = wgmma_descriptor(shared_address(shm.q[me.warpgroup]), 0) + me.tiles % 2 * (sizeof shm.q[0][0] / 16);
+    uint64_t k = wgmma_descriptor(shared_address(shm.k), 0) + me.keys % C::STAGES * (C::BYTES / 16);
+    begin_scores<C::DIM>(s, q, k, typename C::T());
+}
+
+template <class C> INLINE void begin_values(consumer<C> &me, bool add)
+{
+    uint64_t v = wgmma_descriptor(shared_address(shared<C>().v), C::BC * 128) + me.values % C::STAGES * (C::BYTES / 16);
+    begin_values(me.o, me.weights, v, add, typename C::T());
+}
+
+template <class C> INLINE void mask_block(float (&s)[C::BC / 2], const consumer<C> &me, const problem &p)
+{
+    int row = announced<C>(me.tiles).first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread(), first = me.block * C::BC;
+    mask(s, min(p.seq_k, row + p.more) - first, min(p.seq_k, row + 8 + p.more) - first);
+}
+
+template <class C> INLINE uint32_t m_of_thread(void)
+{
+    return shared_address(&shared<C>().m[threadIdx.x]);
+}
+
+template <class C> INLINE uint32_t r_of_row(void)
+{
+    return shared_address(&shared<C>().r[threadIdx.x / 4]);
+}
+
+/* ---- consumers: a tile */
+
+/*
+ * Where the warpgroup's rows end, and which blocks need a mask. Returns how many blocks they do not see at all. What comes out of
+ * memory might differ from lane to lane; uniform() lets the compiler know that the loops over blocks are the same for all.
+ */
+template <class C> INLINE int begin_tile(consumer<C> &me, const problem &p)
+{
+    struct tile t = announced<C>(me.tiles);
+    int first = t.first_row + WARPGROUP_ROWS * me.warpgroup + p.more; /* keys that the first row sees; the last sees 63 more */
+    int blocks = max(1, (min(p.seq_k, first + WARPGROUP_ROWS - 1) + C::BC - 1) / C::BC);
+    me.block = uniform(blocks - 1);
+    me.masked_from = uniform(max(0, min(p.seq_k, first)) / C::BC);
+    return uniform(t.blocks - blocks);
+}
+
+/* O leaves through the warp's box, panel by panel. l, m: of the tile
+   that is over; those of `me` may be the next one's already. */
+template <class C> INLINE void end_tile(consumer<C> &me, const problem &p, struct tile t, float2 l, float2 m)
+{
+    int row = t.first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread();
+    rescale(me.o, finish_rows(p.lse ? p.lse + (int64_t)t.head * p.seq_q + row : NULL, p.seq_q - row, l, m));
+    uint32_t box = shared_address(shared<C>().o[threadIdx.x / 32]);
+#pragma unroll
+    for (int panel = 0; panel < C::DIM / PANEL; panel++, box += 16 * 128) {
+        if (lane() == 0)
+            tma_store_wait_read<C::DIM / PANEL - 1>(); /* what was in this box before has left */
+        __syncwarp();
+        fill_box(box, me.o, panel, typename C::T());
+        if (lane() == 0)
+            tma_store(&p.map.o, box, row, panel, t.head);
+    }
+}
+
+/* The first block of a tile: its maxima are what the tile refers to. The last P V of the tile before, if any, runs beside it. */
+template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    float s[C::BC / 2];
+    int skipped = begin_tile(me, p);
+    skip(shm.keys, me.keys, skipped, me.warpgroup);
+    wait_full(shm.queries[me.warpgroup], me.tiles);
+    if (p.sign != 1.0f)
+        multiply_queries(shm.q[me.warpgroup][me.tiles % 2], p.sign, me.warpgroup);
+    wait_full(shm.keys, me.keys);
+    begin_scores(s, me);
+    if (BEFORE) {
+        wait_full(shm.values, me.values);
+        begin_values(me, me.add);
+    }
+    wgmma_wait<BEFORE>();
+    arrived(s);
+    release_together(shm.keys, me.keys++);
+    if (BEFORE)
+        release_together(shm.queries[me.warpgroup], me.tiles - 1);
+    if (me.block >= me.masked_from)
+        mask_block(s, me, p);
+    float2 l = make_float2(me.l[0], me.l[1]), before = load_pair(r_of_row<C>());
+    float2 r = make_float2(row_maximum(s, 0), row_maximum(s, 1));
+    me.l[0] = me.l[1] = 0.0f;
+    exponentials<0, C::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<C>(), r_of_row<C>()), p.c, me.l);
+    if (BEFORE) {
+        stay_above(l.x + me.l[0] + me.l[1]);
+        end_values(me.o, me.weights);
+        release_together(shm.values, me.values++);
+    }
+    pack_weights(me.weights, s, typename C::T());
+    if (BEFORE) {
+        end_tile(me, p, announced<C>(me.tiles - 1), l, scaled(before, p.c));
+        release(shm.tiles, me.tiles - 1);
+    }
+    skip(shm.values, me.values, skipped, me.warpgroup);
+    me.add = false;
+}
+
+/* A sum is out of bounds, infinite or NaN: of a row that is not near, whose m
+   is NaN, always. The rows where it is refer to their maximum from now on. */
+template <class C> INLINE void repair(float (&s)[C::BC / 2], consumer<C> &me, const problem &p, float (&sum)[2], bool masked)
+{
+    count(REPAIRS);
+    begin_scores(s, me);
+    wgmma_wait<0>();
+    arrived(s);
+    if (masked)
+        mask_block(s, me, p);
+    float2 old = load_pair(r_of_row<C>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = old;
+    if (__ballot_sync(ALL_LANES, !(sum[0] < BOUND)) >> (lane() & ~3) & 15) /* in any of the row's four lanes */
+        r.x = fmaxf(old.x, above.x);
+    if (__ballot_sync(ALL_LANES, !(sum[1] < BOUND)) >> (lane() & ~3) & 15)
+        r.y = fmaxf(old.y, above.y);
+    float2 factor = factors(old, r, p.c);
+    count_idle(r.x != old.x || r.y != old.y || !near(scaled(r, p.c)), me.warpgroup);
+    me.l[0] *= factor.x, me.l[1] *= factor.y;
+    rescale(me.o, factor);
+    sum[0] = sum[1] = 0.0f;
+    exponentials<0, C::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<C>(), r_of_row<C>()), p.c, sum);
+    pack_weights(me.weights, s, typename C::T());
+}
+
+/* Any other block: its scores, and then its exponentials, are computed beside P V of the block before. */
+template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    float s[C::BC / 2], sum[2] = { 0.0f, 0.0f };
+    wait_full(shm.keys, me.keys);
+    float2 m = load_pair(m_of_thread<C>()); /* early: it is here when the scores are */
+    begin_scores(s, me);
+    wait_full(shm.values, me.values);
+    begin_values(me, me.add);
+    me.add = true;
+    wgmma_wait<1>(); /* for the scores; P V may still run */
+    arrived(s);
+    if (MASKED)
+        mask_block(s, me, p);
+    exponentials<0, C::EARLY>(s, m, p.c, sum);
+    end_values_below(me.l[0] + sum[0] + sum[1], me.o, me.weights); /* never before these exponentials */
+    release_together(shm.values, me.values++);
+    exponentials<C::EARLY, C::BC / 8>(s, m, p.c, sum);
+    pack_weights(me.weights, s, typename C::T());
+    count(CHECKS);
+    if (named_barrier_any(1 + me.warpgroup, 128, !(sum[0] < BOUND && sum[1] < BOUND)))
+        repair(s, me, p, sum, MASKED);
+    me.l[0] += sum[0];
+    me.l[1] += sum[1];
+    release_together(shm.keys, me.keys++); /* only now */
+}
+
+template <class C> INLINE void consume(const problem &p, int warpgroup)
+{
+    consumer<C> me = { warpgroup };
+    wait_full(shared<C>().tiles, 0);
+    first_block<C, false>(me, p);
+    for (;;) {
+        me.block--;
+#pragma unroll 1
+        for (; me.block >= me.masked_from && me.block >= 0; me.block--)
+            next_block<C, true>(me, p);
+#pragma unroll 1
+        for (; me.block >= 0; me.block--)
+            next_block<C, false>(me, p);
+        wait_full(shared<C>().tiles, ++me.tiles);
+        if (announced<C>(me.tiles).blocks == 0)
+            break;
+        first_block<C, true>(me, p);
+    }
+    wait_full(shared<C>().values, me.values);
+    begin_values(me, me.add);
+    end_values(me.o, me.weights);
+    end_tile(me, p, announced<C>(me.tiles - 1), make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<C>()), p.c));
+    if (lane() == 0)
+        tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
+}
+
+template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS + 1), 1)
+    optimistic_attention_kernel(const __grid_constant__ struct problem p)
+{
+    needs_hopper();
+    if constexpr (HOPPER) {
+        begin_rings<C>();
+        int warpgroup = uniform(threadIdx.x / 128);
+        if (warpgroup == C::WARPGROUPS) {
+            produce<C>(p);
+        } else {
+            more_registers<C::REGISTERS>();
+            consume<C>(p, warpgroup);
+        }
+    }
+}
+
+/* ---- launching */
+
+template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
+                                                  void *workspace, cudaStream_t stream)
+{
+    struct problem p;
+    if (!problem_of<C>(&p, O, lse, Q, K, V, a, workspace))
+        return;
+    cudaFuncSetAttribute(optimistic_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
+    timeline_at_exit();
+    optimistic_attention_kernel<C><<<min(gpu_sms(), p.tiles), 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(p);
+}
+
+/* The lesson has the measurements behind it. */
+template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, void *workspace,
+                                      cudaStream_t stream)
+{
+    if (!takes_16_bits(O, Q, K, V, a))
+        return;
+    if (a.dim == 128)
+        launch_as<config<T, dim_128>>(O, lse, Q, K, V, a, workspace, stream);
+    else
+        launch_as<config<T, dim_64>>(O, lse, Q, K, V, a, workspace, stream);
+}
+
+void optimistic_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a,
+                                   void *workspace, cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, a, workspace, stream);
+}
+
+void optimistic_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention a,
+                                   void *workspace, cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, a, workspace, stream);
+}
+
+size_t optimistic_attention_workspace(struct attention, enum dtype)
+{
+    return 2 * sizeof(int);
+}
