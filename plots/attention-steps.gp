@@ -32,7 +32,7 @@ if (in_text) {
     set format x "%g"
     set xrange [ms_from : slowest * 1.3]
     set arrow 101 from graph 0.012, graph 1.022 to graph 0.012, graph 1.068 nohead lw 3 lc rgb ink
-    set label 103 "as its bytes, exps and products predict" at graph 0.05, graph 1.045 left textcolor rgb quiet
+    set label 103 "as its bytes, exps and products predict" at graph 0.07, graph 1.045 left textcolor rgb quiet
 }
 do for [i = 1 : number("groups")] {
     set label 200 + i setting("groupname".i) at graph 0, first number("group".i) \

@@ -165,7 +165,7 @@ def steps(view):
     shape = common_shape(rows)
     # Step 09 is about longer rows of as large a tensor.
     split = "%d x %d" % tuple(int(n) * f for n, f in zip(shape.split(" x "), (1 / 16, 16)))
-    shown = [r for r in rows if r.shape() == shape or r.number == 6 and r.shape() == split]
+    shown = [r for r in rows if r.shape() == shape or r.number == 9 and r.shape() == split]
     shown.sort(key=lambda r: (r.peer, r.step, r.shape() != shape))
     picture = Picture("steps", "steps", "How much of copy speed does each step reach?",
                       "%s: %s columns, fp32" % (view.name, shape.replace(" x ", " rows x ")))
@@ -179,7 +179,27 @@ def steps(view):
         block.append((i, r.step, r.gb_s, line_type(r.step), predicted, value + elsewhere, name, value))
     picture.files["bars"] = [block]
     top = max([copy] + [v for line in block for v in (line[2], line[4]) if v == v])
-    picture.set(bars=len(block), copy=copy, top=top, lines=8 + len(block))
+    picture.set(bars=len(block), copy=copy, top=top, lines=8 + len(block), beyond=0,
+                measure="effective bandwidth, GB/s (x read once and y written once, over the time taken)")
+    return picture
+
+
+def ladder(view):
+    """A bar an attention, in 16 bits where it has them; peers last. At heads of 128, where they are recorded."""
+    rows = [r for r in view.rows if r.plain]
+    rows = [r for r in rows if r.dim == 128] or rows
+    shape, best = common_shape(rows), {}
+    for r in sorted((r for r in rows if r.shape() == shape), key=lambda r: ("fp32", "fp16", "bf16").index(r.dtype)):
+        best[r.step] = r
+    if len(best) < 2:
+        raise NothingToDraw
+    shown = sorted(best.values(), key=lambda r: (r.peer, r.tflop_s if r.peer else 0, r.step))
+    picture = Picture("steps", "ladder", "How fast is each attention?", "%s: %s; bf16, or what is said" % (view.name, shape))
+    picture.files["bars"] = [[(i, r.step, r.tflop_s * view.scale, line_type(r.step), math.nan,
+                               digits3(r.tflop_s * view.scale) + ("" if r.dtype == "bf16" else ", " + r.dtype), r.step, r.speed())
+                              for i, r in enumerate(shown, 1)]]
+    top = max(r.tflop_s for r in shown) * view.scale
+    picture.set(bars=len(shown), copy=0, top=top, lines=8 + len(shown), beyond=0.02 * top, measure=view.unit)
     return picture
 
 
@@ -270,7 +290,7 @@ def attention_tflops(view, dim, dtype="fp32"):
     panels = [c for c in (0, 1) if len({r.seq_q for r in rows if r.causal == c}) > 1]
     if not panels:
         raise NothingToDraw
-    limitname, limit = ("fma", view.ceiling("fma")) if dtype == "fp32" else ("matmul by cuBLAS", view.ceiling("matmul", "bf16"))
+    limitname, limit = ("fma", view.ceiling("fma")) if dtype == "fp32" else ("cuBLAS", view.ceiling("matmul", "bf16"))
     top = max([r.tflop_s for r in rows] + [limit])
     scale, unit = (1000, "GFLOP/s") if top < 1 else (1, "TFLOP/s")
     tokens = {r.batch * r.seq_q for r in rows if not int(r.seq_q) & (int(r.seq_q) - 1)}
@@ -329,18 +349,18 @@ def roofline(view):
     rates = (view.ceiling("fma"), "fma, fp32"), (view.ceiling("matmul", "bf16"), "matmul, bf16, by cuBLAS")
     roofs = [(rate / copy, rate * scale, name) for rate, name in rates if rate]
     xs, ys = zip(*(list(ends.values()) + [r[:2] for r in roofs]))
-    low, high, right = min(ys) / 8, max(ys) * 2.5, max(xs) * 4
+    # Names: softmax's in a column that begins at their points, those far on the right beside the picture, others at theirs.
+    left = {n: end for n, end in ends.items() if "," not in n}
+    column = {n: end for n, end in ends.items() if n not in left and end[0] > max(xs) / 10}
+    beside = [n for n in ends if n not in left and n not in column]
+    low, high, right = min(ys) / max(8, 4.5 * len(left)), max(ys) * 2.5, max(xs) * 4
     picture = Picture("roofline", "roofline", "What limits each step?", said)
     picture.files["points"] = [[(x, y, line_type(name)) for name, (x, y) in ends.items()]]
     picture.files["roofs"] = [roofs]
     picture.set(unit=view.unit, slope=copy * scale, ridge=max(r[0] for r in roofs), firstridge=min(r[0] for r in roofs),
                 fromx=min(xs) / 2, tox=right, fromy=low, toy=high, points=len(ends))
     picture.each(pt=map(line_type, ends))
-    # Names: softmax's in a column beside their points, those far on the right beside the picture, others beside the point.
-    left = {n: end for n, end in ends.items() if "," not in n}
-    column = {n: end for n, end in ends.items() if n not in left and end[0] > max(xs) / 10}
-    beside = [n for n in ends if n not in left and n not in column]
-    picture.labels(column, low, high, right, True, "right", arrows=True)
+    picture.labels(column, low, high, right, True, "right", max((end[1] for end in column.values()), default=high), arrows=True)
     if left:
         far, top = (max(end[i] for end in left.values()) for i in (0, 1))
         picture.labels(left, low, high, 2.2 * far, True, "left", top, arrows=True)
@@ -393,7 +413,7 @@ def pictures(table):
     """name -> Picture. A machine that was measured with several numbers of threads has pictures for each."""
     found, two = {}, ("fp32", "bf16")
     for i, view in enumerate(table.views()):
-        todo = [(steps,), (error,), (attention_steps,), (roofline,)]
+        todo = [(steps,), (ladder,), (error,), (attention_steps,), (roofline,)]
         todo += [(make, t) for t in BITS for make in (lengths, attention_scale)] + [(error, t, True) for t in two]
         todo += [(attention_tflops, dim, t) for t in two for dim in sorted({r.dim for r in usual(view, t)})]
         for make, *words in todo:

@@ -277,10 +277,14 @@ def markdown(text):
 
 
 def read_steps():
-    """name -> (idea, does it attend?), from each step's main.c: the one place that says it."""
-    texts = {path.split("/")[1]: read(path) for path in sorted(glob.glob("steps/*/main.c"))}
-    ideas = {name: re.search(r'\.idea = "([^"]*)"', text) for name, text in texts.items()}
-    return {name: (idea[1] if idea else "", "struct attention_step" in texts[name]) for name, idea in ideas.items()}
+    """name -> (idea, does it attend?, minutes), from each step's main.c and its lesson's time line."""
+    steps = {}
+    for path in sorted(glob.glob("steps/*/main.c")):
+        text, lesson = read(path), path.replace("main.c", "README.md")
+        idea = re.search(r'\.idea = "([^"]*)"', text)
+        minutes = re.search(r"^\*(\d+) minutes · .*\*$", read(lesson) if os.path.exists(lesson) else "", re.M)
+        steps[path.split("/")[1]] = idea[1] if idea else "", "struct attention_step" in text, minutes[1] if minutes else ""
+    return steps
 
 
 class Pages:
@@ -307,10 +311,15 @@ class Pages:
             raise Problem("%s: a table has no end: <!-- /results -->" % page)
         return re.sub(begin + "((?:.*\n)*?)" + end, make, text, flags=re.M)
 
+    def begin(self, attention, kind=""):
+        """The shape and the types that are meant where a table names none."""
+        self.attention = attention
+        self.shape = {"seq_q": 4096, "dim": 64, "causal": 0} if attention else {"rows": 16384, "cols": 8192}
+        self.dtypes = ["fp32", "bf16"] if attention else ["fp32", "fp16", "bf16"] if kind == "lengths" else ["fp32"]
+
     def table(self, words):
-        self.attention, kind = words[0].startswith("attention-"), words[0].replace("attention-", "")
-        self.shape = {"seq_q": 4096, "dim": 64, "causal": 0} if self.attention else {"rows": 16384, "cols": 8192}
-        self.dtypes = ["fp32", "bf16"] if self.attention else ["fp32", "fp16", "bf16"] if kind == "lengths" else ["fp32"]
+        kind = words[0].replace("attention-", "")
+        self.begin(words[0].startswith("attention-"), kind)
         self.wanted, self.used = [word for word in words[1:] if "=" not in word], set()
         for key, value in (word.split("=") for word in words[1:] if "=" in word):
             if key == "dtype":
@@ -345,7 +354,7 @@ class Pages:
 
     def asked(self):
         """The steps of the kind that is asked for: name, a link, the idea, and the types that it has results of."""
-        for step, (idea, attends) in self.steps.items():
+        for step, (idea, attends, _) in self.steps.items():
             if attends == self.attention:
                 types = [d for d in self.dtypes if any(self.find(m, step, d) for m in self.main)]
                 yield step, "[%s](%s%s/README.md)" % (step, self.up, step), idea, types
@@ -387,6 +396,20 @@ class Pages:
         return lines + self.caption("x is SHAPE. Median time, useful bandwidth, and its share of a copy's.",
                                     " Median time, FLOPs of the two products over it, and the share of the tightest ceiling. "
                                     "Bytes: in units of Q, K, V and O, once each.")
+
+    def make_course(self):
+        """All steps in one table, with what the first GPU reached: in attention at heads of 128, in 16 bits where it has them."""
+        m, said = next((m for m in self.main if m.kind == "GPU"), self.main[0]), [int(of[2] or 0) for of in self.steps.values()]
+        lines = [["step", "idea", "minutes", markdown(m.name)]]
+        for step, (idea, attends, minutes) in self.steps.items():
+            self.begin(attends)
+            self.shape.update({"dim": 128} if attends else {})
+            row = next(filter(None, (self.find(m, step, dtype) for dtype in reversed(self.dtypes))), None)
+            reached = "" if not row else row.speed() + ", fp32" * (row.dtype == "fp32") if attends else row.reached()
+            lines.append(["[%s](%s%s/README.md)" % (step, self.up, step), idea, minutes, reached])
+        hours = " %.0f hours in all." % (sum(said) / 60) if all(said) else ""
+        return lines + ["", "Softmax of 16384 x 8192, fp32: useful bandwidth, and its share of a copy's. Attention of "
+                        + self.caption("", " bf16 where nothing else is said." + hours)[1]]
 
     def make_summary(self):
         claims = {"reads + writes": Row.moved, "bytes an element": lambda r: "%g" % (r.predicted_bytes / r.rows / r.cols),

@@ -31,9 +31,10 @@ prefix = "right"
 load "plots/labels.gp"
 prefix = "left"
 if (has("leftlabels")) { load "plots/labels.gp" }
+set style textbox opaque margins 0.4,0.4 fillcolor rgb card noborder
 if (has("beside")) {
     do for [i = 1 : number("beside")] {
-        set label setting("btext".i) at number("bx".i), number("by".i) left noenhanced textcolor rgb ink offset 0.8,0.5
+        set label setting("btext".i) at number("bx".i), number("by".i) left noenhanced front boxed textcolor rgb ink offset 1,0
     }
 }
 plot data("roofs") using 1:2:(to_x - $1):(0) with vectors nohead lt 41, \

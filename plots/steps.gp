@@ -1,4 +1,4 @@
-# Effective bandwidth of every step at one shape, against a copy of the same bytes.
+# Bars: effective bandwidth of every step at one shape, against a copy of the same bytes; or the speed of every attention.
 
 folder = ARG1; picture = ARG2; settings = ARG3; below = ARG4
 load "plots/style.gp"
@@ -25,15 +25,19 @@ if (in_text) {
     exit
 }
 
-set xlabel "effective bandwidth, GB/s (x read once and y written once, over the time taken)" textcolor rgb ink
-set lmargin at screen 0.21; set rmargin at screen 0.97; set tmargin at screen 0.81; set bmargin at screen 0.12
+set xlabel setting("measure") textcolor rgb ink
+set lmargin at screen (copy > 0 ? 0.21 : 0.27); set rmargin at screen 0.97
+set tmargin at screen (copy > 0 ? 0.81 : 0.86); set bmargin at screen 0.12
 if (copy > 0) {
     set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 41
     set label 1 sprintf(copy < 100 ? "copy, %.1f GB/s" : "copy, %.0f GB/s", copy) at graph 1, graph 1.045 right textcolor rgb ink
+    set arrow 2 from graph 0.008, graph 1.02 to graph 0.008, graph 1.07 nohead lw 3 lc rgb ink
+    set label 2 "as its trips over memory predict" at graph 0.022, graph 1.045 left textcolor rgb quiet
 }
-set arrow 2 from graph 0.008, graph 1.02 to graph 0.008, graph 1.07 nohead lw 3 lc rgb ink
-set label 2 "as its trips over memory predict" at graph 0.022, graph 1.045 left textcolor rgb quiet
+# A bar's text stands in it, or beyond its end.
+beyond = number("beyond")
+set xrange [0 : (beyond > 0 ? 1.17 : 1.02) * top]
 half = 0.36
 plot data("bars") using (0):1:(0):3:($1 - half):($1 + half):4:ytic(2) with boxxyerror lc variable, \
      data("bars") using 5:($1 - half - 0.06):(0):(2 * half + 0.12) with vectors nohead lw 3 lc rgb ink, \
-     data("bars") using (0):1:6 with labels left offset 0.8,0 textcolor rgb ink noenhanced
+     data("bars") using (beyond > 0 ? $3 : 0):1:6 with labels left offset 0.8,0 textcolor rgb ink noenhanced

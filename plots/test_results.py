@@ -252,6 +252,19 @@ class Tables(Case):
                          "| [07_seven](steps/07_seven/README.md) | idea of 07_seven | fp32 | 10x "
                          "| 68.7 ms, 1.00 TFLOP/s, 41 % of fma |")
 
+    def test_golden_course(self):
+        """A lesson without a time line, and a step that is not recorded, leave a cell empty; 16 bits come before 32."""
+        self.write("steps/01_one/README.md", "# Step 01\n\n*Idea.*\n\n*20 minutes \u00b7 any GPU, or a CPU*\n")
+        rows = [softmax("01_one", 107.3741824, copy_gb_s=40), attention("07_seven", 68.719476736, dim=128),
+                attention("07_seven", 34.359738368, dim=128, dtype="bf16"), attention("07_seven", 1)]
+        self.assertEqual(self.page("course", rows), [
+            "| step | idea | minutes | Some CPU, 2 threads |", "|---|---|---|---|",
+            "| [01_one](steps/01_one/README.md) | idea of 01_one | 20 | 10.0 GB/s, 25 % |",
+            "| [02_two](steps/02_two/README.md) | idea of 02_two |  |  |",
+            "| [07_seven](steps/07_seven/README.md) | idea of 07_seven |  | 4.00 TFLOP/s |", "",
+            "Softmax of 16384 x 8192, fp32: useful bandwidth, and its share of a copy's. Attention of 4096 tokens, heads of 128 "
+            "(batch 1, 16 heads on Some CPU). bf16 where nothing else is said."])
+
     def test_golden_lengths(self):
         rows = [softmax("01_one", 10, rows=2, cols=2048), softmax("01_one", 20, rows=1, cols=3000),
                 softmax("02_two", 10, rows=2, cols=2048)]
@@ -415,6 +428,24 @@ class Choosing(Case):
         self.assertEqual([line[1] for line in picture.files["bars"][0]], ["01_step", "02_step", "torch.softmax"])
         self.assertEqual((picture.settings["copy"], picture.settings["bars"]), (40, 3))
         self.assertEqual(picture.below, "Some CPU, 2 threads: 16384 rows x 8192 columns, fp32")
+
+    def test_ladder(self):
+        rows = [attention("torch.sdpa-a", 5, dim=128), attention("torch.sdpa-b", 10, dim=128), attention("07_step", 1, dim=64)]
+        rows += [attention("%02d_step" % n, 20, dim=128, dtype=t) for n in (7, 8) for t in ("bf16", "fp32")[n - 7:]]
+        bars = draw.ladder(self.view(rows)).files["bars"][0]
+        self.assertEqual([(line[1], line[3], line[5].split(", ")[1:]) for line in bars], [
+            ("07_step", 7, []), ("08_step", 8, ["fp32"]), ("torch.sdpa-b", 42, ["fp32"]), ("torch.sdpa-a", 42, ["fp32"])])
+        with self.assertRaises(draw.NothingToDraw):
+            draw.ladder(self.view(rows[:1]))
+
+    def test_names_in_the_roofline_stay_in_it(self):
+        """Of all the steps that there will be: no label below the axis, or above what is fastest."""
+        rows = [softmax("%02d_softmax" % n, 10) for n in range(1, 10)]
+        rows += [attention("%02d_attention" % n, 10 + n, moved=1 + (n < 12)) for n in range(10, 25)]
+        picture = draw.roofline(self.view(rows)).settings
+        for side in ("left", "right"):
+            ys = [picture["%sy%d" % (side, i)] for i in range(1, picture[side + "labels"] + 1)]
+            self.assertTrue(picture["fromy"] < min(ys) and max(ys) < picture["toy"], side)
 
     def test_a_small_sweep_does_not_outvote_the_standard_run(self):
         rows = [softmax(step, 10) for step in STEPS]

@@ -35,6 +35,17 @@ class Pages(unittest.TestCase):
             self.assertIn(parent[1], [None] + names, "%s is over a step before it" % folder.name)
             names.append(name[3:])
 
+    def test_a_lesson_says_how_long_it_takes_and_on_what(self):
+        """The third line that is not empty, where a lesson has one yet; docs/adding-a-step.md has its form."""
+        form = r"\*\d*[05] minutes · (any GPU|a GPU from sm_\d+ on|a Hopper GPU|a CPU)(, or a CPU)?\*"
+        for folder in STEPS:
+            lines = (folder / "README.md").read_text(encoding="utf-8").split("\n")
+            found = [line for line in lines if re.match(r"\*\d+ minutes\b", line)]
+            self.assertIn(found, ([], lines[4:5]), folder.name)
+            for line in found:
+                self.assertRegex(line, "^%s$" % form, folder.name)
+                self.assertEqual((folder / "cpu.c").exists(), line.endswith("a CPU*"), folder.name)
+
     def test_figures_are_what_their_program_draws(self):
         subprocess.run(["python3", "docs/figures/figures.py", "--check"], cwd=ROOT, check=True)
 
