@@ -4,12 +4,16 @@
 # Needs nvcc, no GPU.
 set -eu
 ARCHITECTURES="sm_75 sm_80 sm_86 sm_89 sm_90 sm_90a sm_100 sm_120"
+# Of these, four share the front end with a neighbour, which saves a quarter of the time: no file asks for more than "sm_80 or
+# later", "sm_90 or later" and "sm_90a".
+OWN="sm_75 sm_80 sm_90 sm_90a"
+SHARED="-gencode arch=compute_80,code=[sm_86,sm_89] -gencode arch=compute_90,code=[sm_100,sm_120]"
 log=build/architectures.log
 rm -rf build/architectures  # what was built before was not looked at
 mkdir -p build
 files=$(find common steps tests -name '*.cu' | sort)
 targets=$(echo "$files" | sed 's,^,build/architectures/,; s,cu$,o,')
-make -s -j2 CUDA=1 V=1 B=build/architectures ARCH="$ARCHITECTURES" WERROR=-Werror NVCC_EXTRA="-Xptxas -v" $targets >$log 2>&1 ||
+make -s -j2 CUDA=1 V=1 B=build/architectures ARCH="$OWN" WERROR=-Werror NVCC_EXTRA="$SHARED -Xptxas -v" $targets >$log 2>&1 ||
     { cat $log >&2; exit 1; }
 # Broken kernels must compile, too: a mutant that does not is caught by nothing. (A tenth of them; `tests/mutate.py compile`:
 # all.)
