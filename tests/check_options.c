@@ -182,6 +182,27 @@ START_TEST(test_scale)
 }
 END_TEST
 
+/* A row of numbers, in attention each with a value; as many as fit, and nothing besides. */
+START_TEST(test_trace)
+{
+    const char *longest = "--trace 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,-1.5e3";
+    struct options o = parse(false, longest);
+    ck_assert(o.traced == MAX_TRACED && o.trace[0] == 0 && o.trace[14] == 14 && o.trace[15] == -1500);
+    o = parse(true, "--trace -inf:2,3:-4");
+    ck_assert(o.traced == 2 && o.trace[0] == -INFINITY && o.values[0] == 2 && o.trace[1] == 3 && o.values[1] == -4);
+    ck_assert_int_eq(parse(false, "--rows 3").traced, 0);
+    static const char *const bad[2][8] = { { "''", "x", "1,", ",1", "1,,2", "1:2", "1e39", "1-2" },
+                                           { "''", "1", "1:", ":1", "1:2,", "1:2,3", "1:2:3", "1:1e39" } };
+    for (int is_attention = 0; is_attention < 2; is_attention++)
+        for (int i = 0; i < 8; i++)
+            assert_refused(is_attention, words_of("--trace %s", bad[is_attention][i], ""), "--trace", "up to 16 numbers");
+    assert_refused(false, words_of("%s,", longest, ""), "--trace", "up to 16 numbers");
+    assert_refused(false, words_of("%s,17", longest, ""), "--trace", "up to 16 numbers");
+    assert_refused(false, "--trace 1 --rows 3", "--trace", "no other option");
+    assert_refused(true, "--causal --trace 1:2", "--trace", "no other option");
+}
+END_TEST
+
 /* What was typed wrongly is named with what is right; long values are cut; a terminal sees no control character. */
 START_TEST(test_values_in_messages)
 {
@@ -401,6 +422,7 @@ Suite *options_suite(void)
     tcase_add_test(sizes, test_suffixes);
     tcase_add_test(sizes, test_help_names_the_defaults);
     tcase_add_test(values, test_scale);
+    tcase_add_test(values, test_trace);
     tcase_add_test(values, test_values_in_messages);
     tcase_add_test(values, test_both_devices_write_nothing);
     tcase_add_test(values, test_options_of_step_00);

@@ -207,6 +207,9 @@ static const struct {
     { "10_standard_attention", "--sweep-scale --scale 2", "--sweep-scale", "", "--scale" },
     { "10_standard_attention", "--sweep-scale --sweep", "--sweep-scale", "", "--sweep" },
     { "02_safe_softmax", "--scale 2", "--scale", "", "--help" },
+    { "03_online_softmax", "--trace 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "--trace", "'1,2", "up to 16 numbers" },
+    { "12_fused_attention", "--trace 1,2", "--trace", "'1,2'", "each with a value" },
+    { "15_tensor_core_attention", "--trace 1:2", "--trace", "", "for GPUs alone" },
 };
 
 START_TEST(test_bad_attention_usage)
@@ -532,6 +535,39 @@ START_TEST(test_every_attention_step_runs_on_real_input)
 }
 END_TEST
 
+/* The lessons' row: the state after each element by the merge rule, and what the step makes of it. Nothing is recorded. */
+START_TEST(test_trace)
+{
+    static const struct {
+        const char *program, *words, *end;
+    } all[] = {
+        { "02_safe_softmax", "--trace 1,3,2",
+          "     element          m          l\n"
+          "    none yet       -inf          0\n"
+          "           1          1          1\n"
+          "           3          3     1.1353\n"
+          "           2          3     1.5032\n"
+          "  y, as this step computes it: 0.0900 0.6652 0.2447\n" },
+        { "03_online_softmax", "--trace 400,-inf,400", "  y, as this step computes it: 0.5000 0.0000 0.5000\n" },
+        { "01_naive_softmax", "--trace=1,100", "         100        100          1\n  y, as this step computes it: 0.0000 nan\n" },
+        { "12_fused_attention", "--trace 1:10,3:20,2:30",
+          "       score      value          m          l          o\n"
+          "    none yet                  -inf          0          0\n"
+          "           1         10          1          1         10\n"
+          "           3         20          3     1.1353     21.353\n"
+          "           2         30          3     1.5032      32.39\n"
+          "  O = o / l = 21.547; this step computes 21.547\n" },
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        const struct said *s = run(all[i].program, all[i].words);
+        size_t length = strlen(s->out), end = strlen(all[i].end);
+        ck_assert_msg(s->status == 0 && !s->err[0] && length > end && strcmp(s->out + length - end, all[i].end) == 0,
+                      "%s %s: status %d: %s%s", all[i].program, all[i].words, s->status, s->out, s->err);
+        ck_assert(strncmp(s->out, all[i].program, strlen(all[i].program)) == 0 && access(getenv("RESULTS"), F_OK) != 0);
+    }
+}
+END_TEST
+
 /* Where it cannot run, a step for GPUs alone says so, and that is no failure. */
 START_TEST(test_steps_for_gpus_alone)
 {
@@ -633,6 +669,7 @@ Suite *program_suite(void)
     tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);
     tcase_add_loop_test(runs, test_every_attention_step_runs, 0, ATTENTION_PROGRAMS);
     tcase_add_loop_test(runs, test_every_attention_step_runs_on_real_input, 0, ATTENTION_PROGRAMS);
+    tcase_add_test(runs, test_trace);
     tcase_add_test(runs, test_a_wrong_result_fails);
     tcase_add_test(runs, test_sizes_with_suffixes);
     tcase_add_test(runs, test_scale);

@@ -144,6 +144,7 @@ extern const struct named_shape softmax_shapes[], attention_shapes[];
 
 /* ---- options.c: the command line */
 
+enum { MAX_TRACED = 16 }; /* numbers of the row that --trace takes */
 struct options {
     bool is_attention;
     int64_t rows, cols;             /* softmax */
@@ -163,6 +164,8 @@ struct options {
     double budget;                  /* seconds */
     bool json, noise, sweep;
     bool sweep_scale;               /* attention: one shape at many scales */
+    int traced;                     /* numbers of --trace's row; 0 without it */
+    float trace[MAX_TRACED], values[MAX_TRACED]; /* the row; of attention it is scores, and each has a value */
 };
 
 /* What a problem is where nothing is said: the help names these numbers, too. */

@@ -21,6 +21,7 @@ static const char softmax_help[] =
     "  --x FILE.npy        or a tensor of yours: fp16, fp32 or fp64, the last axis is softmaxed\n"
     "  --out FILE.npy      write y there\n"
     "  --sweep             every row length from %d to %d Mi, with rows x cols as it is, a line each\n"
+    "  --trace X,X,...     no run: how (m, l) grows over a row of up to %d numbers, as 1,3,2\n"
     NOISE_HELP;
 static const char attention_help[] =
     "  --batch N --heads N --kv-heads N --dim N                             (default 1, %d, heads, %d)\n"
@@ -36,6 +37,7 @@ static const char attention_help[] =
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
     "  --sweep             every length from %d to %d Ki, with tokens in all as they are, a line each\n"
     "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n"
+    "  --trace S:V,S:V,... no run: how (m, l, o) grows over up to %d scores with a value each, as 1:10,3:20\n"
     NOISE_HELP;
 static const char common_help[] =
     "  --device WHICH      cpu, gpu or all                                  (default all)\n"
@@ -49,7 +51,7 @@ static const char common_help[] =
 enum {
     ROWS, COLS, X,                                                          /* softmax */
     BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, SWEEP_SCALE, Q, K, V, LSE, /* attention */
-    SHAPE, DTYPE, INPUT, OUT, SWEEP, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
+    SHAPE, DTYPE, INPUT, OUT, SWEEP, TRACE, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
 };
 
 #define VALUE(name, code) { name, required_argument, NULL, code }
@@ -59,7 +61,7 @@ enum {
     VALUE("budget", BUDGET), FLAG("json", JSON), FLAG("help", HELP), { NULL, 0, NULL, 0 }
 #define SHARED                                                                                                         \
     VALUE("shape", SHAPE), VALUE("dtype", DTYPE), VALUE("input", INPUT), VALUE("out", OUT), FLAG("sweep", SWEEP),      \
-    FLAG("noise", NOISE), COMMON
+    VALUE("trace", TRACE), FLAG("noise", NOISE), COMMON
 
 static const struct option softmax_options[] = { VALUE("rows", ROWS), VALUE("cols", COLS), VALUE("x", X), SHARED };
 static const struct option attention_options[] = {
@@ -173,14 +175,40 @@ static void set_input(struct options *o, const char *name)
     o->input_given = true;
 }
 
+/* The number that a text begins with, and where it ends; NULL if there is none that fp32 holds. -inf is one: a masked element. */
+static const char *read_float(const char *text, float *x)
+{
+    char *end;
+    errno = 0;
+    *x = strtof(text, &end);
+    return end == text || errno ? NULL : end;
+}
+
+static void set_trace(struct options *o, const char *text)
+{
+    const char *at = text;
+    for (o->traced = 0;; at++) {
+        at = read_float(at, &o->trace[o->traced]);
+        if (at && o->is_attention)
+            at = *at == ':' ? read_float(at + 1, &o->values[o->traced]) : NULL;
+        o->traced++;
+        if (!at || *at != ',' || o->traced == MAX_TRACED)
+            break;
+    }
+    if (!at || *at)
+        usage_error("--trace '%s': up to %d numbers%s are allowed, with commas between them, as in %s", shown(text), MAX_TRACED,
+                    o->is_attention ? ", each with a value," : "", o->is_attention ? "1:10,3:20,2:30" : "1,3,2");
+}
+
 static void print_help(const struct options *o, const char *program, const char *idea, enum step_kind kind)
 {
     printf("%s: %s\n\n", program, idea);
     if (kind == ATTENTION_STEP)
         printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families, SWEEP_SEQ_FROM,
-               SWEEP_SEQ_TO >> 10);
+               SWEEP_SEQ_TO >> 10, MAX_TRACED);
     else if (kind == SOFTMAX_STEP)
-        printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families, SWEEP_COLS_FROM, SWEEP_COLS_TO >> 20);
+        printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families, SWEEP_COLS_FROM, SWEEP_COLS_TO >> 20,
+               MAX_TRACED);
     fputs(common_help, stdout);
 }
 
@@ -215,6 +243,7 @@ static void parse_one(struct options *o, int option, const char *arg)
     case REPS:     o->reps = (int)whole("reps", arg, 1, 100000); break;
     case BUDGET:   o->budget = seconds(arg); break;
     case SWEEP:    o->sweep = true; break;
+    case TRACE:    set_trace(o, arg); break;
     case NOISE:    o->noise = true; break;
     case JSON:     o->json = true; break;
     }
@@ -336,7 +365,8 @@ struct options options_parse(int argc, char **argv, const char *idea, enum step_
     };
     opterr = 0;
     optind = 0; /* a second call, as in tests, begins anew; 1 would go on within the word where the first one stopped */
-    for (int option; (option = getopt_long(argc, argv, ":", options_of[kind], NULL)) != -1;) {
+    int given = 0;
+    for (int option; (option = getopt_long(argc, argv, ":", options_of[kind], NULL)) != -1; given++) {
         if (option == HELP) {
             print_help(&o, argv[0], idea, kind);
             exit(0);
@@ -351,6 +381,8 @@ struct options options_parse(int argc, char **argv, const char *idea, enum step_
     }
     if (optind < argc)
         usage_error("'%s': only options are allowed; --help lists them", shown(argv[optind]));
+    if (o.traced && given > 1)
+        usage_error("--trace: it is one short row on a CPU, and takes no other option");
     options_check(&o, gpu_count());
     if (kind != CEILINGS_STEP)
         options_finish(&o);

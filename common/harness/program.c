@@ -302,6 +302,11 @@ int program_main(const struct kind *kind, const void *step, const char *name, co
     static const struct device *const devices[] = { &cpu_device, &gpu_device };
     struct options o = options_parse(argc, argv, idea, kind->options);
     kind->finish(step, &o);
+    if (o.traced) {
+        printf("%s: %s\n", name, idea);
+        trace(kind, step, &o);
+        return 0;
+    }
     if (o.threads)
         cpu_set_threads(o.threads);
     char why[2][160] = { "", "" };

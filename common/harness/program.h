@@ -59,6 +59,9 @@ struct kind {
     void (*write)(const struct run *r);                                       /* the outputs, to the files asked for */
 };
 
+/* --trace: prints how the state of a short row grows, and what the step's CPU version makes of it (trace.c). */
+void trace(const struct kind *kind, const void *step, const struct options *asked);
+
 /* main() of a step of this kind. before: the step that takes turns with it, or NULL. Returns the exit status. */
 int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before,
                  const char *before_name, int argc, char **argv);
