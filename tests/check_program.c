@@ -549,7 +549,9 @@ START_TEST(test_trace)
           "           2          3     1.5032\n"
           "  y, as this step computes it: 0.0900 0.6652 0.2447\n" },
         { "03_online_softmax", "--trace 400,-inf,400", "  y, as this step computes it: 0.5000 0.0000 0.5000\n" },
-        { "01_naive_softmax", "--trace=1,100", "         100        100          1\n  y, as this step computes it: 0.0000 nan\n" },
+        { "01_naive_softmax", "--trace=1,100",
+          "         100        100          1\n"
+          "  y, as this step computes it: 0.0000 nan\n" },
         { "12_fused_attention", "--trace 1:10,3:20,2:30",
           "       score      value          m          l          o\n"
           "    none yet                  -inf          0          0\n"

@@ -1,4 +1,4 @@
-/* --trace: no run, but how the state of one short row grows, an element at a time, and what the step's CPU version makes of it. */
+/* --trace: no run, but how the state of a short row grows, an element at a time, and what the step's CPU version makes of it. */
 #include <math.h>
 
 #include "merge.h"
@@ -69,7 +69,8 @@ void trace(const struct kind *kind, const void *step, const struct options *aske
     float y[MAX_TRACED], query = 1, *softmax[] = { o.trace, y }, *attention[] = { &query, o.trace, o.values, y, y + 1 };
     o.rows = 1;
     o.cols = o.traced;
-    o.attention = (struct attention){ .batch = 1, .heads = 1, .kv_heads = 1, .seq_q = 1, .seq_k = o.traced, .dim = 1, .scale = 1 };
+    o.attention = (struct attention){ .batch = 1, .heads = 1, .kv_heads = 1, .seq_q = 1, .seq_k = o.traced, .dim = 1 };
+    o.attention.scale = 1;
     struct run r = { .kind = kind, .step = step, .o = &o, .device = &cpu_device };
     for (int i = 0; i < kind->inputs + kind->outputs; i++)
         r.tensor[i].data = o.is_attention ? attention[i] : softmax[i];
