@@ -75,7 +75,7 @@ def merge():
 def tree():
     f = Figure(720, 380, "The merge tree: elements, lanes, warps and blocks join by the same rule")
     levels = [("elements of a row", 16, "one at a time, in registers", "step 03"), ("lanes of a warp", 8, "shuffles", "step 03"),
-              ("warps of a block", 4, "shared memory", "step 05"), ("blocks", 2, "a cluster, or memory", "step 09"),
+              ("warps of a block", 4, "shared memory", "step 05"), ("blocks", 2, "a cluster, or memory", "steps 08 and 09"),
               ("the row", 1, "", "")]
     left, right = 180, 520
     places = []
