@@ -199,7 +199,8 @@ def ladder(view):
                                digits3(r.tflop_s * view.scale) + ("" if r.dtype == "bf16" else ", " + r.dtype), r.step, r.speed())
                               for i, r in enumerate(shown, 1)]]
     top = max(r.tflop_s for r in shown) * view.scale
-    picture.set(bars=len(shown), copy=0, top=top, lines=8 + len(shown), beyond=0.02 * top, measure=view.unit)
+    picture.set(bars=len(shown), copy=0, top=top, lines=8 + len(shown), beyond=0.02 * top, measure=view.unit,
+                height=160 + 18 * max(8, len(shown)))
     return picture
 
 

@@ -27,7 +27,7 @@ if (in_text) {
 
 set xlabel setting("measure") textcolor rgb ink
 set lmargin at screen (copy > 0 ? 0.21 : 0.27); set rmargin at screen 0.97
-set tmargin at screen (copy > 0 ? 0.81 : 0.86); set bmargin at screen 0.12
+set tmargin at screen 1 - (copy > 0 ? 114.0 : 82.0) / height; set bmargin at screen 72.0 / height
 if (copy > 0) {
     set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 41
     set label 1 sprintf(copy < 100 ? "copy, %.1f GB/s" : "copy, %.0f GB/s", copy) at graph 1, graph 1.045 right textcolor rgb ink

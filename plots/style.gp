@@ -61,15 +61,16 @@ if (in_text) {
     set label 101 setting("title") at character 1, lines - 1 left
     set label 102 below at character 1, lines - 2 left
 } else {
+    height = has("height") ? number("height") : 600
     if (setting("kind") eq "svg") {
-        set terminal svg size 960,600 font 'DejaVu Sans,Verdana,Arial,sans-serif,13' background rgb card rounded
+        set terminal svg size 960,height font 'DejaVu Sans,Verdana,Arial,sans-serif,13' background rgb card rounded
     } else {
-        set terminal pngcairo size 1920,1200 fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 \
+        set terminal pngcairo size 1920,2*height fontscale 1.9 linewidth 2 dashlength 2 pointscale 2 \
             font 'DejaVu Sans,12' background rgb card rounded
     }
     set output picture
-    set label 101 setting("title") at screen 0.03,0.95 left noenhanced font ',16' textcolor rgb ink
-    set label 102 below at screen 0.03,0.90 left noenhanced textcolor rgb quiet
+    set label 101 setting("title") at screen 0.03, 1 - 30.0 / height left noenhanced font ',16' textcolor rgb ink
+    set label 102 below at screen 0.03, 1 - 60.0 / height left noenhanced textcolor rgb quiet
     set object 101 rectangle from screen 0,0 to screen 1,1 behind fillstyle empty border lc rgb '#d8d8d4'
 }
 
