@@ -72,6 +72,23 @@ def merge():
     return f
 
 
+def shift():
+    f = Figure(740, 222, "Three scores beyond the end of fp32's exponential, and the same three minus their maximum")
+    place = lambda x: 375 + 2.6 * x
+    for y, title, row, kind in ((52, "x", (95, 108, 121), "b"), (148, "x − m", (-26, -13, 0), "c")):
+        f.box(place(88.7), y - 36, place(128) - place(88.7), 36, "b", "eˣ is infinite", "small")
+        f.box(place(-128), y - 36, place(-104) - place(-128), 36, "none", "eˣ is 0", "small")
+        f.arrow(place(-132), y, place(136), y)
+        f.text(place(-64), y - 14, title, "math")
+        f.text(place(-104), y + 22, "−104", "small")
+        f.text(place(88.7) - 8, y - 8, "88.7", "small", "end")
+        for x in row:
+            f.add(f'<circle cx="{place(x):g}" cy="{y}" r="6" class="{kind}"/>')
+            f.text(place(x), y + 24, f"{x}".replace("-", "−"), "small")
+    f.text(370, 208, "minus m = 121 the largest weight is e⁰ = 1, and all ratios are what they were", "small")
+    return f
+
+
 def tree():
     f = Figure(720, 380, "The merge tree: elements, lanes, warps and blocks join by the same rule")
     levels = [("elements of a row", 16, "one at a time, in registers", "step 03"), ("lanes of a warp", 8, "shuffles", "step 03"),
@@ -224,7 +241,7 @@ def ring():
     return f
 
 
-FIGURES = (merge, tree, stream, lanes, resident, loops, swizzle, ring)
+FIGURES = (merge, shift, tree, stream, lanes, resident, loops, swizzle, ring)
 
 
 def main(words):
