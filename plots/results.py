@@ -253,14 +253,14 @@ def terminal_table(table):
         parts[kind][row.shape() + ("" if row.attends else ", " + row.dtype)].append(row)
     if not parts:
         raise Problem("%s: no right results on random input in it" % table.path)
-    lines, ratios, form = [], ("median_ms", "predicted_bytes", "exps"), "  %-30s %8s %13s %13s   %-32s %8s"
+    lines, ratios, form = [], ("median_ms", "predicted_bytes", "exps"), "  %-33s %8s %13s %14s   %-32s %8s"
     for part, shapes in parts.items():
         shape = max(shapes, key=lambda s: (len(shapes[s]), bool(re.match(r"16384 x 8192|.* of 64, 4096 tokens$", s))))
         rows = sorted(shapes[shape], key=lambda r: (2 if r.peer else r.dtype != "fp32", r.dtype, r.step))
         titles = ("", "of ceiling") if rows[0].attends else ("GB/s", "of copy")
-        lines += [part + shape, form % ("", "ms", *titles, "times the step before", "error")]
+        lines += [part + shape, form % ("", "ms", *titles, "times the row above", "error")]
         for before, row in zip([None] + rows, rows):
-            follows = before and not row.peer and (row.dtype, row.number) == (before.dtype, before.number + 1)
+            follows = before and not row.peer and row.dtype == before.dtype
             name, speed = (row.step + ", " + row.dtype, row.speed()) if row.attends else (row.step, digits3(row.gb_s))
             error = "-" if row.error is None else "%.1e" % row.error
             said = follows and "%s (memory %s, exps %s)" % tuple(ratio(before, row, of) for of in ratios) or ""

@@ -202,7 +202,7 @@ class Terminal(Case):
                                     softmax("torch.softmax", 100, error=None,
                                     verdict="-", copy_gb_s=None)]), [
             "Some CPU, 2 threads: softmax, 16384 x 8192, fp32",
-            "ms | GB/s | of copy | times the step before | error",
+            "ms | GB/s | of copy | times the row above | error",
             "01_one | 107 | 10.0 | 25 % | 1.0e-07",
             "02_two | 53.7 | 20.0 | 50 % | 2.00 (memory 1.50, exps 2.00) | 1.0e-07",
             "torch.softmax | 100 | 10.7 | 27 % | -"])
@@ -211,7 +211,7 @@ class Terminal(Case):
         self.assertEqual(self.show([attention("07_seven", 68.719476736, moved=10, exps=3),
                                     attention("08_eight", 34.359738368, moved=5, exps=2)]), [
             "Some CPU, 2 threads: attention, batch 1, 16 heads of 64, 4096 tokens",
-            "ms | of ceiling | times the step before | error",
+            "ms | of ceiling | times the row above | error",
             "07_seven, fp32 | 68.7 | 1.00 TFLOP/s | 41 % of fma | 3.0e-06",
             "08_eight, fp32 | 34.4 | 2.00 TFLOP/s | 41 % of fma | 2.00 (memory 2.00, exps 1.50) | 3.0e-06"])
 
