@@ -80,6 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     REQUIRE(o.cpu || o.gpu);
     REQUIRE(o.dtype == FP32 || o.dtype == FP16 || o.dtype == BF16);
     REQUIRE(o.reps >= 0 && o.threads >= 0 && o.budget > 0);
+    REQUIRE(o.traced >= 0 && o.traced <= MAX_TRACED);
     REQUIRE(input_is_family(o.input, is_attention) || strcmp(o.input, "file") == 0);
     const struct attention *p = &o.attention;
     if (is_attention)
