@@ -114,6 +114,9 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
+# Steps 08 and 09 leave short rows to step 07.
+$B/09_split_softmax: $(call parts,07_narrow_softmax)
+
 $B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
     LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 

@@ -1,6 +1,6 @@
 /*
- * A chunk: CHUNK neighbouring columns of any element type, computed as floats. Steps 07 and 09 fetch, compute and store in
- * chunks: a few vector registers on any CPU, and one or two cache lines.
+ * A chunk: CHUNK neighbouring columns of any element type, computed as floats. From step 05 on softmax is computed in chunks: a
+ * few vector registers on any CPU, and one or two cache lines.
  *
  * `dtype` is FP32, FP16 or BF16, and a constant where these functions are called: they are compiled into their callers, once for
  * each type, without its branches.

@@ -163,9 +163,9 @@ def points_of(rows, at, value, worst=False):
 def steps(view):
     rows = softmax(view)
     shape = common_shape(rows)
-    # Step 09 is about longer rows of as large a tensor.
+    # Steps 08 and 09 are about longer rows of as large a tensor.
     split = "%d x %d" % tuple(int(n) * f for n, f in zip(shape.split(" x "), (1 / 16, 16)))
-    shown = [r for r in rows if r.shape() == shape or r.number == 9 and r.shape() == split]
+    shown = [r for r in rows if r.shape() == shape or r.number in (8, 9) and r.shape() == split]
     shown.sort(key=lambda r: (r.peer, r.step, r.shape() != shape))
     picture = Picture("steps", "steps", "How much of copy speed does each step reach?",
                       "%s: %s columns, fp32" % (view.name, shape.replace(" x ", " rows x ")))

@@ -36,14 +36,24 @@ softmax_cpu_fn safe_softmax_cpu;                softmax_gpu_fn safe_softmax_gpu;
 /* 03_online_softmax */
 extern const struct softmax_step online_softmax;
 softmax_cpu_fn online_softmax_cpu;              softmax_gpu_fn online_softmax_gpu;
+/* 04_vector_softmax */
+extern const struct softmax_step vector_softmax;
+softmax_cpu_fn vector_softmax_cpu;              softmax_gpu_fn vector_softmax_gpu;
 /* 05_block_softmax */
 extern const struct softmax_step block_softmax;
-softmax_cpu_fn block_softmax_cpu;            softmax_gpu_fn block_softmax_gpu;
+softmax_cpu_fn block_softmax_cpu;               softmax_gpu_fn block_softmax_gpu;
+/* 06_resident_softmax */
+extern const struct softmax_step resident_softmax;
+softmax_cpu_fn resident_softmax_cpu;            softmax_gpu_fn resident_softmax_gpu;
 /* 07_narrow_softmax */
 extern const struct softmax_step narrow_softmax;
-softmax_cpu_fn narrow_softmax_cpu;            softmax_gpu_fn narrow_softmax_gpu;
-softmax_fp16_cpu_fn narrow_softmax_fp16_cpu;  softmax_fp16_gpu_fn narrow_softmax_fp16_gpu;
-softmax_bf16_cpu_fn narrow_softmax_bf16_cpu;  softmax_bf16_gpu_fn narrow_softmax_bf16_gpu;
+softmax_cpu_fn narrow_softmax_cpu;              softmax_gpu_fn narrow_softmax_gpu;
+softmax_fp16_cpu_fn narrow_softmax_fp16_cpu;    softmax_fp16_gpu_fn narrow_softmax_fp16_gpu;
+softmax_bf16_cpu_fn narrow_softmax_bf16_cpu;    softmax_bf16_gpu_fn narrow_softmax_bf16_gpu;
+/* 08_cluster_softmax */
+extern const struct softmax_step cluster_softmax;
+softmax_gpu_fn cluster_softmax_gpu;
+softmax_fp16_gpu_fn cluster_softmax_fp16_gpu;   softmax_bf16_gpu_fn cluster_softmax_bf16_gpu;
 /* 09_split_softmax */
 extern const struct softmax_step split_softmax;
 softmax_cpu_fn split_softmax_cpu;               softmax_gpu_fn split_softmax_gpu;

@@ -8,7 +8,8 @@
 #include "steps.h"
 
 static const struct softmax_step *const softmax_steps[] = {
-    &naive_softmax, &safe_softmax, &online_softmax, &block_softmax, &narrow_softmax, &split_softmax,
+    &naive_softmax,    &safe_softmax,   &online_softmax,  &vector_softmax, &block_softmax,
+    &resident_softmax, &narrow_softmax, &cluster_softmax, &split_softmax,
 };
 
 static const struct attention_step *const attention_steps[] = {

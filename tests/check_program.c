@@ -465,7 +465,8 @@ START_TEST(test_help)
 END_TEST
 
 static const char *const programs[] = {
-    "01_naive_softmax", "02_safe_softmax", "03_online_softmax", "05_block_softmax", "07_narrow_softmax", "09_split_softmax",
+    "01_naive_softmax", "02_safe_softmax",     "03_online_softmax", "04_vector_softmax",
+    "05_block_softmax", "06_resident_softmax", "07_narrow_softmax", "09_split_softmax",
 };
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };
 

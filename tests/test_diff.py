@@ -68,6 +68,13 @@ class Diff(unittest.TestCase):
         self.assertIn("+ // numbers.", everything)
         self.assertIn("+     return 0;", everything)
 
+    def test_a_parent_without_a_cpu_c_has_that_of_its_parent(self):
+        main = "int main(void)\n{\n    return softmax_main(&%s, &%s, 0, 0);\n}\n"
+        self.step("02_two", "", main=main % ("two", "one"), gpu_cu="int two_gpu;\n")
+        (self.tree / "steps/02_two/cpu.c").unlink()
+        self.step("03_three", ONE.replace("one_cpu", "three_cpu").replace("x, 1", "x, 2"), gpu_cu="int three_gpu;\n")
+        self.assertEqual(self.counts("03_three", "02_two")[:2], (1, 1))
+
     def test_a_comment_sign_in_a_string_is_code(self):
         self.assertEqual(self.two(ONE.replace("x, 1", 'x, "/* 1"[3] // one')), (1, 1, 0, 0, 0))
 

@@ -55,7 +55,7 @@ for program; do
         done ;;
     esac
     case $step in
-    09_*)
+    0[89]_*)
         "$program" --rows 16 --cols 1Mi ${BENCH_ARGS:-}
         "$program" --rows 1 --cols 16Mi ${BENCH_ARGS:-} ;;
     esac

@@ -53,6 +53,18 @@ class Step:
                     self.read(os.path.join(folder, included), where)
 
 
+def inherit(step, name, shown_as):
+    """A parent without a cpu.c, or a gpu.cu, leaves it as the step before it has it (which its main.c names)."""
+    for file in "cpu.c", "gpu.cu":
+        older = name
+        while older and file not in step.files:
+            with open(os.path.join("steps", older, "main.c"), encoding="utf-8") as main_c:
+                named = re.search(r"_main\(&\w+, &(\w+),", main_c.read())
+            older = next((s for s in os.listdir("steps") if named and s[3:] == named[1]), None)
+            if older and os.path.exists(os.path.join("steps", older, file)):
+                step.files[file] = Step(older, shown_as).files[file]
+
+
 # ---- comparing: a file is pairs (line before, line now) in reading order; one of the two is None where a line is new, or gone
 
 def compare(before, now, what):
@@ -199,6 +211,8 @@ def main(words):
     now, before = Step(name, name), Step(parent or name, name)
     if not parent:
         before.files, before.main = {}, {}
+    else:
+        inherit(before, parent, name)
     code = compare(before.files, now.files, "code")
     everything = compare({**before.files, **before.main}, {**now.files, **now.main}, "all")
     find_moved(code)

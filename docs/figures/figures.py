@@ -91,9 +91,9 @@ def shift():
 
 def tree():
     f = Figure(720, 380, "The merge tree: elements, lanes, warps and blocks join by the same rule")
-    levels = [("elements of a row", 16, "one at a time, in registers", "step 03"), ("lanes of a warp", 8, "shuffles", "step 03"),
-              ("warps of a block", 4, "shared memory", "step 05"), ("blocks", 2, "a cluster, or memory", "steps 08 and 09"),
-              ("the row", 1, "", "")]
+    levels = [("elements of a row", 16, "one at a time, in registers", "step 03"),
+              ("lanes of a warp", 8, "shuffles", "steps 03 and 04"), ("warps of a block", 4, "shared memory", "step 05"),
+              ("blocks", 2, "a cluster, or memory", "steps 08 and 09"), ("the row", 1, "", "")]
     left, right = 180, 520
     places = []
     for i, (name, count, how, step) in enumerate(levels):
@@ -178,6 +178,50 @@ def resident():
     return f
 
 
+def packs():
+    f = Figure(720, 214, "A warp on a row, a pack of four neighbouring columns for each lane; a pack merges at once")
+    for i in range(4):
+        lane = i if i < 3 else 31
+        x = 20 + 165 * i + (30 if i == 3 else 0)
+        for k in range(4):
+            f.box(x + 36 * k, 40, 34, 28, "a" if i != 1 else "c", f"{4 * lane + k}", "small")
+        f.text(x + 71, 28, f"lane {lane}", "small")
+        f.arrow(x + 71, 72, x + 71, 100)
+        f.box(x + 31, 104, 80, 30, "a" if i != 1 else "c", "(m, l)", "math")
+        f.arrow(x + 71, 138, 360 + 24 * (i - 1.5), 168)
+    f.text(525, 58, "…")
+    f.text(106, 92, "5 exps, not 8", "small", "start")
+    f.box(310, 172, 100, 30, "b", "the row", "small")
+    f.text(430, 192, "32 states: one maximum, 32 exps, a sum", "small", "start")
+    return f
+
+
+def transports():
+    f = Figure(740, 300, "How the states of a split row travel: through the cluster's shared memory, or through global memory")
+    for k, (title, notes) in enumerate((("a cluster", ("each block writes its state", "into the inbox of every other")),
+                                        ("a team of the grid", ("each block posts one word,", "and watches for the others'")))):
+        x0 = 20 + 380 * k
+        f.text(x0 + 160, 22, title, "head")
+        for i in range(4):
+            x = x0 + 82 * i
+            f.box(x, 40, 70, 52, "a" if i != 1 else "c", "slice", "small")
+            f.text(x + 35, 108, f"block {i}", "small")
+            if k == 0:
+                f.box(x, 172, 70, 34, "none", "inbox", "small")
+                f.arrow(x0 + 82 + 35, 114, x + 35, 168)
+            else:
+                f.arrow(x + 35, 114, x + 35, 168)
+                f.box(x, 172, 70, 34, "b" if i != 1 else "c", "(m, l)", "math")
+        if k == 0:
+            f.text(x0 + 158, 226, "shared memory, a place for each block in each inbox", "small")
+        else:
+            f.text(x0 + 158, 226, "global memory, a word of 8 bytes a block", "small")
+        f.text(x0 + 158, 256, notes[0], "small")
+        f.text(x0 + 158, 276, notes[1], "small")
+    f.arrow(370, 40, 370, 290, False)
+    return f
+
+
 def loops():
     f = Figure(720, 330, "The two loop orders: with queries outside O stays on chip; with keys outside it is read again")
     orders = (("outer loop: queries", "O stays on chip: written once,", "K and V are read L / BR times"),
@@ -241,7 +285,7 @@ def ring():
     return f
 
 
-FIGURES = (merge, shift, tree, stream, lanes, resident, loops, swizzle, ring)
+FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, swizzle, ring)
 
 
 def main(words):

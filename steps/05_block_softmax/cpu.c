@@ -1,67 +1,47 @@
 /*
- * Step 05, parallel softmax: merge partial states on purpose.
+ * Step 05, block softmax: the columns of a block share a maximum, and the states of blocks merge.
  *
- * Merging in any order gives the same state, so nothing forces a row through one state, element after element. Here LANES states
- * lie side by side, lane i takes columns i, i + LANES, i + 2 LANES, ..., and the compiler makes vector instructions of them. That
- * needs an exp without a call: vexp. Threads take whole rows, as before.
+ * A lane that meets its elements one by one must ask of each whether it is above the maximum. A block of columns lies in the
+ * first-level cache, where reading it twice costs little: so its maximum is found first, and then its sum, as in step 02, without
+ * a question and without rescaling. CHUNK lanes have a sum each.
  *
- * Every BLOCK columns the lanes' states become one, which joins the row's. The row's sum is a double: a float that has grown
- * large no longer sees the small numbers that are added to it.
+ * The sum of the row is a double: a float that has grown large no longer sees the small numbers that are added to it.
  *
  * Trips over the tensor: 2 reads, 1 write. Exponentials per element: 2, all of them in vectors.
- * Changed since step 03: lanes, blocks, and vexp in the place of expf.
+ * Changed since step 04: blocks with a maximum each, in the place of lanes with a maximum each.
  */
 #include <math.h>
 
+#include "chunk.h"
 #include "merge.h"
 #include "steps.h"
 #include "vexp.h"
 
-#define LANES 64   /* states side by side: several vector registers on any CPU, so that their chains of operations overlap */
-#define BLOCK 1024 /* columns after which the lanes' states are merged */
+#define BLOCK 512  /* columns that share a maximum: they stay in the first-level cache */
 
-/*
- * Every lane merges its element of x: (LANES) into its state, as softmax_merge does. Of the two exponentials there, one is always
- * exp(0): the other one is enough.
- */
-static inline void lanes_merge(float *restrict m, float *restrict l, const float *restrict x)
+/* sum: (CHUNK), each with exp(x - m) of its column of x: (cols) added. */
+INLINE void chunk_add(float *restrict sum, const float *x, float m, int cols)
 {
+    float spare[CHUNK];
+    const float *v = chunk_load(spare, x, cols, FP32);
 #pragma omp simd
-    for (int i = 0; i < LANES; i++) {
-        float above = x[i] == -INFINITY ? x[i] : x[i] - m[i]; /* -inf counts for nothing; -inf - -inf would be NaN */
-        float e = vexp(above > 0.0f ? -above : above);
-        l[i] = above > 0.0f ? l[i] * e + 1.0f : l[i] + e;
-        m[i] = above > 0.0f ? x[i] : m[i];
-    }
+    for (int i = 0; i < CHUNK; i++)
+        sum[i] += vexp(v[i] - m);
 }
 
-/* The state of x: (cols), cols <= BLOCK. */
-static inline struct softmax_state block_state(const float *x, int64_t cols)
+/* The state of a block, x: (cols). */
+INLINE struct softmax_state block_state(const float *x, int64_t cols)
 {
-    float m[LANES], l[LANES], rest[LANES];
-    for (int i = 0; i < LANES; i++) {
-        m[i] = -INFINITY;
-        l[i] = 0.0f;
-    }
-    int64_t col = 0;
-    for (; col + LANES <= cols; col += LANES)
-        lanes_merge(m, l, x + col);
-    if (col < cols) { /* the rest, filled up with -inf */
-        for (int i = 0; i < LANES; i++)
-            rest[i] = i < cols - col ? x[col + i] : -INFINITY;
-        lanes_merge(m, l, rest);
-    }
+    int64_t whole = cols - cols % CHUNK;
+    int rest = (int)(cols - whole);
+    float sum[CHUNK] = { 0 };
+    float m = columns_max(x, cols, FP32), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
 
-    /* All lanes at once: one maximum, and every sum scaled to it. */
-    float top = -INFINITY, sum = 0.0f;
-#pragma omp simd reduction(max : top)
-    for (int i = 0; i < LANES; i++)
-        top = m[i] > top ? m[i] : top;
-    float base = top == -INFINITY ? 0.0f : top;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < LANES; i++)
-        sum += l[i] * vexp(m[i] - base);
-    return (struct softmax_state){ top, sum };
+    for (int64_t col = 0; col < whole; col += CHUNK)
+        chunk_add(sum, x + col, base, CHUNK);
+    if (rest)
+        chunk_add(sum, x + whole, base, rest);
+    return (struct softmax_state){ m, chunk_sum(sum) };
 }
 
 /* x, y: (rows, cols), row-major. Each row of y is the softmax of that row of x. */
@@ -72,11 +52,10 @@ void block_softmax_cpu(float *y, const float *x, int64_t rows, int64_t cols)
         const float *in = x + row * cols;
         float *out = y + row * cols;
 
-        struct softmax_state s = block_state(in, cols < BLOCK ? cols : BLOCK);
-        float m = s.m;
-        double l = s.l;
-        for (int64_t col = BLOCK; col < cols; col += BLOCK) {
-            s = block_state(in + col, cols - col < BLOCK ? cols - col : BLOCK);
+        float m = -INFINITY;
+        double l = 0.0;
+        for (int64_t col = 0; col < cols; col += BLOCK) {
+            struct softmax_state s = block_state(in + col, cols - col < BLOCK ? cols - col : BLOCK);
             if (s.l == 0.0f)
                 continue; /* an empty set */
             float top = fmaxf(m, s.m);

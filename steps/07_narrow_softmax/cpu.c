@@ -1,16 +1,14 @@
 /*
- * Step 07, resident softmax: fetch a row from memory once, keep it in the cache, store it once.
+ * Step 07, narrow softmax: fp16 and bf16, computed in fp32; and short rows, several under way at a time.
  *
- * Step 05 reads a row twice because it throws the exponentials of the first reading away. Here they stay in a scratch row, each
- * relative to the maximum of its own block. When the row's (m, l) is known, block b is stored times exp(m_b - m) / l: the merge
- * rule, applied to results instead of sums.
+ * A chunk is unpacked to floats when it is loaded, and packed when it is stored (common/chunk.h). Half the bytes are half the
+ * trip, with as many exponentials as before.
  *
- * A core that fetches, then computes, then stores leaves memory idle most of the time. So a thread takes turns: it asks for a
- * chunk of what comes next, stores a chunk of an older row, and computes the chunk of this row that takes its place in the
- * scratch. Stores go past the caches: nobody here reads the results again.
+ * A core that needs the sum of a short row at once waits for it. So WAIT columns lie between computing and storing: several short
+ * rows, each in a slot of the scratch.
  *
  * Trips over the tensor: 1 read, 1 write. Exponentials per element: 1.
- * Changed since step 05: the scratch, the prefetch, the streamed stores, and fp16 and bf16, computed in fp32.
+ * Changed since step 06: the type, a constant where the code is compiled; and the slots.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -24,7 +22,7 @@
 
 #define BLOCK 512  /* columns that share a maximum: they stay in the first-level cache */
 #define AHEAD 3072 /* bytes from what is computed to what is fetched: farther than a page (4096) was slower */
-#define WAIT 1024  /* columns between computing and storing, at least: several short rows, so that nobody waits for a sum */
+#define WAIT 1024  /* columns between computing and storing, at least */
 
 /* One turn: fetch what comes next, store the old e times scale (if there is a y), compute e = exp(x - m), add that to sum. */
 INLINE void chunk_turn(struct stream *y, float *restrict e, float scale, const void *x, float m, float *restrict sum, int cols,
@@ -42,19 +40,27 @@ INLINE void chunk_turn(struct stream *y, float *restrict e, float scale, const v
     }
 }
 
-/* The same for a block, x: (cols), with its own maximum. Returns its state. */
-INLINE struct softmax_state block_turn(struct stream *y, float *e, float scale, const void *x, int64_t cols, enum dtype dtype)
+/* The same for a block, x: (cols), with its maximum m. Returns its state. */
+INLINE struct softmax_state block_turn(struct stream *y, float *e, float scale, const void *x, float m, int64_t cols,
+                                       enum dtype dtype)
 {
     int64_t whole = cols - cols % CHUNK;
     int rest = (int)(cols - whole);
     float sum[CHUNK] = { 0 };
-    float m = columns_max(x, cols, dtype), base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
+    float base = m == -INFINITY ? 0.0f : m; /* -inf - base must not be NaN */
 
     for (int64_t col = 0; col < whole; col += CHUNK)
         chunk_turn(y, e + col, scale, element_at(x, col, dtype), base, sum, CHUNK, dtype);
     if (rest)
         chunk_turn(y, e + whole, scale, element_at(x, whole, dtype), base, sum, rest, dtype);
     return (struct softmax_state){ m, chunk_sum(sum) };
+}
+
+/* Store a block's e: (cols) times scale. */
+INLINE void block_store(struct stream *y, const float *e, float scale, int64_t cols, enum dtype dtype)
+{
+    for (int64_t col = 0; col < cols; col += CHUNK)
+        chunk_store(y, e + col, scale, (int)(cols - col < CHUNK ? cols - col : CHUNK), dtype);
 }
 
 /* scale: (blocks) = exp(m_b - m) / l: what makes results of each block's exponentials. */
@@ -80,8 +86,6 @@ INLINE void row_scale(float *restrict scale, const struct softmax_state *block, 
 /* One thread's share: rows first ... last - 1 of x, y: (rows, cols). Row r is stored when row r + slots takes its slot. */
 INLINE void share_softmax(void *y, const void *x, int64_t first, int64_t last, int64_t cols, enum dtype dtype)
 {
-    if (first >= last)
-        return;
     int64_t blocks = (cols + BLOCK - 1) / BLOCK, width = (cols + CHUNK - 1) / CHUNK * CHUNK;
     int64_t slots = cols < WAIT ? WAIT / cols : 1;
     float *e = aligned_alloc(LINE, (size_t)(slots * width) * sizeof *e);
@@ -91,17 +95,16 @@ INLINE void share_softmax(void *y, const void *x, int64_t first, int64_t last, i
         fatal("no memory for a scratch row of %lld columns", (long long)cols);
 
     struct stream out = stream_open(element_at(y, first * cols, dtype));
-    for (int64_t row = first, slot = 0; row < last + slots; row++, slot = slot + 1 < slots ? slot + 1 : 0) {
+    for (int64_t row = first, slot = 0; row < last + slots && first < last; row++, slot = slot + 1 < slots ? slot + 1 : 0) {
         float *old_e = e + slot * width, *old_scale = scale + slot * blocks;
         bool old = row - slots >= first; /* there is an older row in this slot */
         for (int64_t b = 0; b < blocks; b++) {
             int64_t left = b * BLOCK, n = cols - left < BLOCK ? cols - left : BLOCK;
             const void *from = element_at(x, row * cols + left, dtype);
             if (row < last)
-                block[b] = block_turn(old ? &out : NULL, old_e + left, old_scale[b], from, n, dtype);
+                block[b] = block_turn(old ? &out : NULL, old_e + left, old_scale[b], from, columns_max(from, n, dtype), n, dtype);
             else if (old) /* no rows left to compute, only to store */
-                for (int64_t col = 0; col < n; col += CHUNK)
-                    chunk_store(&out, old_e + left + col, old_scale[b], (int)(n - col < CHUNK ? n - col : CHUNK), dtype);
+                block_store(&out, old_e + left, old_scale[b], n, dtype);
         }
         if (row < last)
             row_scale(old_scale, block, blocks);
@@ -113,26 +116,31 @@ INLINE void share_softmax(void *y, const void *x, int64_t first, int64_t last, i
 }
 
 /* x, y: (rows, cols), row-major. Each row of y is the softmax of that row of x. Each thread takes neighbouring rows. */
-void narrow_softmax_cpu(float *y, const float *x, int64_t rows, int64_t cols)
+static void softmax(void *y, const void *x, int64_t rows, int64_t cols, enum dtype dtype)
 {
     int64_t threads = cpu_threads();
 #pragma omp parallel for
-    for (int64_t t = 0; t < threads; t++)
-        share_softmax(y, x, rows * t / threads, rows * (t + 1) / threads, cols, FP32);
+    for (int64_t t = 0; t < threads; t++) {
+        int64_t first = rows * t / threads, last = rows * (t + 1) / threads;
+        switch (dtype) { /* a copy of the code for each */
+        case FP16: share_softmax(y, x, first, last, cols, FP16); break;
+        case BF16: share_softmax(y, x, first, last, cols, BF16); break;
+        default:   share_softmax(y, x, first, last, cols, FP32); break;
+        }
+    }
+}
+
+void narrow_softmax_cpu(float *y, const float *x, int64_t rows, int64_t cols)
+{
+    softmax(y, x, rows, cols, FP32);
 }
 
 void narrow_softmax_fp16_cpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols)
 {
-    int64_t threads = cpu_threads();
-#pragma omp parallel for
-    for (int64_t t = 0; t < threads; t++)
-        share_softmax(y, x, rows * t / threads, rows * (t + 1) / threads, cols, FP16);
+    softmax(y, x, rows, cols, FP16);
 }
 
 void narrow_softmax_bf16_cpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols)
 {
-    int64_t threads = cpu_threads();
-#pragma omp parallel for
-    for (int64_t t = 0; t < threads; t++)
-        share_softmax(y, x, rows * t / threads, rows * (t + 1) / threads, cols, BF16);
+    softmax(y, x, rows, cols, BF16);
 }

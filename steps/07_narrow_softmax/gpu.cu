@@ -1,14 +1,14 @@
 /*
- * Step 07, resident softmax on the GPU: a row stays in registers between the read and the write, and so is read once.
+ * Step 07, narrow softmax on the GPU: elements of 16 bits, fp16 and bf16, eight a pack, computed in fp32.
  *
  * A row has as many threads as it takes for each to hold PACKS packs: 8 to 1024, a power of two. Rows with fewer than 128
- * threads share a block of 128. With more packs a thread fewer threads fit an SM, and there are fewer rows to load while others
- * are stored. Thread i holds packs i, i + threads, ..., and perhaps elements of the row's ends (see gpu.cuh).
+ * threads share a block of 128: a row of 128 elements of 16 bits is 16 packs, and would leave half a warp idle. Thread i holds
+ * packs i, i + threads, ..., and perhaps elements of the row's ends (see gpu.cuh).
  *
- * Whatever 1024 threads cannot hold is read again, as in step 04. Step 09 cures that.
+ * Whatever 1024 threads cannot hold is read again, as in step 05. Step 08 cures that.
  *
  * Trips over the tensor: 1 read, 1 write (rows of up to 64 KiB).
- * Changed since step 05: packs of the first pass are kept for the second; elements of 16 bits, too, computed in fp32.
+ * Changed since step 06: the element's type T, and rows of 8, 16 and 64 threads.
  */
 #include "gpu.cuh"
 #include "merge.h"
@@ -18,7 +18,7 @@
 #define MIN_BLOCK 128     /* threads of a block, at least */
 #define MAX_BLOCK 1024    /* threads of a block, at most: the hardware's limit */
 
-/* The block that holds one row, or several, of `threads` threads each. */
+/* The block that has one row, or several, of `threads` threads each. */
 static __host__ __device__ constexpr int block_of(int threads)
 {
     return threads < MIN_BLOCK ? MIN_BLOCK : threads;
@@ -74,59 +74,92 @@ template <class T> static __device__ pack<T> normalise(pack<T> p, float m, float
     return make_pack<T>(v);
 }
 
+/* What a thread takes of its row: every THREADS-th pack, and perhaps elements of the row's ends. */
+template <class T, int THREADS> struct share {
+    static constexpr int ENDS = (2 * PER<T> - 3) / THREADS + 1; /* of the row's elements that fill no pack: 1, or 2 */
+    int64_t first;  /* element of the tensor where its first pack begins */
+    int packs;
+    int skip;       /* packs at its beginning that are not in the row yet: 0 or 1 */
+    int64_t end[ENDS]; /* elements of the tensor; -1: none */
+
+    pack<T> held[PACKS]; /* the first packs; the others are held nowhere */
+    float held_end[ENDS];
+};
+
+/* The calling thread's share of a row of the tensor x. */
+template <class T, int THREADS>
+static __device__ void find_share(struct share<T, THREADS> *mine, const T *x, int64_t row, int64_t rows, int64_t cols)
+{
+    struct row_layout at = { 0, 0, 0, 0 };
+    if (row < rows) /* otherwise a row of nothing: all lanes must be there for the merge */
+        at = layout_row(x + row * cols, cols);
+    int t = threadIdx.x % THREADS;
+    /* If there is room, packs are counted from the start of the row's first cache line, so that every warp has whole lines. */
+    int lead = THREADS >= 32 && at.lead + at.packs <= THREADS * PACKS ? at.lead : 0;
+    mine->first = row * cols + at.head + (t - lead) * PER<T>;
+    mine->packs = (int)((uint64_t)(lead + at.packs + THREADS - 1 - t) / THREADS);
+    mine->skip = t < lead;
+    for (int i = 0; i < mine->ENDS; i++)
+        mine->end[i] = i * THREADS + t < at.ends ? row * cols + end_col<T>(at, i * THREADS + t) : -1;
+}
+
+/* Start all loads, wait for none. */
+template <class T, int THREADS> static __device__ void start_loads(struct share<T, THREADS> *mine, const T *x)
+{
+    constexpr int STEP = THREADS * PER<T>; /* elements from one pack of a thread to its next */
+    for (int i = 0; i < PACKS; i++)
+        if (i >= mine->skip && i < mine->packs)
+            mine->held[i] = load_pack(x + mine->first + i * STEP);
+    for (int i = 0; i < mine->ENDS; i++)
+        if (mine->end[i] >= 0)
+            mine->held_end[i] = to_float(x[mine->end[i]]);
+}
+
+/* The state of a share. */
+template <class T, int THREADS>
+static __device__ struct softmax_state merge_share(const struct share<T, THREADS> *mine, const T *x)
+{
+    constexpr int STEP = THREADS * PER<T>;
+    struct softmax_state s = softmax_empty();
+    for (int i = 0; i < PACKS; i++)
+        if (i >= mine->skip && i < mine->packs)
+            s = merge_pack(s, mine->held[i]);
+#pragma unroll 1
+    for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < mine->packs; i++)
+        s = merge_pack(s, load_pack(x + mine->first + i * STEP));
+    for (int i = 0; i < mine->ENDS; i++)
+        if (mine->end[i] >= 0)
+            s = softmax_merge(s, softmax_one(mine->held_end[i]));
+    return s;
+}
+
+/* Write a share, given the state of its row. */
+template <class T, int THREADS>
+static __device__ void store_share(T *y, const T *x, const struct share<T, THREADS> *mine, struct softmax_state s)
+{
+    constexpr int STEP = THREADS * PER<T>;
+    float scale = 1.0f / s.l;
+    for (int i = 0; i < PACKS; i++)
+        if (i >= mine->skip && i < mine->packs)
+            stream_pack(y + mine->first + i * STEP, normalise(mine->held[i], s.m, scale));
+#pragma unroll 1
+    for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < mine->packs; i++)
+        stream_pack(y + mine->first + i * STEP, normalise(load_pack(x + mine->first + i * STEP), s.m, scale));
+    for (int i = 0; i < mine->ENDS; i++)
+        if (mine->end[i] >= 0)
+            from_float(y + mine->end[i], fast_exp(mine->held_end[i] - s.m) * scale);
+}
+
 /* x, y: (rows, cols), row-major. THREADS threads own a row. */
 template <class T, int THREADS>
 static __global__ void __launch_bounds__(block_of(THREADS))
     narrow_softmax_kernel(T *__restrict__ y, const T *__restrict__ x, int64_t rows, int64_t cols)
 {
-    constexpr int STEP = THREADS * PER<T>;               /* elements from one pack of a thread to its next */
-    constexpr int ENDS = (2 * PER<T> - 3) / THREADS + 1; /* elements of the row's ends for a thread: 1, or 2 for few threads */
     int64_t row = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / THREADS;
-    int t = threadIdx.x % THREADS;
-    struct row_layout at = { 0, 0, 0, 0 };
-    if (row < rows) /* otherwise a row of nothing: all lanes must be there for the merge */
-        at = layout_row(x + row * cols, cols);
-    /* If there is room, packs are counted from the start of the row's first cache line, so that every warp has whole lines. */
-    int lead = THREADS >= 32 && at.lead + at.packs <= THREADS * PACKS ? at.lead : 0;
-    int skip = t < lead;                                                        /* packs of this thread before the row */
-    int packs = (int)((uint64_t)(lead + at.packs + THREADS - 1 - t) / THREADS); /* of this thread */
-    int64_t first = row * cols + at.head + (t - lead) * PER<T>;                 /* element where they begin */
-    int64_t end[ENDS];                                                          /* elements of the ends */
-    for (int i = 0; i < ENDS; i++)
-        end[i] = i * THREADS + t < at.ends ? row * cols + end_col<T>(at, i * THREADS + t) : -1;
-
-    /* All loads first, then whatever needs them. */
-    pack<T> held[PACKS];
-    float held_end[ENDS];
-    for (int i = 0; i < PACKS; i++)
-        if (i >= skip && i < packs)
-            held[i] = load_pack(x + first + i * STEP);
-    for (int i = 0; i < ENDS; i++)
-        if (end[i] >= 0)
-            held_end[i] = to_float(x[end[i]]);
-
-    struct softmax_state s = softmax_empty();
-    for (int i = 0; i < PACKS; i++)
-        if (i >= skip && i < packs)
-            s = merge_pack(s, held[i]);
-#pragma unroll 1
-    for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < packs; i++)
-        s = merge_pack(s, load_pack(x + first + i * STEP));
-    for (int i = 0; i < ENDS; i++)
-        if (end[i] >= 0)
-            s = softmax_merge(s, softmax_one(held_end[i]));
-    s = row_merge<THREADS>(s);
-
-    float scale = 1.0f / s.l;
-    for (int i = 0; i < PACKS; i++)
-        if (i >= skip && i < packs)
-            stream_pack(y + first + i * STEP, normalise(held[i], s.m, scale));
-#pragma unroll 1
-    for (int64_t i = PACKS; THREADS == MAX_BLOCK && i < packs; i++)
-        stream_pack(y + first + i * STEP, normalise(load_pack(x + first + i * STEP), s.m, scale));
-    for (int i = 0; i < ENDS; i++)
-        if (end[i] >= 0)
-            from_float(y + end[i], fast_exp(held_end[i] - s.m) * scale);
+    struct share<T, THREADS> mine;
+    find_share(&mine, x, row, rows, cols);
+    start_loads(&mine, x);
+    store_share(y, x, &mine, row_merge<THREADS>(merge_share(&mine, x)));
 }
 
 template <class T, int THREADS> static void launch_for(T *y, const T *x, int64_t rows, int64_t cols, cudaStream_t stream)

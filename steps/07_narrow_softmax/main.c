@@ -4,7 +4,7 @@
 
 const struct softmax_step narrow_softmax = {
     .name = "07_narrow_softmax",
-    .idea = "keep the row on chip",
+    .idea = "16 bits an element, computed in 32",
     .reads = 1,
     .writes = 1,
     .exps = 1,        /* kept, and scaled in the end */
@@ -22,6 +22,6 @@ const struct softmax_step narrow_softmax = {
 #ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    return softmax_main(&narrow_softmax, &block_softmax, argc, argv);
+    return softmax_main(&narrow_softmax, &resident_softmax, argc, argv);
 }
 #endif

@@ -4,7 +4,7 @@
 
 const struct softmax_step split_softmax = {
     .name = "09_split_softmax",
-    .idea = "a row too long for one block, or one core",
+    .idea = "a row too long for any cluster, or for one core",
     .reads = 1,
     .writes = 1,
     .cpu_reads = 2,   /* 1 as long as the caches hold the row */
@@ -24,6 +24,6 @@ const struct softmax_step split_softmax = {
 #ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    return softmax_main(&split_softmax, &narrow_softmax, argc, argv);
+    return softmax_main(&split_softmax, &cluster_softmax, argc, argv);
 }
 #endif
