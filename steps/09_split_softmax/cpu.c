@@ -173,13 +173,13 @@ static void shared_softmax(void *y, const void *x, int64_t rows, int64_t cols, e
 }
 
 /*
- * Threads share rows if there are fewer rows than threads, or if a row takes more than half of a core's own cache, the second
- * level (or half a megabyte, where its size cannot be told): the other half is for what is fetched next.
+ * Threads share rows if there are fewer rows than threads, or if a row takes more than twice a core's own cache, the second level
+ * (or two megabytes, where its size cannot be told): up to there it is faster to compute each exponential once, as step 07 does.
  */
 static bool rows_are_shared(int64_t rows, int64_t cols)
 {
-    int64_t cache = cpu_cache_bytes(2), half = cache ? cache / 2 : 512 << 10;
-    return rows < cpu_threads() || cols > half / (int64_t)sizeof(float);
+    int64_t cache = cpu_cache_bytes(2), most = cache ? 2 * cache : 2 << 20;
+    return rows < cpu_threads() || cols > most / (int64_t)sizeof(float);
 }
 
 /* x, y: (rows, cols), row-major. Each row of y is the softmax of that row of x. Each thread takes neighbouring rows. */
