@@ -1,6 +1,6 @@
 /*
- * What the Hopper steps, 13 to 16, have in common and do not change: maps for the copy engine, rings of places in shared memory,
- * and what a thread does with its share of the scores and of the output.
+ * What the Hopper steps, 19 to 24, have in common and do not change: maps for the copy engine, the problem as a kernel is given
+ * it, rings of places in shared memory, and what a thread does with its share of the scores and of the output.
  */
 #ifndef HOPPER_CUH
 #define HOPPER_CUH
@@ -32,7 +32,7 @@ constexpr int registers_left(int warpgroups, int keep)
  *     WARPGROUPS   that compute, of WARPGROUP_ROWS queries each: these are a tile
  *     BC           keys of a block of K or V
  *     STAGES       places for blocks of K, and as many for blocks of V
- *     REGISTERS    of a consumer's thread: from step 22 on, where producers hand over theirs
+ *     REGISTERS    of a consumer's thread: from step 21 on, where producers hand over theirs
  *     EARLY        eights of a block's keys that are exponentiated before the wait for P V, from step 22 on
  */
 template <class ELEMENT, class SIZES> struct config : SIZES {
@@ -94,6 +94,61 @@ static inline bool attention_maps(struct tensor_maps *map, const T *O, const T *
            attention_map(&map->o, O, heads, a.seq_q, C::DIM, 16, 1);
 }
 
+/* ---- problems: what a kernel is given, and which part of it is a block's */
+
+struct problem {
+    struct tensor_maps map;
+    float *lse;
+    int seq_q, seq_k;
+    int heads, group;       /* of all batches; of Q that share one of K and V */
+    int row_tiles, tiles;   /* of a head; of all */
+    int more;               /* query i sees the keys below i + more, and below seq_k */
+    float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
+};
+
+/* False, and refused, if the copy engine cannot have it. */
+template <class C, class T> static bool problem_of(struct problem *p, const T *O, float *lse, const T *Q, const T *K, const T *V,
+                                                   struct attention a)
+{
+    if (!attention_maps<C>(&p->map, O, Q, K, V, a))
+        return false;
+    p->lse = lse;
+    p->seq_q = (int)a.seq_q, p->seq_k = (int)a.seq_k;
+    p->heads = (int)(a.batch * a.heads), p->group = (int)attention_group(a);
+    p->row_tiles = (p->seq_q + C::BR - 1) / C::BR, p->tiles = p->row_tiles * p->heads;
+    p->more = a.causal ? p->seq_k - p->seq_q + 1 : p->seq_k;
+    p->c = exponent_scale(a.scale), p->sign = scale_sign(a.scale);
+    return true;
+}
+
+/* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys, of which there is one at least. */
+struct tile {
+    int head, kv_head, first_row, blocks;
+};
+
+/* The tile of queries from first_row on. Its blocks end with the last key that any of them sees. */
+template <class C> INLINE struct tile tile_from(const problem &p, int head, int first_row)
+{
+    int keys = min(p.seq_k, first_row + C::BR - 1 + p.more);
+    return { head, head / p.group, first_row, max(1, (keys + C::BC - 1) / C::BC) };
+}
+
+/* A tile to each block: of a head after the other; of each the last rows first, which see the most keys. */
+template <class C> INLINE struct tile tile_of_block(const problem &p)
+{
+    int i = blockIdx.x;
+    return tile_from<C>(p, i / p.row_tiles, (p.row_tiles - 1 - i % p.row_tiles) * C::BR);
+}
+
+/* What a block has in shared memory: each step says. */
+template <class C> struct memory;
+
+template <class C> INLINE memory<C> &shared(void)
+{
+    extern __shared__ __align__(1024) unsigned char bytes[];
+    return *(memory<C> *)bytes;
+}
+
 /* ---- rings: N places in shared memory, which a producer fills and consumers read, in turn. N is a power of two */
 
 /*
@@ -143,6 +198,20 @@ INLINE void load(ring<N> &r, uint32_t n, void *places, int bytes, const CUtensor
     wait_empty(r, n);
     mbarrier_arrive_expect(full, bytes);
     tma_load(shared_address(places) + n % N * bytes, map, full, row, 0, head, hint);
+}
+
+/* Rings of queries, keys and values, of which each thing is let go `readers` times. By all threads, before anything else. */
+template <class C> INLINE void begin_rings(int readers)
+{
+    memory<C> &shm = shared<C>();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < C::WARPGROUPS; i++)
+            ring_init(shm.queries[i], 1);
+        ring_init(shm.keys, readers);
+        ring_init(shm.values, readers);
+        mbarrier_init_fence();
+    }
+    __syncthreads();
 }
 
 /* Queries in shared memory times the sign of a scale that is not positive:
@@ -198,6 +267,26 @@ template <int N, int WORDS> INLINE void end_values(float (&o)[N], uint32_t (&wei
     arrived(weights);
 }
 
+/* The same of 64 queries and the n-th block of keys, and with the n-th block of values: from their places. */
+template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const typename C::T *q_tile, uint32_t n)
+{
+    uint64_t q = wgmma_descriptor(shared_address(q_tile), 0);
+    uint64_t k = wgmma_descriptor(shared_address(shared<C>().k), 0) + n % C::STAGES * (C::BYTES / 16);
+    begin_scores<C::DIM>(s, q, k, typename C::T());
+}
+
+template <class C> INLINE void begin_values(float (&o)[C::DIM / 2], uint32_t (&weights)[C::BC / 4], uint32_t n, bool add)
+{
+    uint64_t v = wgmma_descriptor(shared_address(shared<C>().v), C::BC * 128) + n % C::STAGES * (C::BYTES / 16);
+    begin_values(o, weights, v, add, typename C::T());
+}
+
+/* Fragments as steps 15 to 21 write them, four floats for 8 columns: the registers of a product, one after the other. */
+template <int N> INLINE float (&registers(float (&x)[N][4]))[4 * N]
+{
+    return *(float (*)[4 * N])x;
+}
+
 /* ---- fragments: what a thread has of the 64 rows. wgmma.cuh says which: parts of two rows, h = 0 and 1, 8 below each other */
 
 INLINE int lane(void) { return threadIdx.x % 32; }
@@ -211,6 +300,13 @@ template <int N> INLINE void mask(float (&s)[N], int visible_0, int visible_1)
     for (int i = 0; i < N; i++)
         if (i / 4 * 8 + i % 2 >= (i / 2 % 2 ? visible_1 : visible_0) - first)
             s[i] = -INFINITY;
+}
+
+/* The same for the warpgroup's rows of the tile from first_row on, and the block of keys from `key` on. */
+template <int N> INLINE void mask_block(float (&s)[N], const problem &p, int first_row, int warpgroup, int key)
+{
+    int row = first_row + WARPGROUP_ROWS * warpgroup + row_of_thread();
+    mask(s, min(p.seq_k, row + p.more) - key, min(p.seq_k, row + 8 + p.more) - key);
 }
 
 /* The maximum of row h, over the four lanes that share it; -inf if there is none. */
@@ -257,17 +353,20 @@ template <int N> INLINE float2 refer(float (&s)[N], float2 r, float c)
 
 /*
  * From step 22 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m
- * is what a block takes; where a row is not near, it is NaN, and no block can overlook it. Returns what the exponents refer to,
- * as refer() does, but in a pair of registers.
+ * is what a block takes; where a row is not near, it is NaN, and no block can overlook it. keep_reference() returns what the
+ * exponents refer to, in a pair of registers: m, or what center() makes of it, where that is due in any of the warp's rows.
  */
-template <int N> INLINE float2 keep_reference(float (&s)[N], float2 r, float c, uint32_t m_at, uint32_t r_at)
+template <class C> INLINE uint32_t m_of_thread(void) { return shared_address(&shared<C>().m[threadIdx.x]); }
+template <class C> INLINE uint32_t r_of_row(void) { return shared_address(&shared<C>().r[threadIdx.x / 4]); }
+
+template <class C> INLINE float2 keep_reference(float (&s)[C::BC / 2], float2 r, float c)
 {
     float2 m = scaled(r, c);
     __syncwarp(); /* the four lanes have read what was there */
-    store_pair_if(lane() % 4 == 0, r_at, r);
+    store_pair_if(lane() % 4 == 0, r_of_row<C>(), r);
     __syncwarp();
-    store_pair(m_at, make_float2(near(m.x) ? m.x : NAN, near(m.y) ? m.y : NAN));
-    m = load_pair(m_at);
+    store_pair(m_of_thread<C>(), make_float2(near(m.x) ? m.x : NAN, near(m.y) ? m.y : NAN));
+    m = load_pair(m_of_thread<C>());
     return __any_sync(ALL_LANES, !near(m)) ? center(s, r, c) : m;
 }
 
@@ -355,6 +454,41 @@ INLINE float2 finish_rows(float *lse, int rows_left, float2 l, float2 m)
             lse[8] = l.y == 0.0f ? -INFINITY : m.y * LN2 + __logf(l.y);
     }
     return make_float2(l.x == 0.0f ? 0.0f : 1.0f / l.x, l.y == 0.0f ? 0.0f : 1.0f / l.y);
+}
+
+/*
+ * The warp's 16 rows of O leave through its boxes, one a panel, `step` bytes apart. Whoever needs the boxes for something else
+ * waits for the stores: tma_store_wait_read().
+ */
+template <int N, class T>
+INLINE void store_rows(const float (&o)[N], const problem &p, uint32_t box, int step, int row, int head, T)
+{
+#pragma unroll
+    for (int panel = 0; panel < 2 * N / PANEL; panel++, box += step) {
+        if (lane() == 0)
+            tma_store_wait_read<2 * N / PANEL - 1>(); /* what was in this box before has left */
+        __syncwarp();
+        fill_box(box, o, panel, T());
+        if (lane() == 0)
+            tma_store(&p.map.o, box, row, panel, head);
+    }
+}
+
+/*
+ * What a warpgroup leaves of a tile, when all is in o, l and m = c r: O / l, and the lse. O leaves through the place of the
+ * warp's queries, 16 rows of each panel, which nobody needs any more.
+ */
+template <class C>
+INLINE void store(float (&o)[C::DIM / 2], const float (&l)[2], float2 m, const problem &p, struct tile t, int warpgroup)
+{
+    int row = t.first_row + WARPGROUP_ROWS * warpgroup + row_of_thread();
+    float *lse = p.lse ? p.lse + (int64_t)t.head * p.seq_q + row : NULL;
+    rescale(o, finish_rows(lse, p.seq_q - row, make_float2(l[0], l[1]), m));
+    named_barrier(1 + warpgroup, 128); /* all its products with Q are done */
+    uint32_t box = shared_address(shared<C>().q[warpgroup]) + threadIdx.x % 128 / 32 * 16 * 128;
+    store_rows(o, p, box, WARPGROUP_ROWS * 128, row, t.head, typename C::T());
+    if (lane() == 0)
+        tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
 }
 
 #endif

@@ -82,9 +82,15 @@ attention_fp16_gpu_fn tensor_core_attention_fp16_gpu; attention_bf16_gpu_fn tens
 /* 18_lean_attention */
 extern const struct attention_step lean_attention;
 attention_fp16_gpu_fn lean_attention_fp16_gpu; attention_bf16_gpu_fn lean_attention_bf16_gpu;
+/* 19_copy_engine_attention */
+extern const struct attention_step copy_engine_attention;
+attention_fp16_gpu_fn copy_engine_attention_fp16_gpu; attention_bf16_gpu_fn copy_engine_attention_bf16_gpu;
 /* 20_warpgroup_attention */
 extern const struct attention_step warpgroup_attention;
 attention_fp16_gpu_fn warpgroup_attention_fp16_gpu; attention_bf16_gpu_fn warpgroup_attention_bf16_gpu;
+/* 21_specialized_attention */
+extern const struct attention_step specialized_attention;
+attention_fp16_gpu_fn specialized_attention_fp16_gpu; attention_bf16_gpu_fn specialized_attention_bf16_gpu;
 /* 22_overlapped_attention */
 extern const struct attention_step overlapped_attention;
 attention_fp16_gpu_fn overlapped_attention_fp16_gpu; attention_bf16_gpu_fn overlapped_attention_bf16_gpu;

@@ -44,19 +44,30 @@ done <<'TABLE' && [ -z "${failed-}" ] && echo "machine code: as the lessons say"
 18 sm_80   1  -  LDSM         ldmatrix
 18 sm_80   1  -  LDGSTS       cp.async
 18 sm_90a  0  0  HGMMA|STL|LDL  as on sm_80, and no register spilled
+19 sm_90a  1  -  UTMALDG      the copy engine loads
+19 sm_90a  1  -  HMMA         products as in step 18
+19 sm_90a  1  -  LDSM         and fragments, too
+19 sm_90a  0  0  HGMMA|LDGSTS|STL|LDL  no wgmma, no copies by warps, no register spilled
 20 sm_90a  1  -  HGMMA        wgmma
 20 sm_90a  1  -  UTMALDG      the copy engine loads
 20 sm_90a  1  -  UTMASTG      and stores
 20 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  no fragments of Q, K and V, no copies by warps, no register spilled
-22 sm_90a  2  2  USETMAXREG   registers are handed over: given once, taken once
+20 sm_90a  1  -  FENCE.VIEW.ASYNC  what threads wrote is shown to the copy engine and to wgmma: no test on an H100 notices
+21 sm_90a  2  2  USETMAXREG   registers are handed over: given once, taken once
+21 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
+21 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+22 sm_90a  2  2  USETMAXREG   as in step 21
+22 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
 22 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
 22 sm_90a 16  -  BESIDE_PV    softmax runs beside P V: written naively, three exponentials do
 22 sm_90a  0 54  R2UR         descriptors live in uniform registers
-23 sm_90a  2  2  USETMAXREG   as in step 22
+23 sm_90a  2  2  USETMAXREG   as in step 21
+23 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
 23 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
 23 sm_90a 16  -  BESIDE_PV    as in step 22
 23 sm_90a  0 54  R2UR         as in step 22
-24 sm_90a  2  2  USETMAXREG   as in step 22
+24 sm_90a  2  2  USETMAXREG   as in step 21
+24 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
 24 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
 24 sm_90a 16  -  BESIDE_PV    as in step 22
 24 sm_90a  0 54  R2UR         as in step 22

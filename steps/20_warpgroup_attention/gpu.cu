@@ -1,79 +1,60 @@
 /*
- * Step 20, Hopper attention: the copy engine copies tiles, and tensor cores read them where they are. Needs sm_90a.
+ * Step 20, warpgroup attention: tensor cores read tiles where the copy engine has put them. Needs a Hopper GPU.
  *
- *     copies    one thread asks for a box of a tensor (TMA); its bytes arrive at a barrier (mbarrier) that counts them, swizzled
  *     products  128 threads, a warpgroup, multiply 64 rows (wgmma), from shared memory: no ldmatrix, no Q or K in registers
  *     P         stays in registers, as since step 15
  *
  * A block is 3 or 4 warpgroups of 64 queries each. K and V of a block of keys arrive together, in one of STAGES places, and are
  * let go together.
  *
- * Changed since step 18: copies and products. Softmax is step 18's; keys are taken from the right to the left.
+ * Changed since step 19: products. Softmax is the same, of one array of registers: hopper.cuh. O leaves by the copy engine, too.
  */
 #include "hopper.cuh"
 #include "steps.h"
 
-#define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 18 */
+#define LAG 8.0f                   /* log2 of how far exp(scores) may exceed exp(m): P <= 2^LAG fits fp16, too */
 
-/* What a block is made of, by head dimension: config in hopper.cuh says what is what. */
+/* What a block is made of: config in hopper.cuh says what is what. */
 struct dim_64  { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 128, STAGES = 2; };
 struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 3, BC = 128, STAGES = 2; };
 
-struct problem {
-    struct tensor_maps map;
-    float *lse;
-    int seq_q, seq_k;
-    int group;              /* heads of Q that share one of K and V */
-    int row_tiles;          /* of a head */
-    int more;               /* query i sees the keys below i + more, and below seq_k */
-    float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
+/* A thread's share of its warpgroup's rows. r: what o and l refer to, at most LAG / c below the maximum. */
+template <int DIM> struct rows {
+    float o[DIM / 2], l[2];
+    float2 r;
 };
 
 template <class C> struct __align__(1024) memory {
-    typename C::T q[C::WARPGROUPS][WARPGROUP_ROWS * C::DIM]; /* a warpgroup's queries; at the end its results on their way out */
+    typename C::T q[C::WARPGROUPS][WARPGROUP_ROWS * C::DIM]; /* 64 queries each; at the end their results on the way out */
     typename C::T k[C::STAGES][C::BC * C::DIM], v[C::STAGES][C::BC * C::DIM];
     ring<1> queries;
-    ring<C::STAGES> blocks; /* of keys and values */
+    ring<C::STAGES> tiles;         /* of keys and values, together */
 };
-
-template <class C> INLINE memory<C> &shared(void)
-{
-    extern __shared__ __align__(1024) unsigned char bytes[];
-    return *(memory<C> *)bytes;
-}
 
 /* ---- copies: thread 0 begins them */
 
-template <class C> INLINE void load_queries(const problem &p, int head, int first_row)
+template <class C> INLINE void load_queries(const problem &p, struct tile t)
 {
     memory<C> &shm = shared<C>();
     uint32_t full = shared_address(&shm.queries.full[0]);
     mbarrier_arrive_expect(full, sizeof shm.q);
     for (int i = 0; i < C::WARPGROUPS; i++)
-        tma_load(shared_address(shm.q[i]), &p.map.q, full, first_row + WARPGROUP_ROWS * i, 0, head, READ_ONCE);
+        tma_load(shared_address(shm.q[i]), &p.map.q, full, t.first_row + WARPGROUP_ROWS * i, 0, t.head, READ_ONCE);
 }
 
-/* The n-th block: keys from first_key on. Waits until all warpgroups are through with what was in its place. */
-template <class C> INLINE void load_block(const problem &p, uint32_t n, int kv_head, int first_key)
+/* The n-th tiles of keys and values, from `key` on. One thread asks, and waits until nobody reads what is in their places. */
+template <class C> INLINE void load_tiles(const problem &p, uint32_t n, int kv_head, int key)
 {
     memory<C> &shm = shared<C>();
-    uint32_t full = shared_address(&shm.blocks.full[n % C::STAGES]);
-    wait_empty(shm.blocks, n);
+    uint32_t full = shared_address(&shm.tiles.full[n % C::STAGES]);
+    wait_empty(shm.tiles, n);
     mbarrier_arrive_expect(full, 2 * C::BYTES);
-    tma_load(shared_address(shm.k[n % C::STAGES]), &p.map.k, full, first_key, 0, kv_head, KEEP_IN_L2);
-    tma_load(shared_address(shm.v[n % C::STAGES]), &p.map.v, full, first_key, 0, kv_head, KEEP_IN_L2);
+    tma_load(shared_address(shm.k[n % C::STAGES]), &p.map.k, full, key, 0, kv_head, KEEP_IN_L2);
+    tma_load(shared_address(shm.v[n % C::STAGES]), &p.map.v, full, key, 0, kv_head, KEEP_IN_L2);
 }
 
-/* ---- softmax */
-
-/* A thread's share of its warpgroup's rows. r: what o and l refer to, at most LAG / c below the maximum. */
-template <class C> struct rows {
-    float o[C::DIM / 2], l[2];
-    float2 r;
-};
-
 /* Let the rows refer to their maximum where it exceeds what they refer to by too much. */
-template <class C> INLINE void follow(rows<C> &me, const float (&s)[C::BC / 2], float c)
+template <class C> INLINE void follow(rows<C::DIM> &me, const float (&s)[C::BC / 2], float c)
 {
     float2 old = me.r, above = make_float2(row_maximum(s, 0), row_maximum(s, 1));
     bool exceeded[2] = { (above.x - old.x) * c > LAG, (above.y - old.y) * c > LAG };
@@ -86,7 +67,7 @@ template <class C> INLINE void follow(rows<C> &me, const float (&s)[C::BC / 2], 
 }
 
 /* O leaves through the place of the warp's queries, 16 rows of each panel, which nobody needs any more. */
-template <class C> INLINE void store(rows<C> &me, const problem &p, int head, int row, int warpgroup)
+template <class C> INLINE void store(rows<C::DIM> &me, const problem &p, int head, int row, int warpgroup)
 {
     float *lse = p.lse ? p.lse + (int64_t)head * p.seq_q + row : NULL;
     rescale(me.o, finish_rows(lse, p.seq_q - row, make_float2(me.l[0], me.l[1]), scaled(me.r, p.c)));
@@ -102,48 +83,46 @@ template <class C> INLINE void store(rows<C> &me, const problem &p, int head, in
         tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
 }
 
+/* ---- a block of the grid: a tile of queries */
+
 template <class C> INLINE void attend(const problem &p)
 {
     memory<C> &shm = shared<C>();
     const int warpgroup = uniform(threadIdx.x / 128);
-    const int head = blockIdx.x / p.row_tiles, kv_head = head / p.group;
-    const int first_row = (p.row_tiles - 1 - (int)blockIdx.x % p.row_tiles) * C::BR; /* the last first: they see the most keys */
-    const int row = first_row + WARPGROUP_ROWS * warpgroup + row_of_thread();
-    const int visible = min(p.seq_k, first_row + WARPGROUP_ROWS * warpgroup + p.more); /* to the warpgroup's first row */
-    const int blocks = (min(p.seq_k, first_row + C::BR - 1 + p.more) + C::BC - 1) / C::BC; /* if positive */
-
+    const struct tile t = tile_of_block<C>(p);
+    const int row = t.first_row + WARPGROUP_ROWS * warpgroup + row_of_thread();
+    const int visible = min(p.seq_k, t.first_row + WARPGROUP_ROWS * warpgroup + p.more); /* to the warpgroup's first row */
     if (threadIdx.x == 0) {
-        load_queries<C>(p, head, first_row);
-        if (blocks > 0)
-            load_block<C>(p, 0, kv_head, (blocks - 1) * C::BC);
+        load_queries<C>(p, t);
+        load_tiles<C>(p, 0, t.kv_head, (t.blocks - 1) * C::BC);
     }
     const uint64_t q = wgmma_descriptor(uniform(shared_address(shm.q[warpgroup])), 0);
     const uint64_t k = wgmma_descriptor(shared_address(shm.k), 0), v = wgmma_descriptor(shared_address(shm.v), C::BC * 128);
-    rows<C> me = {};
+    rows<C::DIM> me = {};
     me.r = make_float2(-INFINITY, -INFINITY);
     wait_full(shm.queries, 0);
     if (p.sign != 1.0f)
         multiply_queries(shm.q[warpgroup], p.sign, warpgroup);
-    for (int n = 0; n < blocks; n++) {
-        const int first_key = (blocks - 1 - n) * C::BC;
+    for (int n = 0; n < t.blocks; n++) {
+        const int key = (t.blocks - 1 - n) * C::BC;
         float s[C::BC / 2];
         uint32_t weights[C::BC / 4];
-        wait_full(shm.blocks, n);
+        wait_full(shm.tiles, n);
         begin_scores<C::DIM>(s, q, k + n % C::STAGES * (C::BYTES / 16), typename C::T());
-        if (threadIdx.x == 0 && n + 1 < blocks)
-            load_block<C>(p, n + 1, kv_head, first_key - C::BC);
+        if (threadIdx.x == 0 && n + 1 < t.blocks)
+            load_tiles<C>(p, n + 1, t.kv_head, key - C::BC);
         wgmma_wait<0>();
         arrived(s);
-        if (first_key + C::BC > visible)
-            mask(s, min(p.seq_k, row + p.more) - first_key, min(p.seq_k, row + 8 + p.more) - first_key);
-        follow(me, s, p.c);
+        if (key + C::BC > visible)
+            mask(s, min(p.seq_k, row + p.more) - key, min(p.seq_k, row + 8 + p.more) - key);
+        follow<C>(me, s, p.c);
         exponentials<0, C::BC / 8>(s, refer(s, me.r, p.c), p.c, me.l);
         pack_weights(weights, s, typename C::T());
         begin_values(me.o, weights, v + n % C::STAGES * (C::BYTES / 16), true, typename C::T());
         end_values(me.o, weights);
-        release_together(shm.blocks, n);
+        release_together(shm.tiles, n);
     }
-    store(me, p, head, row, warpgroup);
+    store<C>(me, p, t.head, row, warpgroup);
 }
 
 template <class C> static __global__ void __launch_bounds__(128 * C::WARPGROUPS, 1)
@@ -153,7 +132,7 @@ template <class C> static __global__ void __launch_bounds__(128 * C::WARPGROUPS,
     if constexpr (HOPPER) {
         if (threadIdx.x == 0) {
             ring_init(shared<C>().queries, 1);
-            ring_init(shared<C>().blocks, C::WARPGROUPS);
+            ring_init(shared<C>().tiles, C::WARPGROUPS);
             mbarrier_init_fence();
         }
         __syncthreads();
@@ -163,44 +142,37 @@ template <class C> static __global__ void __launch_bounds__(128 * C::WARPGROUPS,
 
 /* ---- launching */
 
-template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
+template <class C, class T> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                   cudaStream_t stream)
 {
-    struct problem p = {};
     static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
     static_assert(C::FRAGMENTS <= registers_of_thread(128 * C::WARPGROUPS), "O and S are more than a thread's registers");
-    if (!attention_maps<C>(&p.map, O, Q, K, V, a))
+    struct problem of;
+    if (!problem_of<C>(&of, O, lse, Q, K, V, p))
         return;
-    p.lse = lse;
-    p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
-    p.group = (int)attention_group(a);
-    p.row_tiles = (p.seq_q + C::BR - 1) / C::BR;
-    p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
-    p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
     cudaFuncSetAttribute(warpgroup_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
-    unsigned tiles = (unsigned)(p.row_tiles * a.batch * a.heads);
-    warpgroup_attention_kernel<C><<<tiles, 128 * C::WARPGROUPS, sizeof(memory<C>), stream>>>(p);
+    warpgroup_attention_kernel<C><<<of.tiles, 128 * C::WARPGROUPS, sizeof(memory<C>), stream>>>(of);
 }
 
 template <class T>
-static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, cudaStream_t stream)
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
 {
-    if (!takes_16_bits(O, Q, K, V, a))
+    if (!takes_16_bits(O, Q, K, V, p))
         return;
-    if (a.dim == 128)
-        launch_as<config<T, dim_128>>(O, lse, Q, K, V, a, stream);
+    if (p.dim == 64)
+        launch_for<config<T, dim_64>>(O, lse, Q, K, V, p, stream);
     else
-        launch_as<config<T, dim_64>>(O, lse, Q, K, V, a, stream);
+        launch_for<config<T, dim_128>>(O, lse, Q, K, V, p, stream);
 }
 
-void warpgroup_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a, void *,
+void warpgroup_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p, void *,
                                cudaStream_t stream)
 {
-    launch(O, lse, Q, K, V, a, stream);
+    launch(O, lse, Q, K, V, p, stream);
 }
 
-void warpgroup_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention a, void *,
+void warpgroup_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p, void *,
                                cudaStream_t stream)
 {
-    launch(O, lse, Q, K, V, a, stream);
+    launch(O, lse, Q, K, V, p, stream);
 }

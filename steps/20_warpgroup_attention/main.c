@@ -12,7 +12,7 @@ static struct cost warpgroup_attention_cost(struct attention p, enum dtype dtype
 
 const struct attention_step warpgroup_attention = {
     .name = "20_warpgroup_attention",
-    .idea = "a copy engine for tiles, and products straight from shared memory",
+    .idea = "products straight from shared memory, by warpgroups",
     .predict = warpgroup_attention_cost,
     .gpu_fp16 = GPU(warpgroup_attention_fp16_gpu),
     .gpu_bf16 = GPU(warpgroup_attention_bf16_gpu),
@@ -25,6 +25,6 @@ const struct attention_step warpgroup_attention = {
 #ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    return attention_main(&warpgroup_attention, &lean_attention, argc, argv);
+    return attention_main(&warpgroup_attention, &copy_engine_attention, argc, argv);
 }
 #endif

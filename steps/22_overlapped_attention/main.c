@@ -12,7 +12,7 @@ static struct cost overlapped_attention_cost(struct attention p, enum dtype dtyp
 
 const struct attention_step overlapped_attention = {
     .name = "22_overlapped_attention",
-    .idea = "some warps copy, others compute; softmax runs beside products",
+    .idea = "the next scores are multiplied under this softmax",
     .predict = overlapped_attention_cost,
     .gpu_fp16 = GPU(overlapped_attention_fp16_gpu),
     .gpu_bf16 = GPU(overlapped_attention_bf16_gpu),
@@ -25,6 +25,6 @@ const struct attention_step overlapped_attention = {
 #ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    return attention_main(&overlapped_attention, &warpgroup_attention, argc, argv);
+    return attention_main(&overlapped_attention, &specialized_attention, argc, argv);
 }
 #endif

@@ -23,7 +23,29 @@ struct dim_64_short { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 64,  
 struct dim_64_long  { static constexpr int DIM = 64,  WARPGROUPS = 3, BC = 128, STAGES = 4, REGISTERS = 160, EARLY = 8; };
 struct dim_128      { static constexpr int DIM = 128, WARPGROUPS = 2, BC = 128, STAGES = 2, REGISTERS = 240, EARLY = 4; };
 
-/* ---- consumers: waiting, and products */
+/* ---- consumers: softmax */
+
+/* What the rows refer to: m, and where their maximum is too far above that, or m is NaN, their maximum. */
+template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
+{
+    float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c);
+    return make_float2(above.x <= m.x + LAG ? m.x : above.x, above.y <= m.y + LAG ? m.y : above.y);
+}
+
+/* What follow() says, done: l and O are to be multiplied by `factor`.
+   A row that is not near, whose old m is NaN, is looked at here. */
+template <class C> INLINE float2 raise(float2 &factor, float (&s)[C::BC / 2], float2 old, float2 m, float c)
+{
+    float2 before = load_pair(r_of_row<C>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
+    if (isnan(old.x) ? (above.x - r.x) * c > LAG : m.x > old.x)
+        r.x = above.x;
+    if (isnan(old.y) ? (above.y - r.y) * c > LAG : m.y > old.y)
+        r.y = above.y;
+    factor = factors(before, r, c);
+    return keep_reference<C>(s, r, c);
+}
+
+/* ---- consumers: a tile */
 
 /* Blocks that only rows of other warpgroups see: n, and how many
    follow. There is no product here, so a barrier joins the warps. */
@@ -43,30 +65,6 @@ template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const consume
     uint64_t k = wgmma_descriptor(shared_address(shm.k), 0) + me.keys % C::STAGES * (C::BYTES / 16);
     begin_scores<C::DIM>(s, q, k, typename C::T());
 }
-
-template <class C> INLINE void begin_values(consumer<C> &me, bool add)
-{
-    uint64_t v = wgmma_descriptor(shared_address(shared<C>().v), C::BC * 128) + me.values % C::STAGES * (C::BYTES / 16);
-    begin_values(me.o, me.weights, v, add, typename C::T());
-}
-
-template <class C> INLINE void mask_block(float (&s)[C::BC / 2], const consumer<C> &me, const problem &p)
-{
-    int row = announced<C>(me.tiles).first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread(), first = me.block * C::BC;
-    mask(s, min(p.seq_k, row + p.more) - first, min(p.seq_k, row + 8 + p.more) - first);
-}
-
-template <class C> INLINE uint32_t m_of_thread(void)
-{
-    return shared_address(&shared<C>().m[threadIdx.x]);
-}
-
-template <class C> INLINE uint32_t r_of_row(void)
-{
-    return shared_address(&shared<C>().r[threadIdx.x / 4]);
-}
-
-/* ---- consumers: a tile */
 
 /*
  * Where the warpgroup's rows end, and which blocks need a mask. Returns how many blocks they do not see at all. What comes out of
@@ -88,16 +86,7 @@ template <class C> INLINE void end_tile(consumer<C> &me, const problem &p, struc
 {
     int row = t.first_row + WARPGROUP_ROWS * me.warpgroup + row_of_thread();
     rescale(me.o, finish_rows(p.lse ? p.lse + (int64_t)t.head * p.seq_q + row : NULL, p.seq_q - row, l, m));
-    uint32_t box = shared_address(shared<C>().o[threadIdx.x / 32]);
-#pragma unroll
-    for (int panel = 0; panel < C::DIM / PANEL; panel++, box += 16 * 128) {
-        if (lane() == 0)
-            tma_store_wait_read<C::DIM / PANEL - 1>(); /* what was in this box before has left */
-        __syncwarp();
-        fill_box(box, me.o, panel, typename C::T());
-        if (lane() == 0)
-            tma_store(&p.map.o, box, row, panel, t.head);
-    }
+    store_rows(me.o, p, shared_address(shared<C>().o[threadIdx.x / 32]), 16 * 128, row, t.head, typename C::T());
 }
 
 /* The first block of a tile: there is nothing yet to be followed. The last P V of the tile before, if any, runs beside it. */
@@ -111,28 +100,32 @@ template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const p
     if (p.sign != 1.0f)
         multiply_queries(shm.q[me.warpgroup][me.tiles % 2], p.sign, me.warpgroup);
     wait_full(shm.keys, me.keys);
+    mark(WAITED_FOR_K, me.keys);
     begin_scores(s, me);
     if (BEFORE) {
         wait_full(shm.values, me.values);
-        begin_values(me, me.add);
+        begin_values<C>(me.o, me.weights, me.values, me.add);
     }
+    mark(BEGAN_PRODUCTS, me.keys);
     wgmma_wait<BEFORE>();
     arrived(s);
+    mark(GOT_SCORES, me.keys);
     release_together(shm.keys, me.keys++);
     if (BEFORE)
         release_together(shm.queries[me.warpgroup], me.tiles - 1);
     if (me.block >= me.masked_from)
-        mask_block(s, me, p);
+        mask_block(s, p, announced<C>(me.tiles).first_row, me.warpgroup, me.block * C::BC);
     float2 l = make_float2(me.l[0], me.l[1]), before = load_pair(r_of_row<C>());
     float2 r = make_float2(row_maximum(s, 0), row_maximum(s, 1));
     me.l[0] = me.l[1] = 0.0f;
-    exponentials<0, C::BC / 8>(s, keep_reference(s, r, p.c, m_of_thread<C>(), r_of_row<C>()), p.c, me.l);
+    exponentials<0, C::BC / 8>(s, keep_reference<C>(s, r, p.c), p.c, me.l);
     if (BEFORE) {
         stay_above(l.x + me.l[0] + me.l[1]);
         end_values(me.o, me.weights);
         release_together(shm.values, me.values++);
     }
     pack_weights(me.weights, s, typename C::T());
+    mark(DID_SOFTMAX, me.keys - 1);
     if (BEFORE) {
         end_tile(me, p, announced<C>(me.tiles - 1), l, scaled(before, p.c));
         release(shm.tiles, me.tiles - 1);
@@ -141,42 +134,25 @@ template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const p
     me.add = false;
 }
 
-/* What the rows refer to: m, and where their maximum is too far above that, or m is NaN, their maximum. */
-template <int N> INLINE float2 follow(const float (&s)[N], float2 m, float c)
-{
-    float2 above = make_float2(row_maximum(s, 0) * c, row_maximum(s, 1) * c);
-    return make_float2(above.x <= m.x + LAG ? m.x : above.x, above.y <= m.y + LAG ? m.y : above.y);
-}
-
-/* What follow() says, done: l and O are to be multiplied by `factor`.
-   A row that is not near, whose old m is NaN, is looked at here. */
-template <class C> INLINE float2 raise(float2 &factor, float (&s)[C::BC / 2], float2 old, float2 m, float c)
-{
-    float2 before = load_pair(r_of_row<C>()), above = make_float2(row_maximum(s, 0), row_maximum(s, 1)), r = before;
-    if (isnan(old.x) ? (above.x - r.x) * c > LAG : m.x > old.x)
-        r.x = above.x;
-    if (isnan(old.y) ? (above.y - r.y) * c > LAG : m.y > old.y)
-        r.y = above.y;
-    factor = factors(before, r, c);
-    return keep_reference(s, r, c, m_of_thread<C>(), r_of_row<C>());
-}
-
 /* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
 template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const problem &p)
 {
     memory<C> &shm = shared<C>();
     float s[C::BC / 2], sum[2] = { 0.0f, 0.0f };
     wait_full(shm.keys, me.keys);
+    mark(WAITED_FOR_K, me.keys);
     float2 old = load_pair(m_of_thread<C>()), factor; /* early: it is here when the scores are */
     begin_scores(s, me);
     wait_full(shm.values, me.values);
-    begin_values(me, me.add);
+    begin_values<C>(me.o, me.weights, me.values, me.add);
     me.add = true;
+    mark(BEGAN_PRODUCTS, me.keys);
     wgmma_wait<1>(); /* for the scores; P V may still run */
     arrived(s);
+    mark(GOT_SCORES, me.keys);
     release_together(shm.keys, me.keys++);
     if (MASKED)
-        mask_block(s, me, p);
+        mask_block(s, p, announced<C>(me.tiles).first_row, me.warpgroup, me.block * C::BC);
     float2 m = follow(s, old, p.c);
     bool rare = __any_sync(ALL_LANES, m.x != old.x || m.y != old.y); /* as in step 22 */
     if (rare)
@@ -187,10 +163,12 @@ template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const pr
         me.l[0] *= factor.x, me.l[1] *= factor.y;
         rescale(me.o, factor);
     }
+    mark(GOT_VALUES, me.keys - 1);
     release_together(shm.values, me.values++);
     exponentials<C::EARLY, C::BC / 8>(s, m, p.c, sum);
     me.l[0] += sum[0], me.l[1] += sum[1];
     pack_weights(me.weights, s, typename C::T());
+    mark(DID_SOFTMAX, me.keys - 1);
 }
 
 template <class C> INLINE void consume(const problem &p, int warpgroup)
@@ -212,7 +190,7 @@ template <class C> INLINE void consume(const problem &p, int warpgroup)
         first_block<C, true>(me, p);
     }
     wait_full(shared<C>().values, me.values);
-    begin_values(me, me.add);
+    begin_values<C>(me.o, me.weights, me.values, me.add);
     end_values(me.o, me.weights);
     end_tile(me, p, announced<C>(me.tiles - 1), make_float2(me.l[0], me.l[1]), scaled(load_pair(r_of_row<C>()), p.c));
     if (lane() == 0)
@@ -220,11 +198,11 @@ template <class C> INLINE void consume(const problem &p, int warpgroup)
 }
 
 template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS + 1), 1)
-    persistent_attention_kernel(const __grid_constant__ struct problem p)
+    persistent_attention_kernel(const __grid_constant__ struct schedule p)
 {
     needs_hopper();
     if constexpr (HOPPER) {
-        begin_rings<C>();
+        begin_tiles<C>();
         int warpgroup = uniform(threadIdx.x / 128);
         if (warpgroup == C::WARPGROUPS) {
             produce<C>(p);
@@ -237,40 +215,44 @@ template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS
 
 /* ---- launching */
 
-template <class C, class T> static void launch_as(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a,
+template <class C, class T> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                   void *workspace, cudaStream_t stream)
 {
-    struct problem p;
-    if (!problem_of<C>(&p, O, lse, Q, K, V, a, workspace))
+    static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
+    static_assert(C::FRAGMENTS + C::BC / 4 <= C::REGISTERS, "O, S and P are more than a consumer's registers");
+    static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
+    struct schedule of;
+    if (!schedule_of<C>(&of, O, lse, Q, K, V, p, workspace))
         return;
     cudaFuncSetAttribute(persistent_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
-    persistent_attention_kernel<C><<<min(gpu_sms(), p.tiles), 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(p);
+    timeline_at_exit();
+    persistent_attention_kernel<C><<<min(gpu_sms(), of.tiles), 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(of);
 }
 
 /* Which sizes for which problem: as in step 22, whose lesson has the measurements. */
-template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention a, void *workspace,
+template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace,
                                       cudaStream_t stream)
 {
-    if (!takes_16_bits(O, Q, K, V, a))
+    if (!takes_16_bits(O, Q, K, V, p))
         return;
-    if (a.dim == 128)
-        launch_as<config<T, dim_128>>(O, lse, Q, K, V, a, workspace, stream);
-    else if (a.seq_k <= (a.causal ? 4096 : 1024))
-        launch_as<config<T, dim_64_short>>(O, lse, Q, K, V, a, workspace, stream);
+    if (p.dim == 64 && p.seq_k <= (p.causal ? 4096 : 1024))
+        launch_for<config<T, dim_64_short>>(O, lse, Q, K, V, p, workspace, stream);
+    else if (p.dim == 64)
+        launch_for<config<T, dim_64_long>>(O, lse, Q, K, V, p, workspace, stream);
     else
-        launch_as<config<T, dim_64_long>>(O, lse, Q, K, V, a, workspace, stream);
+        launch_for<config<T, dim_128>>(O, lse, Q, K, V, p, workspace, stream);
 }
 
-void persistent_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention a,
+void persistent_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream)
 {
-    launch(O, lse, Q, K, V, a, workspace, stream);
+    launch(O, lse, Q, K, V, p, workspace, stream);
 }
 
-void persistent_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention a,
+void persistent_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream)
 {
-    launch(O, lse, Q, K, V, a, workspace, stream);
+    launch(O, lse, Q, K, V, p, workspace, stream);
 }
 
 size_t persistent_attention_workspace(struct attention, enum dtype)

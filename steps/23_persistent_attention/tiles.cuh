@@ -13,26 +13,16 @@
 #define TILES_CUH
 
 #include "hopper.cuh"
+#include "timeline.cuh"
 
 #define TILES 4            /* announced, and not yet finished */
 
-/* A tile of one head: queries from first_row on, and blocks - 1, ..., 0 of keys. No blocks: there are no more tiles. */
-struct tile {
-    int head, kv_head, first_row, blocks;
-};
-
-struct problem {
-    struct tensor_maps map;
-    float *lse;
+/* A problem, and who takes which of its tiles. */
+struct schedule : problem {
     /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
     int *handed_out;
-    int seq_q, seq_k;
-    int heads, group;       /* of all batches; of Q that share one of K and V */
-    int row_tiles, tiles;   /* of a head; of all */
     int section;            /* heads whose tiles are handed out together */
-    bool on_demand;           /* whoever is free takes the next tile; otherwise each block takes every gridDim.x-th */
-    int more;               /* query i sees the keys below i + more, and below seq_k */
-    float c, sign;          /* |scale| log2(e), and what the queries are to be multiplied by: -1, 0 or 1 */
+    bool on_demand;         /* whoever is free takes the next tile; otherwise each block takes every gridDim.x-th */
 };
 
 template <class C> struct __align__(1024) memory {
@@ -46,12 +36,6 @@ template <class C> struct __align__(1024) memory {
     ring<TILES> tiles;
 };
 
-template <class C> INLINE memory<C> &shared(void)
-{
-    extern __shared__ __align__(1024) unsigned char bytes[];
-    return *(memory<C> *)bytes;
-}
-
 /* What a consumer thread has in registers. */
 template <class C> struct consumer {
     int warpgroup;
@@ -64,19 +48,15 @@ template <class C> struct consumer {
 
 /* ---- tiles */
 
-/* In the order of handing out: a section of heads after the other; in it the last rows first, which see the most keys. */
-template <class C> INLINE struct tile tile_at(const problem &p, int i)
+/* In the order of handing out: a section of heads after the other; in it the last rows first, which see the most keys. No blocks:
+   there are no more tiles. */
+template <class C> INLINE struct tile tile_at(const schedule &p, int i)
 {
-    struct tile t = {};
-    if (i < p.tiles) {
-        int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.heads - first_head);
-        int in_section = i - first_head * p.row_tiles;
-        t.head = first_head + in_section % heads;
-        t.kv_head = t.head / p.group;
-        t.first_row = (p.row_tiles - 1 - in_section / heads) * C::BR;
-        t.blocks = max(1, (min(p.seq_k, t.first_row + C::BR - 1 + p.more) + C::BC - 1) / C::BC);
-    }
-    return t;
+    if (i >= p.tiles)
+        return {};
+    int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.heads - first_head);
+    int in_section = i - first_head * p.row_tiles;
+    return tile_from<C>(p, first_head + in_section % heads, (p.row_tiles - 1 - in_section / heads) * C::BR);
 }
 
 template <class C> INLINE struct tile announced(uint32_t n)
@@ -95,7 +75,7 @@ template <class C> INLINE void announce(struct tile t, uint32_t n)
 
 /* ---- producers: one thread loads K, and hands out the tiles; others load V and Q */
 
-template <class C> INLINE void produce_keys(const problem &p)
+template <class C> INLINE void produce_keys(const schedule &p)
 {
     memory<C> &shm = shared<C>();
     uint32_t keys = 0, tiles = 0;
@@ -108,6 +88,7 @@ template <class C> INLINE void produce_keys(const problem &p)
             if (block == 0) /* the answer comes while this thread waits for a place */
                 next = p.on_demand ? gridDim.x + atomicAdd(&p.handed_out[0], 1) : next + gridDim.x;
             load(shm.keys, keys++, shm.k, C::BYTES, &p.map.k, block * C::BC, t.kv_head, KEEP_IN_L2);
+            mark(BEGAN_K, keys - 1);
         }
         t = tile_at<C>(p, next);
         announce<C>(t, tiles++);
@@ -135,8 +116,10 @@ template <class C> INLINE void produce_values(const problem &p)
         if (t.blocks == 0)
             return;
 #pragma unroll 1
-        for (int block = t.blocks - 1; block >= 0; block--)
+        for (int block = t.blocks - 1; block >= 0; block--) {
             load(shm.values, values++, shm.v, C::BYTES, &p.map.v, block * C::BC, t.kv_head, KEEP_IN_L2);
+            mark(BEGAN_V, values - 1);
+        }
     }
 }
 
@@ -155,21 +138,14 @@ template <class C> INLINE void produce_queries(const problem &p)
 
 /* ---- where a block's threads part */
 
-template <class C> INLINE void begin_rings(void)
+template <class C> INLINE void begin_tiles(void)
 {
-    memory<C> &shm = shared<C>();
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < C::WARPGROUPS; i++)
-            ring_init(shm.queries[i], 1);
-        ring_init(shm.keys, C::WARPGROUPS);
-        ring_init(shm.values, C::WARPGROUPS);
-        ring_init(shm.tiles, 128 * C::WARPGROUPS + 2); /* all consumers, and the producers of V and Q */
-        mbarrier_init_fence();
-    }
-    __syncthreads();
+    if (threadIdx.x == 0)
+        ring_init(shared<C>().tiles, 128 * C::WARPGROUPS + 2); /* all consumers, and the producers of V and Q */
+    begin_rings<C>(C::WARPGROUPS);
 }
 
-template <class C> INLINE void produce(const problem &p)
+template <class C> INLINE void produce(const schedule &p)
 {
     fewer_registers<C::PRODUCER_REGISTERS>();
     if (threadIdx.x % 128 == 0)
@@ -183,25 +159,13 @@ template <class C> INLINE void produce(const problem &p)
 /* ---- launching */
 
 /* False, and refused, if the copy engine cannot have it. */
-template <class C, class T> static bool problem_of(struct problem *of, T *O, float *lse, const T *Q, const T *K, const T *V,
-                                                   struct attention a, void *workspace)
+template <class C, class T> static bool schedule_of(struct schedule *of, T *O, float *lse, const T *Q, const T *K, const T *V,
+                                                    struct attention p, void *workspace)
 {
-    struct problem p = {};
-    static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
-    static_assert(C::FRAGMENTS + C::BC / 4 <= C::REGISTERS, "O, S and P are more than a consumer's registers");
-    static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
-    if (!attention_maps<C>(&p.map, O, Q, K, V, a))
-        return false;
-    p.lse = lse, p.handed_out = (int *)workspace;
-    p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
-    p.heads = (int)(a.batch * a.heads), p.group = (int)attention_group(a);
-    p.row_tiles = (p.seq_q + C::BR - 1) / C::BR, p.tiles = p.row_tiles * p.heads;
-    p.section = a.causal ? min(p.heads, 2048 / C::DIM) : 1;
-    p.on_demand = a.causal;
-    p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
-    p.c = exponent_scale(a.scale), p.sign = scale_sign(a.scale);
-    *of = p;
-    return true;
+    of->handed_out = (int *)workspace;
+    of->section = p.causal ? min((int)(p.batch * p.heads), 2048 / C::DIM) : 1;
+    of->on_demand = p.causal;
+    return problem_of<C>(of, O, lse, Q, K, V, p);
 }
 
 #endif
