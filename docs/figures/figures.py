@@ -285,7 +285,102 @@ def ring():
     return f
 
 
-FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, swizzle, ring)
+def edge():
+    f = Figure(740, 334, "A box that hangs over the last row of a head: what lies beyond arrives as zeros, not as the next head")
+    for x, title, end in ((30, "rows of all heads in one dimension", False), (400, "rows and heads apart", True)):
+        f.text(x + 150, 24, title, "head")
+        for i in range(8):
+            kind = "a" if i < 5 else "b"
+            gap = 56 if end and i > 4 else 0
+            f.box(x, 44 + 24 * i + gap, 110, 20, kind, f"head {0 if i < 5 else 1}, row {995 + i if i < 5 else i - 5}", "small")
+        f.box(x - 8, 44 + 24 * 2 - 5, 126, 24 * 5 + 4, "none")
+        f.arrow(x + 128, 150, x + 172, 150)
+        for i in range(5):
+            wrong = i > 2
+            f.box(x + 180, 92 + 24 * i, 110, 20, "none" if wrong and end else "b" if wrong else "a",
+                  "0" if wrong and end else f"head {1 if wrong else 0}, row {997 + i if not wrong else i - 3}", "small")
+    f.text(180, 306, "the box takes rows of the next head: for V even", "small")
+    f.text(180, 324, "a weight of 0 times NaN is NaN", "small")
+    f.text(610, 306, "the box ends where its dimension does:", "small")
+    f.text(610, 324, "zeros, and no if in any copy", "small")
+    return f
+
+
+def descriptors():
+    f = Figure(740, 344, "One wgmma: descriptors find its operands, and its result is spread over registers")
+    f.text(119, 24, "A: 64 rows × 16", "head")
+    f.text(359, 24, "B: N rows × 16", "head")
+    f.text(610, 24, "D: 64 × N in fp32", "head")
+    for x, kind, rows in ((60, "a", 8), (300, "b", 8)):
+        for i in range(4):
+            f.box(x + 30 * i, 44, 28, 24 * rows, kind if i == 1 else "none", "")
+        for r in range(1, rows):
+            f.arrow(x, 44 + 24 * r, x + 118, 44 + 24 * r, False)
+        f.text(x + 60, 44 + 24 * rows + 20, "a panel: 64 columns,", "small")
+        f.text(x + 60, 44 + 24 * rows + 38, "128 bytes a row", "small")
+        f.text(x + 60, 44 + 24 * rows + 58, "descriptor + 2: the next 16", "small")
+    f.text(239, 145, "×", "head")
+    f.text(470, 145, "→", "head")
+    for w in range(4):
+        f.box(520, 44 + 48 * w, 180, 46, "c", f"warp {w}: rows {16 * w} to {16 * w + 15}", "small")
+    f.text(610, 256, "as with mma.sync: a lane has two", "small")
+    f.text(610, 276, "columns of rows g and g + 8", "small")
+    f.text(370, 332, "S = Q Kᵀ: both from shared memory. O += P V: P where S was, in registers, V from shared memory", "small")
+    return f
+
+
+def gantt():
+    f = Figure(740, 306, "Tiles on two SMs: a block for each tile, blocks that stay, and tiles that whoever is free takes")
+    unit, left = 26, 130
+
+    def row(y, pieces, gap):
+        x = left
+        for length, kind in pieces:
+            f.box(x, y, length * unit - 3, 18, kind)
+            x += (length + gap) * unit
+        return x
+
+    def part(y, title, note, rows, gap):
+        f.text(16, y - 8, title, "head", "start")
+        for i, pieces in enumerate(rows):
+            f.text(left - 12, y + 15 + 22 * i, f"SM {i}", "small", "end")
+            row(y + 1 + 22 * i, pieces, gap)
+        f.text(left + 12.6 * unit, y + 36, note, "small", "start")
+
+    part(36, "a block for each tile, no mask", "each begins alone, ends alone", [[(4, "a"), (4, "b")] for _ in range(2)], 0.8)
+    part(122, "a block that stays", "the next S beside the last P V", [[(4, "a"), (4, "b")] for _ in range(2)], 0)
+    part(208, "causal, tiles of 6 to 1: each block its own share; then whoever is free", "every second tile: 12 and 9",
+         [[(6, "a"), (4, "a"), (2, "a")], [(5, "b"), (3, "b"), (1, "b")]], 0)
+    f.text(left - 12, 278, "SM 0", "small", "end")
+    f.text(left - 12, 300, "SM 1", "small", "end")
+    row(264, [(6, "a"), (3, "b"), (2, "a")], 0)
+    row(286, [(5, "b"), (4, "a"), (1, "b")], 0)
+    f.text(left + 12.6 * unit, 298, "on demand: 11 and 10", "small", "start")
+    return f
+
+
+def bound():
+    f = Figure(740, 300, "Sums of blocks against the bound: one exceeds it, and is computed again with a new maximum")
+    floor, top = 210, 60
+    f.arrow(60, floor, 700, floor, False)
+    f.add(f'<path d="M60 {top + 30} L700 {top + 30}" class="line" stroke-dasharray="6 5"/>')
+    f.text(52, top + 35, "2¹⁴", "small", "end")
+    f.text(52, floor + 5, "0", "small", "end")
+    heights = (26, 40, 18, 170, 34, 52)
+    for i, h in enumerate(heights):
+        x = 84 + 104 * i
+        f.box(x, floor - h, 28 if h > 150 else 60, h, "b" if h > 150 else "a" if i < 3 else "c")
+        f.text(x + 30, floor + 20, f"block {i}", "small")
+        f.text(x + 30, floor + 38, "m = r₀" if i < 3 else "r₀, then r₃" if i == 3 else "m = r₃", "small")
+    f.box(84 + 104 * 3 + 32, floor - 44, 28, 44, "c")
+    f.text(84 + 104 * 3 + 40, 56, "computed again, m being the row's maximum", "small", "start")
+    f.text(370, 274, "a lane's sum of 2^(c s − m) in a block: below the bound nothing is compared, found or rescaled", "small")
+    f.text(370, 292, "above it the warpgroup repairs: S once more, a new m for the rows that need it, O and l rescaled", "small")
+    return f
+
+
+FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, swizzle, ring, edge, descriptors, gantt,
+           bound)
 
 
 def main(words):
