@@ -18,7 +18,10 @@
             assert(!why);                                                                                              \
     } while (0)
 
-/* The instructions came with sm_80. For older GPUs they compile to nothing, and kernels begin with needs_sm_80(). */
+/*
+ * Most of the instructions came with sm_80, those of SM_75_ASM with sm_75. For older GPUs they compile to nothing, and kernels
+ * begin with needs_sm_80().
+ */
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define ASM(...)
 #define needs_sm_80() FAIL("this kernel needs sm_80 or newer, and was built for an older GPU: make ARCH=sm_80")
@@ -26,6 +29,7 @@
 #define ASM(...) asm volatile(__VA_ARGS__)
 #define needs_sm_80()
 #endif
+#define SM_75_ASM(...) asm volatile(__VA_ARGS__)
 
 /* An address as instructions on shared memory take it: 32 bits, relative to where shared memory begins. */
 static inline __device__ uint32_t shared_address(const void *p)
@@ -35,15 +39,25 @@ static inline __device__ uint32_t shared_address(const void *p)
 
 /* ---- tensor cores */
 
+/* In a kernel: mma() of these elements needs this GPU. */
+static inline __device__ void needs_mma_of(fp16) {}
+static inline __device__ void needs_mma_of(bf16) { needs_sm_80(); }
+
 /*
  * C += A B by the whole warp: A is 16 x 16, B is 16 x 8, C is 16 x 8 in fp32. Each lane brings its fragments: a[4] and b0, b1 are
  * words of two elements, c[4] are floats. The last argument only says the type of A's and B's elements.
  */
 static inline __device__ void mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1, fp16)
 {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800 /* a Turing GPU multiplies 16 x 8 by 8 x 8: twice, then */
+    for (int i = 0; i < 2; i++)
+        SM_75_ASM("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(i ? b1 : b0));
+#else
     ASM("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
 }
 
 static inline __device__ void mma(float *c, const uint32_t *a, uint32_t b0, uint32_t b1, bf16)
@@ -60,17 +74,17 @@ static inline __device__ void mma(float *c, const uint32_t *a, uint32_t b0, uint
  */
 static inline __device__ void ldmatrix(uint32_t *r, uint32_t row)
 {
-    ASM("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-        : "r"(row) : "memory");
+    SM_75_ASM("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+              : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+              : "r"(row) : "memory");
 }
 
 /* The same, each matrix transposed on the way: a lane gets two elements of a column. */
 static inline __device__ void ldmatrix_trans(uint32_t *r, uint32_t row)
 {
-    ASM("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-        : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-        : "r"(row) : "memory");
+    SM_75_ASM("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+              : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+              : "r"(row) : "memory");
 }
 
 /* ---- copies from global to shared memory that run by themselves */

@@ -79,6 +79,12 @@ attention_shared_fn register_tiled_attention_shared;
 /* 15_tensor_core_attention */
 extern const struct attention_step tensor_core_attention;
 attention_fp16_gpu_fn tensor_core_attention_fp16_gpu; attention_bf16_gpu_fn tensor_core_attention_bf16_gpu;
+/* 16_swizzled_attention */
+extern const struct attention_step swizzled_attention;
+attention_fp16_gpu_fn swizzled_attention_fp16_gpu; attention_bf16_gpu_fn swizzled_attention_bf16_gpu;
+/* 17_pipelined_attention */
+extern const struct attention_step pipelined_attention;
+attention_fp16_gpu_fn pipelined_attention_fp16_gpu; attention_bf16_gpu_fn pipelined_attention_bf16_gpu;
 /* 18_lean_attention */
 extern const struct attention_step lean_attention;
 attention_fp16_gpu_fn lean_attention_fp16_gpu; attention_bf16_gpu_fn lean_attention_bf16_gpu;

@@ -39,7 +39,13 @@ done <<'TABLE' && [ -z "${failed-}" ] && echo "machine code: as the lessons say"
 14 sm_80   1  -  LDGSTS       tiles are copied in the background
 14 sm_80   0  0  HMMA         fp32 cores, not tensor cores
 15 sm_80   1  -  HMMA         products on tensor cores
-15 sm_80   0  0  LDSM|LDGSTS  words from shared memory, and no copies that run by themselves: that is step 18
+15 sm_80   0  0  LDSM|LDGSTS  words from shared memory, and no copies that run by themselves
+16 sm_75   1  -  LDSM         ldmatrix, on a Turing GPU, too
+16 sm_80   1  -  HMMA         products on tensor cores
+16 sm_80   1  -  LDSM         ldmatrix
+16 sm_80   0  0  LDGSTS       no copies that run by themselves yet
+17 sm_80   1  -  LDSM         ldmatrix
+17 sm_80   1  -  LDGSTS       cp.async
 18 sm_80   1  -  HMMA         products on tensor cores
 18 sm_80   1  -  LDSM         ldmatrix
 18 sm_80   1  -  LDGSTS       cp.async

@@ -263,6 +263,53 @@ def swizzle():
     return f
 
 
+def fragments():
+    f = Figure(740, 338, "What one lane holds of two C of the first product is what it must hold of A of the second")
+    size, top, lane = 15, 70, 5
+    g, t = lane // 4, lane % 4
+
+    def matrix(x, columns, name, words):
+        """16 rows; the lane's elements are coloured by the quarter that they are in."""
+        for row in range(16):
+            for col in range(columns):
+                mine = row % 8 == g and col % 8 // 2 == t
+                kind = "abcb"[row // 8 + 2 * (col // 8)] if mine else "none"
+                f.box(x + col * size, top + row * size, size - 2, size - 2, kind)
+        f.text(x + columns * size / 2, 24, name, "head")
+        for i, word in enumerate(words):
+            f.text(x + (i // 2 * 8 + 4) * size, top - 26 + (i % 2) * 16, word, "small")
+
+    matrix(30, 8, "C: S, 8 keys", ("c[0..1] above,", "c[2..3] below"))
+    matrix(190, 8, "C: the next 8", ("c[0..1] above,", "c[2..3] below"))
+    matrix(440, 16, "A: P, 16 keys", ("a[0] above,", "a[1] below", "a[2] above,", "a[3] below"))
+    f.arrow(330, 186, 420, 186)
+    f.text(375, 158, "2^(s − m)", "small")
+    f.text(375, 174, "two to a word", "small")
+    f.text(375, 208, "in the same lane", "small")
+    f.text(370, 330, f"coloured: lane {lane} = 4 · {g} + {t}. It holds columns 2 and 3 of row 1 in each quarter", "small")
+    return f
+
+
+def pipeline():
+    f = Figure(720, 236, "Copies and products, one after the other and one beside the other")
+    width = 84
+
+    def track(y, name, first, step, kinds):
+        f.text(112, y + 21, name, "", "end")
+        for n in range(4):
+            x = 126 + (first + n * step) * width
+            if x + width < 700:
+                f.box(x, y, width - 6, 32, kinds[n % 2], f"tile {n}", "small")
+
+    f.text(126, 22, "step 16: a warp that copies does not multiply", "head", "start")
+    track(34, "copies", 0, 2, "ab")
+    track(72, "products", 1, 2, "ab")
+    f.text(126, 146, "step 17: the next tile travels meanwhile", "head", "start")
+    track(158, "copies", 0, 1, "ab")
+    track(196, "products", 1, 1, "ab")
+    return f
+
+
 def ring():
     f = Figure(720, 300, "A ring of two places: full barriers let products begin, empty barriers let the next copy begin")
     names = ("copy engine", "products")
@@ -379,7 +426,8 @@ def bound():
     return f
 
 
-FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, swizzle, ring, edge, descriptors, gantt,
+FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, fragments, swizzle, pipeline,
+           ring, edge, descriptors, gantt,
            bound)
 
 

@@ -1,9 +1,9 @@
 /*
  * Step 15, tensor core attention: both products of flash attention by mma.sync, an instruction by which the 32 lanes of a warp
- * multiply a 16 x 16 by a 16 x 8 matrix. Elements of 16 bits, sums and softmax in fp32. Needs sm_80.
+ * multiply a 16 x 16 by a 16 x 8 matrix. Elements of 16 bits, sums and softmax in fp32. fp16 needs sm_75, bf16 sm_80.
  *
- * A block owns BR = 64 query rows of a head and walks over the keys, BC at a time; a warp owns 16 of the rows. Their Q, O and
- * states (m, l) stay in the warp's registers, tiles of K and V lie in shared memory, S and P never leave registers at all.
+ * A block owns BR = 64 query rows of a head and walks over the keys, BC at a time; a warp owns 16 of the rows. Their O and states
+ * (m, l) stay in the warp's registers, tiles of Q, K and V lie in shared memory, S and P never leave registers at all.
  *
  * A matrix is spread over a warp in quarters of 8 x 8. Lane 4g + t holds two neighbours: row g, columns 2t and 2t + 1.
  *
@@ -26,9 +26,9 @@
 #include "ptx.cuh"
 #include "steps.h"
 
-#define WARPS 4              /* of a block */
-#define BR (16 * WARPS)      /* query rows of a block */
-#define BC 64                /* keys of a tile */
+#define WARPS 4                    /* of a block */
+#define BR (16 * WARPS)            /* query rows of a block */
+#define BC 64                      /* keys of a tile */
 #define THREADS (32 * WARPS)
 #define MAX_GRID_Y INT64_C(65535)  /* blocks in a grid's second dimension: the hardware's limit */
 
@@ -38,42 +38,58 @@ template <int DIM> struct rows {
     float m[2], l[2];  /* the maximum, and this lane's part of the sum, of rows g and g + 8 */
 };
 
-/* tile: (BC, DIM) in shared memory; from: (there, DIM). Rows that are not there become zeros. */
-template <class T, int DIM> static __device__ void load_tile(T *tile, const T *from, int there)
+/* tile: (ROWS, DIM) in shared memory; from: (there, DIM). Rows that are not there become zeros. */
+template <class T, int DIM, int ROWS> static __device__ void load_tile(T *tile, const T *from, int there)
 {
-    constexpr int PACKS = DIM / PER<T>; /* of a row */
-    for (int i = threadIdx.x; i < BC * PACKS; i += THREADS) {
+    for (int i = threadIdx.x * 8; i < ROWS * DIM; i += THREADS * 8) {
         pack<T> zeros = { { 0, 0, 0, 0 } };
-        *(pack<T> *)&tile[i * PER<T>] = i / PACKS < there ? load_pack(from + i * PER<T>) : zeros;
+        *(pack<T> *)&tile[i] = i / DIM < there ? load_pack(from + i) : zeros;
     }
 }
 
-/* q: the warp's fragments of Q, from: (there, DIM) in global memory. Rows that are not there become zeros. */
-template <class T, int DIM> static __device__ void load_q(uint32_t (*q)[4], const T *from, int there)
+/* This lane's fragment of 16 x 16 elements of a tile, from `row` and column 16 k on, by quarters: A of the product. */
+template <int DIM, class T> static __device__ void load_q(uint32_t *r, const T *q_tile, int row, int k)
 {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    for (int k = 0; k < DIM / 16; k++)
-        for (int i = 0; i < 4; i++) {
-            int row = g + i % 2 * 8, col = 16 * k + i / 2 * 8 + 2 * t;
-            q[k][i] = row < there ? *(const uint32_t *)&from[row * DIM + col] : 0;
-        }
+    const T *from = &q_tile[(row + threadIdx.x % 32 / 4) * DIM + 16 * k + threadIdx.x % 4 * 2];
+    for (int i = 0; i < 4; i++)
+        r[i] = *(const uint32_t *)&from[i % 2 * 8 * DIM + i / 2 * 8];
 }
 
-/* s: 16 x BC = scale times the warp's Q times k_tile transposed. */
-template <class T, int DIM>
-static __device__ void scores(float (*s)[4], const uint32_t (*q)[4], const T *k_tile, float scale)
+/* The same of K, and B: two quarters for 8 keys, two for the next 8. */
+template <int DIM, class T> static __device__ void load_k(uint32_t *r, const T *k_tile, int row, int k)
 {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    for (int n = 0; n < BC / 8; n++) {
-        for (int i = 0; i < 4; i++)
-            s[n][i] = 0.0f;
-        for (int k = 0; k < DIM / 16; k++) {
-            const T *b = &k_tile[(8 * n + g) * DIM + 16 * k + 2 * t];
-            mma(s[n], q[k], *(const uint32_t *)b, *(const uint32_t *)(b + 8), T());
+    const T *from = &k_tile[(row + threadIdx.x % 32 / 4) * DIM + 16 * k + threadIdx.x % 4 * 2];
+    for (int i = 0; i < 4; i++)
+        r[i] = *(const uint32_t *)&from[i / 2 * 8 * DIM + i % 2 * 8];
+}
+
+/* The same of V, whose neighbours in a column make a word: two loads. Two quarters are for 8 columns, two for the next 8. */
+template <int DIM, class T> static __device__ void load_v(uint32_t *r, const T *v_tile, int row, int k)
+{
+    const T *from = &v_tile[(row + threadIdx.x % 4 * 2) * DIM + 16 * k + threadIdx.x % 32 / 4];
+    for (int i = 0; i < 4; i++) {
+        const T *two = &from[i % 2 * 8 * DIM + i / 2 * 8];
+        r[i] = two[0].bits | (uint32_t)two[DIM].bits << 16;
+    }
+}
+
+/* s: 16 x BC = scale times 16 rows of Q, from `row` on, times k_tile transposed. */
+template <class T, int DIM>
+static __device__ void scores(float (*s)[4], const T *q_tile, int row, const T *k_tile, float scale)
+{
+    for (int k = 0; k < DIM / 16; k++) {
+        uint32_t q[4];
+        load_q<DIM>(q, q_tile, row, k);
+        for (int n = 0; n < BC / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 keys, two for the next 8 */
+            load_k<DIM>(b, k_tile, 16 * n, k);
+            mma(s[2 * n], q, b[0], b[1], T());
+            mma(s[2 * n + 1], q, b[2], b[3], T());
         }
+    }
+    for (int n = 0; n < BC / 8; n++)
         for (int i = 0; i < 4; i++)
             s[n][i] *= scale;
-    }
 }
 
 /* Scores that count for nothing: columns from `visible` on, counted from the lane's first. Row g + 8 sees `step` more than g. */
@@ -85,7 +101,7 @@ static __device__ void mask(float (*s)[4], int visible, int step)
                 s[n][i] = -INFINITY;
 }
 
-/* Merge the tile's scores s into the rows' states; s becomes exp(s - m). The merge is step 12's, 16 rows at a time. */
+/* Merge the tile's scores s into the rows' states; s becomes exp(s - m). The merge is step 12's, for 16 rows. */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4])
 {
     for (int h = 0; h < 2; h++) { /* row g, and row g + 8 */
@@ -93,11 +109,10 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
         for (int n = 0; n < BC / 8; n++)
             for (int i = 2 * h; i < 2 * h + 2; i++)
                 m = fmaxf(m, s[n][i]);
-        m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 1)); /* the four lanes of a row are neighbours */
-        m = fmaxf(m, __shfl_xor_sync(ALL_LANES, m, 2));
+        m = warp_max<4>(m); /* the four lanes of a row are neighbours */
 
-        float base = m == -INFINITY ? 0.0f : m; /* exp(-inf - -inf) would be NaN */
-        float factor = __expf(r->m[h] - base);
+        float base = m == -INFINITY ? 0.0f : m; /* -inf - -inf would be NaN */
+        float factor = fast_exp(r->m[h] - base);
         r->m[h] = m;
         r->l[h] *= factor;
         for (int n = 0; n < DIM / 8; n++)
@@ -105,7 +120,7 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
                 r->o[n][i] *= factor;
         for (int n = 0; n < BC / 8; n++)
             for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = __expf(s[n][i] - base);
+                s[n][i] = fast_exp(s[n][i] - base);
                 r->l[h] += s[n][i];
             }
     }
@@ -114,92 +129,89 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
 /* o += P V, where P: 16 x BC is what softmax() left in s. */
 template <class T, int DIM> static __device__ void add_values(float (*o)[4], const float (*s)[4], const T *v_tile)
 {
-    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int k = 0; k < BC / 16; k++) {
         uint32_t weights[4];
         for (int i = 0; i < 4; i++) /* four quarters of S are four quarters of P */
             weights[i] = word_of_floats(&s[2 * k + i / 2][i % 2 * 2], T());
-        for (int n = 0; n < DIM / 8; n++) {
-            const T *b = &v_tile[(16 * k + 2 * t) * DIM + 8 * n + g]; /* neighbours in a column: two loads for a word */
-            uint32_t b0 = b[0].bits | (uint32_t)b[DIM].bits << 16;
-            uint32_t b1 = b[8 * DIM].bits | (uint32_t)b[9 * DIM].bits << 16;
-            mma(o[n], weights, b0, b1, T());
+        for (int n = 0; n < DIM / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
+            load_v<DIM>(b, v_tile, 16 * k, n);
+            mma(o[2 * n], weights, b[0], b[1], T());
+            mma(o[2 * n + 1], weights, b[2], b[3], T());
         }
     }
 }
 
-/* O: (there, DIM), lse: (there) or NULL: 16 rows, divided by their sums. No key at all: zeros and -inf. */
+/* O: (there, DIM), lse: (there) or NULL: 16 rows, divided by their sums. No weight: zeros and -inf. */
 template <class T, int DIM> static __device__ void store(T *O, float *lse, struct rows<DIM> *r, int there)
 {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int h = 0; h < 2; h++) {
         int row = g + 8 * h;
-        float l = r->l[h];
-        l += __shfl_xor_sync(ALL_LANES, l, 1);
-        l += __shfl_xor_sync(ALL_LANES, l, 2);
+        float l = warp_sum<4>(r->l[h]);
         float inverse = l == 0.0f ? 0.0f : 1.0f / l;
         if (row >= there)
             continue;
+        T *to = O + row * DIM + 2 * t;
         for (int n = 0; n < DIM / 8; n++) {
             float two[2] = { r->o[n][2 * h] * inverse, r->o[n][2 * h + 1] * inverse };
-            *(uint32_t *)&O[row * DIM + 8 * n + 2 * t] = word_of_floats(two, T());
+            *(uint32_t *)(to + 8 * n) = word_of_floats(two, T());
         }
         if (lse && t == 0)
-            lse[row] = l == 0.0f ? -INFINITY : r->m[h] + logf(l);
+            lse[row] = r->m[h] + logf(l);
     }
 }
 
-/* As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors
-   aligned to 16 bytes, heads from first_head on; attention_group(p). */
-template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
+/*
+ * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads from first_head on. group:
+ * attention_group(p).
+ */
+template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     tensor_core_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
-                                 unsigned first_head, unsigned group)
+                              unsigned first_head, unsigned group)
 {
-    needs_sm_80();
-    __shared__ __align__(16) T k_tile[BC * DIM], v_tile[BC * DIM];
+    needs_mma_of(T());
+    __shared__ __align__(16) T q_tile[BR * DIM], k_tile[BC * DIM], v_tile[BC * DIM];
 
-    const int lane = threadIdx.x % 32, g = lane / 4, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     /* Which rows: the last of a head first, because under a causal mask they take longest. */
     const unsigned head = first_head + blockIdx.y;
-    const int64_t kv_head = head / group;
     const int block_row = (int)(gridDim.x - 1 - blockIdx.x) * BR, warp_row = block_row + warp * 16;
-    const int64_t at = head * p.seq_q + warp_row;
-    const int there = (int)p.seq_q - warp_row;
+    const int64_t at = head * p.seq_q + warp_row, kv_head = head / group;
     K += kv_head * p.seq_k * DIM;
     V += kv_head * p.seq_k * DIM;
 
     /* How many keys they see: row i all of them, or i + more, but none beyond the end. */
     const int seq_k = (int)p.seq_k, more = (int)(p.seq_k - p.seq_q) + 1;
     const int keys = p.causal ? min(seq_k, block_row + BR - 1 + more) : seq_k; /* any row of the block */
-    const int visible = (p.causal ? warp_row + g + more : seq_k) - lane % 4 * 2; /* row g, as mask() takes it */
+    const int visible = (p.causal ? warp_row + lane / 4 + more : seq_k) - lane % 4 * 2; /* row g, as mask() takes it */
 
-    uint32_t q[DIM / 16][4];
     struct rows<DIM> r = {};
     r.m[0] = r.m[1] = -INFINITY;
-    load_q<T, DIM>(q, Q + at * DIM, there);
+    load_tile<T, DIM, BR>(q_tile, Q + (head * p.seq_q + block_row) * DIM, (int)p.seq_q - block_row);
 
     for (int key = 0; key < keys; key += BC) {
-        load_tile<T, DIM>(k_tile, K + (int64_t)key * DIM, seq_k - key);
-        load_tile<T, DIM>(v_tile, V + (int64_t)key * DIM, seq_k - key);
+        load_tile<T, DIM, BC>(k_tile, K + (int64_t)key * DIM, seq_k - key);
+        load_tile<T, DIM, BC>(v_tile, V + (int64_t)key * DIM, seq_k - key);
         __syncthreads();
 
-        float s[BC / 8][4];
-        scores<T, DIM>(s, q, k_tile, p.scale);
+        float s[BC / 8][4] = {};
+        scores<T, DIM>(s, q_tile, warp * 16, k_tile, p.scale);
         if (key + BC > visible)
             mask(s, visible - key, p.causal ? 8 : 0);
         softmax(&r, s);
         add_values<T, DIM>(r.o, s, v_tile);
         __syncthreads(); /* before the next tile replaces this one */
     }
-    store<T, DIM>(O + at * DIM, lse ? lse + at : NULL, &r, there);
+    store(O + at * DIM, lse ? lse + at : NULL, &r, (int)p.seq_q - warp_row);
 }
 
 template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                    cudaStream_t stream)
 {
-    static_assert(2 * BC * DIM * sizeof(T) <= SHARED_UNASKED, "more than a block's shared memory");
-    static_assert(DIM / 4 + DIM / 2 + BC / 2 <= registers_of_thread(THREADS), "Q, O and S are more than a thread's registers");
+    static_assert((BR + 2 * BC) * DIM * sizeof(T) <= SHARED_UNASKED, "more than a block's shared memory");
+    static_assert(DIM / 2 + BC / 2 <= registers_of_thread(2 * THREADS), "O and S are more than a thread's registers");
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
         dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
         tensor_core_attention_kernel<T, DIM><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p, (unsigned)head,
@@ -219,13 +231,13 @@ static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct 
 }
 
 void tensor_core_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p, void *,
-                                    cudaStream_t stream)
+                                 cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, stream);
 }
 
 void tensor_core_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p, void *,
-                                    cudaStream_t stream)
+                                 cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, stream);
 }

@@ -17,7 +17,8 @@ const struct attention_step tensor_core_attention = {
     .gpu_fp16 = GPU(tensor_core_attention_fp16_gpu),
     .gpu_bf16 = GPU(tensor_core_attention_bf16_gpu),
     .rounding = { .weights = true },
-    .capability = 80,
+    .capability = 75,      /* the first GPUs with this instruction */
+    .bf16_capability = 80, /* in fp16; in bf16 it came later */
     .dims = { 64, 128 },
 };
 

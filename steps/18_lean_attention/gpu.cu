@@ -1,22 +1,17 @@
 /*
- * Step 18, pipelined attention: the tensor cores of step 15, kept busy. Needs sm_80.
+ * Step 18, lean attention: step 17, with fewer instructions for a score. Needs sm_80.
  *
- * 1. Swizzle. A row of a tile is chunks of 16 bytes. Chunk c of row r lies where chunk c ^ (r % 8) would:
+ * 1. A warp owns PARTS times 16 query rows, a block BR = 128: a fragment of K or V, once loaded, serves PARTS products.
+ * 2. exp(scale (s - m)) = 2^(c s - c m) with c = scale log2(e): a multiply-add and one ex2 an element, for two products, a
+ *    difference and one ex2. Scores are compared before they are scaled, so that the scale must be positive: if it is not, its
+ *    sign goes to the queries.
+ * 3. The m that O and l refer to need not be the latest maximum. A maximum 2^LAG above it costs neither accuracy nor range, so
+ *    that O is rescaled when that is exceeded, which is rare, and not for every tile.
  *
- *        row 0 | 0 1 2 3 4 5 6 7     Eight rows of one column of chunks, which ldmatrix reads at a time, lie in eight different
- *        row 1 | 1 0 3 2 5 4 7 6     groups of four banks: all 32 banks, once each. So do eight chunks of one row, which a
- *        row 2 | 2 3 0 1 6 7 4 5     copy writes at a time.
- *        ...
- *        row 7 | 7 6 5 4 3 2 1 0
+ * O leaves through shared memory, so that a lane stores 16 bytes at once; and what a thread needs to copy is worked out once, not
+ * once a tile.
  *
- * 2. Pipeline. cp.async copies the next tile of K and V to shared memory while this one is being worked on. There are places
- *    for STAGES tiles, and one barrier a tile.
- * 3. Reuse. A warp owns PARTS times 16 query rows, a block BR = 128: a fragment of K or V, once loaded, serves PARTS products.
- * 4. Softmax in powers of two: exp(scale (s - m)) = 2^(c s - c m) with c = scale log2(e): a multiply-add and one ex2 an element.
- *    And the m that O and l refer to need not be the latest maximum. A maximum 2^LAG above it costs neither accuracy nor range,
- *    so that O is rescaled when that is exceeded, which is rare, and not for every tile.
- *
- * Changed since step 15: these four. O leaves through shared memory, so that a lane stores 16 bytes at once.
+ * Changed since step 17: these.
  */
 #include "gpu.cuh"
 #include "ptx.cuh"

@@ -12,7 +12,7 @@ static struct cost lean_attention_cost(struct attention p, enum dtype dtype)
 
 const struct attention_step lean_attention = {
     .name = "18_lean_attention",
-    .idea = "swizzled tiles, and copies that overlap with products",
+    .idea = "fewer instructions for a score",
     .predict = lean_attention_cost,
     .gpu_fp16 = GPU(lean_attention_fp16_gpu),
     .gpu_bf16 = GPU(lean_attention_bf16_gpu),
@@ -24,6 +24,6 @@ const struct attention_step lean_attention = {
 #ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    return attention_main(&lean_attention, &tensor_core_attention, argc, argv);
+    return attention_main(&lean_attention, &pipelined_attention, argc, argv);
 }
 #endif
