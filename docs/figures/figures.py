@@ -283,7 +283,7 @@ def fragments():
     matrix(190, 8, "C: the next 8", ("c[0..1] above,", "c[2..3] below"))
     matrix(440, 16, "A: P, 16 keys", ("a[0] above,", "a[1] below", "a[2] above,", "a[3] below"))
     f.arrow(330, 186, 420, 186)
-    f.text(375, 158, "2^(s − m)", "small")
+    f.text(375, 158, "exp(s − m)", "small")
     f.text(375, 174, "two to a word", "small")
     f.text(375, 208, "in the same lane", "small")
     f.text(370, 330, f"coloured: lane {lane} = 4 · {g} + {t}. It holds columns 2 and 3 of row 1 in each quarter", "small")
