@@ -11,11 +11,13 @@
 
 #include "types.h"
 
-/* In a kernel: it cannot do its work here, and says so in one line and an error, where it would leave its output as it was. */
+/* In a kernel: it cannot do its work here, and says so in one line and an error, where it would leave its output as it was. What
+   follows is not compiled, either. */
 #define FAIL(why)                                                                                                      \
     do {                                                                                                               \
         if (threadIdx.x == 0 && blockIdx.x == 0 && blockIdx.y == 0)                                                    \
             assert(!why);                                                                                              \
+        return;                                                                                                        \
     } while (0)
 
 /*
