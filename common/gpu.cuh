@@ -91,6 +91,12 @@ static inline __device__ float fast_exp(float x)
     return y;
 }
 
+/* ---- attention in fp32: f<DIM>(...), DIM being the least of four that heads of dim <= 256 fit */
+
+#define BY_DIM(dim, f, ...) \
+    ((dim) <= 32 ? f<32>(__VA_ARGS__) : (dim) <= 64 ? f<64>(__VA_ARGS__) : \
+     (dim) <= 128 ? f<128>(__VA_ARGS__) : f<256>(__VA_ARGS__))
+
 /* ---- attention in 16 bits: what its launchers ask and prepare */
 
 /* Heads of 64 or 128, sizes from 1 on that an int holds, tensors that begin on 16 bytes. Otherwise it is refused. */

@@ -1,5 +1,5 @@
 /*
- * vexp: e^x for floats, as plain arithmetic that gcc and clang turn into vector instructions inside a loop marked
+ * vexp: e^x for floats, and vexp2: 2^x, as plain arithmetic that gcc and clang turn into vector instructions inside a loop marked
  * `#pragma omp simd`. libm's expf is a call, one element at a time, and ten times slower.
  *
  * Method. With n = round(x / ln 2) and r = x - n ln 2, so that |r| <= ln(2) / 2,
@@ -25,6 +25,7 @@
 #define VEXP_SMALLEST -87.33654f     /* ln 2^-126: below, e^x is not a normal float */
 
 #define VEXP_LOG2E 0x1.715476p+0f    /* 1 / ln 2 */
+#define VEXP_LN2 0x1.62e43p-1f
 #define VEXP_LN2_HIGH 0x1.62e4p-1f   /* ln 2, of which the upper part has 15 bits: times n it is exact */
 #define VEXP_LN2_LOW 0x1.7f7d1cp-20f /* and the rest */
 #define VEXP_ROUND (0x1.8p23f + 127.0f) /* a sum near this has no bits for a fraction; its low 8 bits are then n + 127 */
@@ -44,6 +45,20 @@ static inline float vexp(float x)
     float p = 1.0f + r * (1.0f + r * q);
     float y = p * float_of_bits(bits_of_float(shifted) << 23);
     return x < VEXP_SMALLEST ? 0.0f : y;
+}
+
+/*
+ * 2^x for x <= 0, to 2.1e-7 relative; 0 below 2^-126. The same method, with three operations less: n = round(x), r = x - n. NaN
+ * stays NaN, whatever its bits, because the last operation is a product.
+ */
+static inline float vexp2(float x)
+{
+    x = x < -126.0f ? -127.0f : x; /* n = -127: the bits of 2^n are all 0, and so is the product */
+    float shifted = x + VEXP_ROUND;
+    float r = x - (shifted - VEXP_ROUND);
+    float q = 0x1.ebf9c2p-3f + r * (0x1.c6b6dcp-5f + r * (0x1.3ce8bep-7f + r * 0x1.5bd88p-10f));
+    float p = 1.0f + r * (0x1.62e42ap-1f + r * q);
+    return p * float_of_bits(bits_of_float(shifted) << 23);
 }
 
 #endif

@@ -72,6 +72,10 @@ attention_workspace_fn library_attention_workspace;
 /* 12_fused_attention */
 extern const struct attention_step fused_attention;
 attention_cpu_fn fused_attention_cpu;           attention_gpu_fn fused_attention_gpu;
+/* 13_flash_attention */
+extern const struct attention_step flash_attention;
+attention_cpu_fn flash_attention_cpu;           attention_gpu_fn flash_attention_gpu;
+attention_shared_fn flash_attention_shared;
 /* 14_register_tiled_attention */
 extern const struct attention_step register_tiled_attention;
 attention_cpu_fn register_tiled_attention_cpu;           attention_gpu_fn register_tiled_attention_gpu;

@@ -13,7 +13,7 @@ static const struct softmax_step *const softmax_steps[] = {
 };
 
 static const struct attention_step *const attention_steps[] = {
-    &standard_attention, &library_attention, &fused_attention, &register_tiled_attention,
+    &standard_attention, &library_attention, &fused_attention, &flash_attention, &register_tiled_attention,
     &tensor_core_attention, &swizzled_attention, &pipelined_attention, &lean_attention, &copy_engine_attention,
     &warpgroup_attention, &specialized_attention,
     &overlapped_attention, &persistent_attention, &optimistic_attention,

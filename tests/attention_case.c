@@ -227,7 +227,7 @@ static double largest_error(const struct buffer *O, const struct answers *a, dou
     return error;
 }
 
-bool register_tiled_attention_rule(struct attention_case *c, double *error, double *allowed)
+bool flash_attention_rule(struct attention_case *c, double *error, double *allowed)
 {
     const struct answers *a = attention_case_answers(c, NULL);
     double size;
@@ -252,7 +252,7 @@ struct outcome attention_case_verdict(const struct attention_subject *s, struct 
     struct outcome o = { v.pass || (v.wrong == 0 && may_doubt), v.error, v.tolerance, "" };
     snprintf(o.what, sizeof o.what, "%s", v.what);
     double error, allowed;
-    if (o.pass && c->dtype != FP32 && !register_tiled_attention_rule(c, &error, &allowed)) {
+    if (o.pass && c->dtype != FP32 && !flash_attention_rule(c, &error, &allowed)) {
         o.pass = false;
         snprintf(o.what, sizeof o.what, "FlashAttention's rule: off by %.3g, and %.3g is allowed", error, allowed);
     }

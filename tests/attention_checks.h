@@ -34,7 +34,7 @@ const struct answers *attention_case_answers(struct attention_case *c, const str
 struct outcome attention_case_verdict(const struct attention_subject *s, struct attention_case *c);
 
 /* Whether |O - exact| stays within twice that of an attention that rounds every result to the type, plus one rounding. */
-bool register_tiled_attention_rule(struct attention_case *c, double *error, double *allowed);
+bool flash_attention_rule(struct attention_case *c, double *error, double *allowed);
 /* That attention: O becomes its result. */
 void same_precision_attention(struct attention_case *c);
 

@@ -40,13 +40,13 @@ START_TEST(test_flash_attention_rule)
     struct attention_case c = attention_case_of(p, dtype, "normal");
     double error, allowed;
     same_precision_attention(&c);
-    ck_assert(register_tiled_attention_rule(&c, &error, &allowed) && error > 0 && error <= allowed);
+    ck_assert(flash_attention_rule(&c, &error, &allowed) && error > 0 && error <= allowed);
 
     struct attention_case shorter = attention_case_of(p, dtype, "normal");
     memset((char *)shorter.v.data + shorter.v.bytes - 64 * 2, 0, 64 * 2); /* the last value of the last head */
     same_precision_attention(&shorter);
     memcpy(c.O.data, shorter.O.data, c.O.bytes);
-    ck_assert_msg(!register_tiled_attention_rule(&c, &error, &allowed), "off by %g, allowed %g", error, allowed);
+    ck_assert_msg(!flash_attention_rule(&c, &error, &allowed), "off by %g, allowed %g", error, allowed);
     attention_case_free(&c);
     attention_case_free(&shorter);
 }

@@ -246,6 +246,31 @@ def loops():
     return f
 
 
+def registers():
+    f = Figure(720, 300, "Who holds which scores: in step 13 a lane has one, in step 14 four packs of 4 x 4")
+    size, x0, y0, lane = 20, 330, 92, (1, 2)
+    f.text(120, 24, "step 13: a lane, one score", "head")
+    f.text(x0 + 8 * size, 24, "step 14: a lane, 8 x 8 scores", "head")
+    for k in range(8):
+        f.box(40 + k * size, y0 + 2 * size, size - 3, size - 3, "c" if k == 2 else "none")
+        f.box(40 + k * size, y0, size - 3, size - 3, "b" if k == 2 else "none")
+    f.box(10, y0 + 2 * size, size - 3, size - 3, "a")
+    f.text(120, y0 - 10, "32 keys, a lane each", "small")
+    f.text(120, y0 + 4 * size, "loaded for a multiply-add:", "small")
+    f.text(120, y0 + 5 * size, "a number of q, a number of k", "small")
+    for i in range(8):
+        f.box(x0 - 28, y0 + i * size, size - 3, size - 3, "a" if i % 4 == lane[0] else "none")
+        for j in range(16):
+            f.box(x0 + j * size, y0 + i * size, size - 3, size - 3, "c" if (i % 4, j % 8) == lane else "none")
+    for j in range(16):
+        f.box(x0 + j * size, y0 - 26, size - 3, size - 3, "b" if j % 8 == lane[1] else "none")
+    f.text(x0 + 8 * size, y0 - 36, "64 keys of a tile, each square 4 of them", "small")
+    f.text(x0 - 38, y0 + 4 * size, "32 queries", "small", "end")
+    f.text(x0 + 8 * size, y0 + 9 * size, "loaded for 64 multiply-adds: 8 numbers of Q, 8 of K", "small")
+    f.text(360, 292, "green: the scores of one lane of a warp; the other 31 have the other squares in the same way", "small")
+    return f
+
+
 def swizzle():
     f = Figure(720, 372, "Eight rows of 128 bytes in shared memory: chunk 2 of each row, as it is and with the swizzle")
     for k, title in enumerate(("as it is: chunk 2 is at place 2", "swizzled: chunk 2 is at place 2 ⊕ row")):
@@ -426,7 +451,7 @@ def bound():
     return f
 
 
-FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, fragments, swizzle, pipeline,
+FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
            bound)
 

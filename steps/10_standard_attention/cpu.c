@@ -28,28 +28,24 @@ static void scores(float *S, const float *Q, const float *K, struct attention p)
     }
 }
 
-/* Each row of S becomes its softmax. lse: (seq_q) or NULL. */
-static void softmax(float *S, float *lse, struct attention p)
+/* A row of `keys` scores becomes its softmax. Returns the logarithm of its sum, with the maximum. */
+static float softmax(float *row, int64_t keys)
 {
-#pragma omp parallel for
-    for (int64_t query = 0; query < p.seq_q; query++) {
-        float *row = S + query * p.seq_k;
-        int64_t keys = attention_visible(p, query);
+    float max = -INFINITY;
+    for (int64_t key = 0; key < keys; key++)
+        max = fmaxf(max, row[key]);
 
-        float max = -INFINITY;
-        for (int64_t key = 0; key < keys; key++)
-            max = fmaxf(max, row[key]);
-
-        float base = max == -INFINITY ? 0.0f : max; /* no key with any weight: -inf - -inf would be NaN */
-        float sum = 0.0f;
-        for (int64_t key = 0; key < keys; key++)
-            sum += expf(row[key] - base);
-
-        for (int64_t key = 0; key < keys; key++)
-            row[key] = sum == 0.0f ? 0.0f : expf(row[key] - base) / sum;
-        if (lse)
-            lse[query] = base + logf(sum);
+    float base = max == -INFINITY ? 0.0f : max; /* no key with any weight: -inf - -inf would be NaN */
+    float sum = 0.0f;
+    for (int64_t key = 0; key < keys; key++) {
+        row[key] = expf(row[key] - base);
+        sum += row[key];
     }
+
+    float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    for (int64_t key = 0; key < keys; key++)
+        row[key] *= inverse;
+    return base + logf(sum);
 }
 
 /* O = P V. O: (seq_q, dim), P: (seq_q, seq_k), V: (seq_k, dim). */
@@ -74,7 +70,12 @@ void standard_attention_cpu(float *O, float *lse, const float *Q, const float *K
     for (int64_t head = 0; head < p.batch * p.heads; head++) {
         int64_t q_at = head * p.seq_q * p.dim, k_at = attention_kv_head(p, head) * p.seq_k * p.dim;
         scores(S, Q + q_at, K + k_at, p);
-        softmax(S, lse ? lse + head * p.seq_q : NULL, p);
+#pragma omp parallel for
+        for (int64_t query = 0; query < p.seq_q; query++) {
+            float of_row = softmax(S + query * p.seq_k, attention_visible(p, query));
+            if (lse)
+                lse[head * p.seq_q + query] = of_row;
+        }
         output(O + q_at, S, V + k_at, p);
     }
 }

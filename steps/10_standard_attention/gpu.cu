@@ -2,22 +2,25 @@
  * Step 10, standard attention on the GPU: the formula as it is written, in three kernels, with all scores in memory.
  *
  *     S = scale Q K^T        a block owns a tile of 32 queries x 32 keys of S, a thread one score
- *     P = softmax(S)         a warp owns a row of S; step 03, in place
+ *     P = softmax(S)         a block owns a row of S; in place
  *     O = P V                a block owns a tile of 32 queries x 32 dims of O, a thread one element
  *
  * The two products are the textbook's: a block copies a tile of each operand to shared memory, so that an element loaded once is
  * used by 32 threads, and each thread multiplies a row of the one by a column of the other. That is two loads from shared memory
  * for each multiply-add; an SM can do 128 multiply-adds a cycle, but 32 such loads: an eighth of the FMA ceiling, at best.
  *
- * FLOPs: 4 seq_q seq_k dim a head. Trips over S: written, read twice and written by the softmax, read. 5 L^2 + 4 L dim elements
- * moved, and L^2 elements of workspace. With a causal mask, half of all: tiles above the diagonal are neither computed nor read.
+ * The softmax is that of step 06: a row stays in registers between the read and the write. What they cannot hold, past 16384
+ * keys, is read again.
+ *
+ * FLOPs: 4 seq_q seq_k dim a head. Trips over S: written, read, written, read. 4 L^2 + 4 L dim elements moved, and L^2 elements
+ * of workspace. With a causal mask, half of all: tiles above the diagonal are neither computed nor read.
  */
 #include "gpu.cuh"
 #include "merge.h"
 #include "steps.h"
 
-#define TILE 32         /* queries, keys or dims of a tile; a block has TILE x TILE threads */
-#define ROW_THREADS 128 /* threads of a block of the softmax: four warps, a row each */
+#define TILE 32  /* queries, keys or dims of a tile; a block has TILE x TILE threads */
+#define HELD 16  /* elements of a row of S that a thread holds; 1024 threads then hold 16384 */
 
 static __host__ __device__ int64_t tiles(int64_t size)
 {
@@ -77,26 +80,52 @@ static __device__ struct softmax_state warp_merge(struct softmax_state s)
     return s;
 }
 
-/* Each row of S becomes its softmax over the keys that the row's query sees. What it does not see is never written or read. */
-static __global__ void softmax_kernel(float *S, float *lse, struct attention p)
+/* The merge of the states of a block's threads, in each of them: first every warp by itself, then every warp all warps. */
+static __device__ struct softmax_state block_merge(struct softmax_state s)
 {
-    int64_t row = ((int64_t)blockIdx.x * ROW_THREADS + threadIdx.x) / 32;
-    int lane = threadIdx.x % 32;
-    if (row >= p.batch * p.heads * p.seq_q)
-        return;
-    S += row * p.seq_k;
-    int64_t visible = attention_visible(p, row % p.seq_q);
-
-    struct softmax_state s = softmax_empty();
-    for (int64_t first = 0; first < visible; first += 32) /* the same turns for all lanes, which keeps them together */
-        if (first + lane < visible)
-            s = softmax_merge(s, softmax_one(S[first + lane]));
+    __shared__ struct softmax_state of_warp[32];
+    unsigned lane = threadIdx.x % 32;
     s = warp_merge(s);
+    if (lane == 0)
+        of_warp[threadIdx.x / 32] = s;
+    __syncthreads();
+    return warp_merge(lane < blockDim.x / 32 ? of_warp[lane] : softmax_empty());
+}
 
-    for (int64_t first = 0; first < visible; first += 32)
-        if (first + lane < visible)
-            S[first + lane] = s.l == 0.0f ? 0.0f : expf(S[first + lane] - s.m) / s.l; /* no weight: -inf - -inf would be NaN */
-    if (lse && lane == 0)
+/* exp(x - m), and 0 where m is the maximum of nothing, -inf: exp(-inf - -inf) would be NaN. */
+static __device__ float exp_below(float x, float m)
+{
+    return __expf(x - (m == -INFINITY ? 0.0f : m));
+}
+
+/* Each row of S becomes its softmax over the keys that the row's query sees. What it does not see is never written or read. */
+static __global__ void __launch_bounds__(1024)
+    softmax_kernel(float *S, float *lse, struct attention p)
+{
+    int threads = (int)blockDim.x, t = (int)threadIdx.x;
+    int64_t row = blockIdx.x, visible = attention_visible(p, row % p.seq_q);
+    S += row * p.seq_k;
+
+    float x[HELD];
+    for (int i = 0; i < HELD; i++)
+        x[i] = i * threads + t < visible ? S[i * threads + t] : -INFINITY;
+    struct softmax_state s = softmax_empty();
+    for (int i = 0; i < HELD; i++)
+        s.m = fmaxf(s.m, x[i]);
+    for (int i = 0; i < HELD; i++)
+        s.l += exp_below(x[i], s.m);
+#pragma unroll 1
+    for (int64_t key = HELD * threads + t; key < visible; key += threads) /* what threads cannot hold is read again */
+        s = softmax_merge(s, softmax_one(S[key]));
+    s = block_merge(s);
+
+    float inverse = s.l == 0.0f ? 0.0f : 1.0f / s.l; /* no weight: zeros */
+    for (int i = 0; i < HELD; i++)
+        if (i * threads + t < visible)
+            S[i * threads + t] = exp_below(x[i], s.m) * inverse;
+    for (int64_t key = HELD * threads + t; key < visible; key += threads)
+        S[key] = exp_below(S[key], s.m) * inverse;
+    if (lse && threadIdx.x == 0)
         lse[row] = s.m + logf(s.l);
 }
 
@@ -137,10 +166,11 @@ void standard_attention_gpu(float *O, float *lse, const float *Q, const float *K
                             void *workspace, cudaStream_t stream)
 {
     float *S = (float *)workspace;
-    int64_t heads = p.batch * p.heads, rows = heads * p.seq_q;
+    int64_t heads = p.batch * p.heads;
     dim3 square(TILE, TILE);
+    int threads = (int)min((int64_t)1024, max((int64_t)128, p.seq_k / HELD / 32 * 32)); /* of a row */
 
     scores_kernel<<<(unsigned)(heads * tiles(p.seq_q) * tiles(p.seq_k)), square, 0, stream>>>(S, Q, K, p);
-    softmax_kernel<<<(unsigned)((rows * 32 + ROW_THREADS - 1) / ROW_THREADS), ROW_THREADS, 0, stream>>>(S, lse, p);
+    softmax_kernel<<<(unsigned)(heads * p.seq_q), threads, 0, stream>>>(S, lse, p);
     output_kernel<<<(unsigned)(heads * tiles(p.seq_q) * tiles(p.dim)), square, 0, stream>>>(O, S, V, p);
 }

@@ -5,9 +5,9 @@
 static struct cost standard_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct cost){
-        /* S: written; read twice and overwritten by the softmax; read */
-        .bytes = attention_bytes(p, dtype) + 5 * attention_pairs(p) * (double)dtype_bytes(dtype),
-        .exps = 3 * attention_pairs(p), /* the softmax of step 03 */
+        /* S: written, read; P: written, read */
+        .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype),
+        .exps = 2 * attention_pairs(p), /* the softmax of step 06 */
     };
 }
 

@@ -10,57 +10,33 @@
  * Changed since step 10: both products are calls, and expf is vexp.
  */
 #include <math.h>
+#include <string.h>
 
 #include "blas.h"
 #include "machine.h"
 #include "steps.h"
 #include "vexp.h"
 
-#define LANES 64 /* partial maxima and sums side by side: enough vectors that one need not wait for another */
-
-/* The largest of x: (count), with lanes in place of one running maximum. -inf where there is nothing else. */
-static float row_max(const float *x, int64_t count)
+/* A row of `keys` scores becomes its softmax. Returns the logarithm of its sum, with the maximum. */
+static float softmax(float *row, int64_t keys)
 {
-    float lanes[LANES], max = -INFINITY;
-    for (int lane = 0; lane < LANES; lane++)
-        lanes[lane] = -INFINITY;
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-#pragma omp simd
-        for (int lane = 0; lane < LANES; lane++)
-            lanes[lane] = x[i + lane] > lanes[lane] ? x[i + lane] : lanes[lane];
-    for (; i < count; i++)
-        max = x[i] > max ? x[i] : max;
-    for (int lane = 0; lane < LANES; lane++)
-        max = lanes[lane] > max ? lanes[lane] : max;
-    return max;
-}
+    float max = -INFINITY;
+#pragma omp simd reduction(max : max)
+    for (int64_t key = 0; key < keys; key++)
+        max = row[key] > max ? row[key] : max;
 
-/* Rows first to first + count - 1 of S become their softmax. lse: (seq_q) or NULL. */
-static void softmax(float *S, float *lse, struct attention p, int64_t first, int64_t count)
-{
-    for (int64_t query = first; query < first + count; query++) {
-        float *row = S + query * p.seq_k;
-        int64_t keys = attention_visible(p, query);
-
-        float max = row_max(row, keys);
-        float base = max == -INFINITY ? 0.0f : max; /* no key with any weight: -inf - -inf would be NaN */
-        float sum = 0.0f;
+    float base = max == -INFINITY ? 0.0f : max; /* no key with any weight: -inf - -inf would be NaN */
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t key = 0; key < keys; key++) {
-            row[key] = vexp(row[key] - base);
-            sum += row[key];
-        }
-
-        float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-#pragma omp simd
-        for (int64_t key = 0; key < keys; key++)
-            row[key] *= inverse;
-        for (int64_t key = keys; key < p.seq_k; key++)
-            row[key] = 0.0f;
-        if (lse)
-            lse[query] = base + logf(sum);
+    for (int64_t key = 0; key < keys; key++) {
+        row[key] = vexp(row[key] - base);
+        sum += row[key];
     }
+
+    float inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    for (int64_t key = 0; key < keys; key++)
+        row[key] *= inverse;
+    return base + logf(sum);
 }
 
 /* O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), lse: (batch, heads, seq_q) or NULL. */
@@ -77,7 +53,13 @@ void library_attention_cpu(float *O, float *lse, const float *Q, const float *K,
             int64_t q_at = (head * p.seq_q + first) * p.dim, k_at = attention_kv_head(p, head) * p.seq_k * p.dim;
             float *S_rows = S + first * p.seq_k;
             blas_sgemm_transposed(S_rows, Q + q_at, K + k_at, (int)count, (int)p.seq_k, (int)p.dim, p.scale);
-            softmax(S, lse ? lse + head * p.seq_q : NULL, p, first, count);
+            for (int64_t query = first; query < first + count; query++) {
+                int64_t keys = attention_visible(p, query);
+                float of_row = softmax(S + query * p.seq_k, keys);
+                memset(S + query * p.seq_k + keys, 0, (size_t)(p.seq_k - keys) * sizeof *S);
+                if (lse)
+                    lse[head * p.seq_q + query] = of_row;
+            }
             blas_sgemm(O + q_at, S_rows, V + k_at, (int)count, (int)p.dim, (int)p.seq_k);
         }
 }

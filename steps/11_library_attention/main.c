@@ -6,9 +6,9 @@
 static struct cost library_attention_cost(struct attention p, enum dtype dtype)
 {
     return (struct cost){
-        /* S: written, read; P: written, read */
-        .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype),
-        .exps = 2 * attention_pairs(p), /* the softmax of step 07 */
+        /* S: written, read; P: written, read; all of them, also what a mask hides */
+        .bytes = attention_bytes(p, dtype) + 4 * (double)(p.batch * p.heads * p.seq_q * p.seq_k) * (double)dtype_bytes(dtype),
+        .exps = 2 * attention_pairs(p), /* the softmax of step 06 */
     };
 }
 

@@ -19,12 +19,12 @@
 #include "merge.h"
 #include "steps.h"
 
-#define THREADS 128  /* threads of a block: four warps, a query row each */
+#define BR 4  /* queries of a block, a warp each */
 
-/* x: (dim). A lane's elements: lane, lane + 32, ...; 0 past the end. */
-template <int PER_LANE> static __device__ void load_part(float part[PER_LANE], const float *x, int64_t dim)
+/* x: (dim). A lane's elements, D of them: lane, lane + 32, ...; 0 past the end. */
+template <int D> static __device__ void load_part(float part[D], const float *x, int dim)
 {
-    for (int i = 0; i < PER_LANE; i++) {
+    for (int i = 0; i < D; i++) {
         int d = i * 32 + threadIdx.x % 32;
         part[i] = d < dim ? x[d] : 0.0f;
     }
@@ -36,55 +36,58 @@ static __device__ float share(struct softmax_state part, float m)
     return part.l == 0.0f ? 0.0f : expf(part.m - m);
 }
 
-/* Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= 32 PER_LANE. */
-template <int PER_LANE> static __global__ void __launch_bounds__(THREADS)
+/* Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= DIM. */
+template <int DIM> static __global__ void __launch_bounds__(32 * BR)
     fused_attention_kernel(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
-    int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / 32;
-    int lane = threadIdx.x % 32;
-    if (row >= p.batch * p.heads * p.seq_q)
+    constexpr int D = DIM / 32;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = (int)p.dim;
+    int64_t tiles = (p.seq_q + BR - 1) / BR, head = blockIdx.x / tiles, query = blockIdx.x % tiles * BR + warp;
+    int64_t kv_head = attention_kv_head(p, head), visible = attention_visible(p, query);
+    if (query >= p.seq_q)
         return;
-    int64_t kv_head = attention_kv_head(p, row / p.seq_q), visible = attention_visible(p, row % p.seq_q);
-    K += kv_head * p.seq_k * p.dim;
-    V += kv_head * p.seq_k * p.dim;
+    Q += head * p.seq_q * dim;
+    O += head * p.seq_q * dim;
+    K += kv_head * p.seq_k * dim;
+    V += kv_head * p.seq_k * dim;
 
-    float q[PER_LANE], k[PER_LANE], v[PER_LANE], o[PER_LANE] = {};
-    struct softmax_state s = softmax_empty();
-    load_part<PER_LANE>(q, Q + row * p.dim, p.dim);
+    float q[D], k[D], v[D], o[D] = {};
+    struct softmax_state state = softmax_empty();
+    load_part<D>(q, Q + query * dim, dim);
     for (int64_t key = 0; key < visible; key++) {
-        load_part<PER_LANE>(k, K + key * p.dim, p.dim);
-        load_part<PER_LANE>(v, V + key * p.dim, p.dim);
+        load_part<D>(k, K + key * dim, dim);
+        load_part<D>(v, V + key * dim, dim);
         float score = 0.0f;
-        for (int i = 0; i < PER_LANE; i++)
+        for (int i = 0; i < D; i++)
             score += q[i] * k[i];
 
         struct softmax_state one = softmax_one(p.scale * warp_sum(score));
-        struct softmax_state both = softmax_merge(s, one);
-        float keep = share(s, both.m), add = share(one, both.m);
-        for (int i = 0; i < PER_LANE; i++)
+        struct softmax_state both = softmax_merge(state, one);
+        float keep = share(state, both.m), add = share(one, both.m);
+        for (int i = 0; i < D; i++)
             o[i] = o[i] * keep + v[i] * add;
-        s = both;
+        state = both;
     }
 
-    for (int i = 0; i < PER_LANE; i++)
-        if (i * 32 + lane < p.dim)
-            O[row * p.dim + i * 32 + lane] = s.l == 0.0f ? 0.0f : o[i] / s.l; /* no weight: zeros */
+    float inverse = state.l == 0.0f ? 0.0f : 1.0f / state.l; /* no weight: zeros */
+    for (int i = 0; i < D; i++)
+        if (i * 32 + lane < dim)
+            O[query * dim + i * 32 + lane] = o[i] * inverse;
     if (lse && lane == 0)
-        lse[row] = s.m + logf(s.l);
+        lse[head * p.seq_q + query] = state.m + logf(state.l);
+}
+
+template <int DIM> static void launch(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
+                                      cudaStream_t stream)
+{
+    int64_t blocks = p.batch * p.heads * ((p.seq_q + BR - 1) / BR);
+    fused_attention_kernel<DIM><<<(unsigned)blocks, 32 * BR, 0, stream>>>(O, lse, Q, K, V, p);
 }
 
 void fused_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, void *,
                          cudaStream_t stream)
 {
-    unsigned blocks = (unsigned)((p.batch * p.heads * p.seq_q * 32 + THREADS - 1) / THREADS);
-    if (p.dim <= 32)
-        fused_attention_kernel<1><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
-    else if (p.dim <= 64)
-        fused_attention_kernel<2><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
-    else if (p.dim <= 128)
-        fused_attention_kernel<4><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
-    else if (p.dim <= 256)
-        fused_attention_kernel<8><<<blocks, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
-    else
-        refuse();
+    if (p.dim > 256)
+        return refuse();
+    BY_DIM(p.dim, launch, O, lse, Q, K, V, p, stream);
 }

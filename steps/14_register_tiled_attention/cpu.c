@@ -1,5 +1,5 @@
 /*
- * Step 14, flash attention: tiles of queries against tiles of keys.
+ * Step 14, register-tiled attention: step 13, with products whose sums stay in registers.
  *
  * A thread owns QUERIES queries of one head, one in each lane of its vectors, and walks over the keys, KEYS at a time. Per tile:
  *
@@ -11,13 +11,13 @@
  * they lie in memory. No lane ever meets its neighbour: this is the merge of step 12, for a vector of queries and a tile of keys.
  *
  * Memory: one struct block for each thread, on its stack. K and V are read once for QUERIES queries; in step 12, for each query.
- * Changed since step 12: QUERIES queries and KEYS keys at a time, products that add up in registers, and 2^x in vectors.
+ * Changed since step 13: ROWS rows of a product at a time, so that a vector that was loaded is used ROWS times.
  */
 #include <math.h>
 #include <string.h>
 
-#include "half.h"
 #include "steps.h"
+#include "vexp.h"
 
 /*
  * The products keep ROWS x QUERIES sums in ROWS x VECTORS registers, and leave some for the factors: there are 32 registers with
@@ -35,7 +35,7 @@
 #endif
 #define VECTORS 3
 #define QUERIES (VECTORS * WIDTH)
-#define KEYS 128    /* keys in a tile: S, and a tile of K or V, fit the first- or second-level cache */
+#define KEYS 128    /* of a tile: S, and a tile of K or V, fit the first- or second-level cache */
 #define MAX_DIM 256
 
 typedef float vector __attribute__((vector_size(4 * WIDTH), may_alias));
@@ -50,79 +50,49 @@ struct block {
 } __attribute__((aligned(64)));
 
 /*
- * `rows` rows of C = A B, or where c is not NULL of C = C c + A B. B: (depth, QUERIES), C: (rows, QUERIES), c: (QUERIES). Row r
- * of A begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant wherever this is inlined.
+ * `rows` rows of C = A B, or where factor is not NULL of C = C factor + A B. B: (depth, QUERIES), C: (rows, QUERIES), factor:
+ * (QUERIES). Row r of A begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant.
  *
  * On the way it requests as many floats as A has from memory, from `next` on, so that they are here when their turn comes.
  */
-static inline __attribute__((always_inline)) void product_of(const int rows, float *C, const float *A, int64_t row_stride,
-                                                             int64_t depth_stride, const float *B, int depth, const float *factor,
-                                                             const float *next)
+static inline __attribute__((always_inline)) void product_rows(const int rows, vector *C, const float *A, int64_t row_stride,
+                                                               int64_t depth_stride, const vector *B, int depth,
+                                                               const vector *factor, const float *next)
 {
     vector sum[ROWS][VECTORS] = { 0 };
 #pragma GCC unroll 2
     for (int i = 0; i < depth; i++) {
         __builtin_prefetch(next + i * rows, 0, 2);
 #pragma GCC unroll 8
-        for (int row = 0; row < rows; row++) {
-            float a = A[row * row_stride + i * depth_stride];
+        for (int row = 0; row < rows; row++)
 #pragma GCC unroll 4
             for (int v = 0; v < VECTORS; v++)
-                sum[row][v] += a * ((const vector *)B)[i * VECTORS + v];
-        }
+                sum[row][v] += A[row * row_stride + i * depth_stride] * B[i * VECTORS + v];
     }
 #pragma GCC unroll 8
     for (int row = 0; row < rows; row++)
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
-            vector *to = (vector *)C + row * VECTORS + v;
             if (factor)
-                sum[row][v] += *to * ((const vector *)factor)[v];
-            *to = sum[row][v];
+                sum[row][v] += C[row * VECTORS + v] * factor[v];
+            C[row * VECTORS + v] = sum[row][v];
         }
 }
 
-/* Not inlined: on its own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not. */
-static __attribute__((noinline)) void product_rows(float *C, const float *A, int64_t row_stride, int64_t depth_stride,
-                                                   const float *B, int depth, const float *factor, const float *next)
-{
-    product_of(ROWS, C, A, row_stride, depth_stride, B, depth, factor, next);
-}
-
-static __attribute__((noinline)) void product_row(float *C, const float *A, int64_t depth_stride, const float *B, int depth,
-                                                  const float *factor, const float *next)
-{
-    product_of(1, C, A, 0, depth_stride, B, depth, factor, next);
-}
-
-/* The same for any number of rows. A is a tile of K or V, rows * depth floats in one piece, and the next tile lies behind it. */
-static void product(float *C, int rows, const float *A, int64_t row_stride, int64_t depth_stride, const float *B, int depth,
-                    const float *factor)
+/*
+ * The same for any number of rows. A is a tile of K or V, rows * depth floats in one piece, and the next tile lies behind it. Not
+ * inlined: on its own, the compiler keeps all of `sum` in registers; as a part of something larger, it does not.
+ */
+static __attribute__((noinline)) void product(void *C, int rows, const float *A, int64_t row_stride, int64_t depth_stride,
+                                              const void *B, int depth, const void *factor)
 {
     const float *next = A + (int64_t)rows * depth;
     int row = 0;
     for (; row + ROWS <= rows; row += ROWS)
-        product_rows(C + row * QUERIES, A + row * row_stride, row_stride, depth_stride, B, depth, factor, next + row * depth);
+        product_rows(ROWS, (vector *)C + row * VECTORS, A + row * row_stride, row_stride, depth_stride, B, depth, factor,
+                     next + row * depth);
     for (; row < rows; row++)
-        product_row(C + row * QUERIES, A + row * row_stride, depth_stride, B, depth, factor, next + row * depth);
-}
-
-#define LOG2E 0x1.715476p+0f
-#define LN2 0x1.62e43p-1f
-#define ROUND (0x1.8p23f + 127.0f) /* a sum near this has no bits for a fraction; its low 8 bits are then n + 127 */
-
-/*
- * 2^x for x <= 0, to 2.1e-7 relative; 0 below 2^-126. With n = round(x), 2^n is the exponent of a float, and 2^(x - n) a
- * polynomial, fitted like the one of vexp.h. NaN stays NaN, whatever its bits, because the last operation is a product.
- */
-static inline float exp2_lane(float x)
-{
-    x = x < -126.0f ? -127.0f : x; /* n = -127: the bits of 2^n are all 0, and so is the product */
-    float shifted = x + ROUND;
-    float r = x - (shifted - ROUND);
-    float q = 0x1.ebf9c2p-3f + r * (0x1.c6b6dcp-5f + r * (0x1.3ce8bep-7f + r * 0x1.5bd88p-10f));
-    float p = 1.0f + r * (0x1.62e42ap-1f + r * q);
-    return p * float_of_bits(bits_of_float(shifted) << 23);
+        product_rows(1, (vector *)C + row * VECTORS, A + row * row_stride, 0, depth_stride, B, depth, factor, next + row * depth);
 }
 
 /* Merge the scores of `keys` keys into m and l, put P in their place, and set factor. */
@@ -136,54 +106,45 @@ static __attribute__((noinline)) void merge_tile(struct block *b, int keys)
             top[lane] = b->S[key][lane] > top[lane] ? b->S[key][lane] : top[lane];
 #pragma omp simd
     for (int lane = 0; lane < QUERIES; lane++) {
-        float base = top[lane] == -INFINITY ? 0.0f : top[lane];
-        b->factor[lane] = exp2_lane(b->m[lane] - base);
+        float base = top[lane] == -INFINITY ? 0.0f : top[lane]; /* no key with any weight yet: -inf - -inf would be NaN */
+        b->factor[lane] = vexp2(b->m[lane] - base);
         b->m[lane] = top[lane];
         top[lane] = base;
-        sum[lane] = 0.0f;
+        sum[lane] = b->l[lane] * b->factor[lane];
     }
     for (int key = 0; key < keys; key++)
 #pragma omp simd
         for (int lane = 0; lane < QUERIES; lane++) {
-            float e = exp2_lane(b->S[key][lane] - top[lane]);
+            float e = vexp2(b->S[key][lane] - top[lane]);
             b->S[key][lane] = e;
             sum[lane] += e;
         }
-#pragma omp simd
-    for (int lane = 0; lane < QUERIES; lane++)
-        b->l[lane] = b->l[lane] * b->factor[lane] + sum[lane];
-}
-
-/* How many of the `keys` keys from `tile` on the query sees. */
-static int seen(struct attention p, int64_t query, int64_t tile, int keys)
-{
-    int64_t visible = attention_visible(p, query) - tile;
-    return visible < 0 ? 0 : visible < keys ? (int)visible : keys;
+    memcpy(b->l, sum, sizeof sum);
 }
 
 /* A key that a query does not see gets the score -inf there, and so the weight 0. */
 static void mask_tile(struct block *b, struct attention p, int64_t first, int64_t tile, int keys)
 {
-    for (int lane = 0; lane < QUERIES; lane++)
-        for (int key = seen(p, first + lane, tile, keys); key < keys; key++)
+    for (int lane = 0; lane < QUERIES; lane++) {
+        int64_t visible = attention_visible(p, first + lane) - tile;
+        for (int64_t key = visible < 0 ? 0 : visible; key < keys; key++)
             b->S[key][lane] = -INFINITY;
+    }
 }
 
-/*
- * Such a key must not matter, whatever it holds, and a cache that is not full yet may hold anything; but 0 times a NaN or an
- * infinity is NaN. This is O^T = O^T c + V^T P where each lane meets only the keys that it sees: slow, and only for such a V.
- */
-static void product_seen(struct block *b, const float *V, struct attention p, int64_t first, int64_t tile, int keys)
+/* O^T = O^T c + V^T P. A weight of 0 counts for nothing: V may hold anything where no query sees it, and 0 * NaN is NaN. */
+static void add_values(struct block *b, const float *V, int keys, int dim)
 {
-    int dim = (int)p.dim;
-    for (int lane = 0; lane < QUERIES; lane++) {
-        int its = seen(p, first + lane, tile, keys);
-        for (int i = 0; i < dim; i++) {
-            float sum = 0.0f;
-            for (int key = 0; key < its; key++)
-                sum += V[key * dim + i] * b->S[key][lane];
-            b->O[i][lane] = b->O[i][lane] * b->factor[lane] + sum;
-        }
+    for (int i = 0; i < dim; i++) {
+        float sum[QUERIES] = { 0 };
+        for (int key = 0; key < keys; key++)
+#pragma omp simd
+            for (int lane = 0; lane < QUERIES; lane++) {
+                float term = V[key * dim + i] * b->S[key][lane];
+                sum[lane] += b->S[key][lane] == 0.0f ? 0.0f : term;
+            }
+        for (int lane = 0; lane < QUERIES; lane++)
+            b->O[i][lane] = b->O[i][lane] * b->factor[lane] + sum[lane];
     }
 }
 
@@ -201,15 +162,11 @@ static bool all_finite(const float *x, int64_t count)
 static void start(struct block *b, const float *Q, int queries, int dim, float scale)
 {
     memset(b->O, 0, (size_t)dim * sizeof b->O[0]);
-    memset(b->l, 0, sizeof b->l);
     for (int lane = 0; lane < QUERIES; lane++)
-        b->m[lane] = -INFINITY;
-    for (int lane = queries; lane < QUERIES; lane++)
-        for (int i = 0; i < dim; i++)
-            b->Q[i][lane] = 0.0f;
+        b->m[lane] = -INFINITY, b->l[lane] = 0.0f;
     for (int i = 0; i < dim; i++)
-        for (int lane = 0; lane < queries; lane++)
-            b->Q[i][lane] = Q[lane * dim + i] * scale;
+        for (int lane = 0; lane < QUERIES; lane++)
+            b->Q[i][lane] = lane < queries ? Q[lane * dim + i] * scale : 0.0f;
 }
 
 /* O: (queries, dim), from the lanes of b, divided by l. lse: (queries) or NULL. */
@@ -220,7 +177,7 @@ static void finish(const struct block *b, float *O, float *lse, int queries, int
         for (int i = 0; i < dim; i++)
             O[lane * dim + i] = b->O[i][lane] * inverse;
         if (lse)
-            lse[lane] = b->m[lane] * LN2 + logf(b->l[lane]);
+            lse[lane] = b->m[lane] * VEXP_LN2 + logf(b->l[lane]);
     }
 }
 
@@ -232,14 +189,13 @@ static void attend(struct block *b, const float *K, const float *V, struct atten
     for (int64_t tile = 0; tile < some; tile += KEYS) {
         int keys = some - tile < KEYS ? (int)(some - tile) : KEYS;
         product(b->S[0], keys, K + tile * dim, dim, 1, b->Q[0], dim, NULL);
-        bool whole = tile + keys <= all;
-        if (!whole)
+        if (tile + keys > all)
             mask_tile(b, p, first, tile, keys);
         merge_tile(b, keys);
-        if (whole || all_finite(V + tile * dim, (int64_t)keys * dim))
+        if (tile + keys <= all || all_finite(V + tile * dim, (int64_t)keys * dim))
             product(b->O[0], dim, V + tile * dim, 1, dim, b->S[0], keys, b->factor);
         else
-            product_seen(b, V + tile * dim, p, first, tile, keys);
+            add_values(b, V + tile * dim, keys, dim);
     }
 }
 
@@ -253,7 +209,7 @@ void register_tiled_attention_cpu(float *O, float *lse, const float *Q, const fl
         int64_t head = at / blocks, first = (blocks - 1 - at % blocks) * QUERIES; /* causal: the longest first */
         int64_t row = head * p.seq_q + first, k_at = attention_kv_head(p, head) * p.seq_k * p.dim;
         int queries = p.seq_q - first < QUERIES ? (int)(p.seq_q - first) : QUERIES, dim = (int)p.dim;
-        start(&b, Q + row * dim, queries, dim, p.scale * LOG2E);
+        start(&b, Q + row * dim, queries, dim, p.scale * VEXP_LOG2E);
         attend(&b, K + k_at, V + k_at, p, first, queries);
         finish(&b, O + row * dim, lse ? lse + row : NULL, queries, dim);
     }

@@ -12,7 +12,7 @@ static struct cost register_tiled_attention_cost(struct attention p, enum dtype 
 
 const struct attention_step register_tiled_attention = {
     .name = "14_register_tiled_attention",
-    .idea = "tiles of queries against tiles of keys",
+    .idea = "every number loaded is used many times",
     .predict = register_tiled_attention_cost,
     .cpu = register_tiled_attention_cpu,
     .gpu = GPU(register_tiled_attention_gpu),
@@ -22,6 +22,6 @@ const struct attention_step register_tiled_attention = {
 #ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
 int main(int argc, char **argv)
 {
-    return attention_main(&register_tiled_attention, &fused_attention, argc, argv);
+    return attention_main(&register_tiled_attention, &flash_attention, argc, argv);
 }
 #endif
