@@ -1,4 +1,4 @@
-/* common/vexp.h against exp in double: in a loop that the compiler vectorises, and called one at a time. */
+/* common/vexp.h against exp and exp2 in double: in a loop that the compiler vectorises, and called one at a time. */
 #include <math.h>
 
 #include "harness.h"
@@ -44,6 +44,32 @@ static void assert_range(float limit)
     }
 }
 
+static __attribute__((noinline)) void vexp2_block(float *y, const float *x)
+{
+#pragma omp simd
+    for (int i = 0; i < BLOCK; i++)
+        y[i] = vexp2(x[i]);
+}
+
+/* Every 101st float of [-200, 0], every NaN that is a step of 101 away, and -inf. */
+START_TEST(test_powers_of_two)
+{
+    static float x[BLOCK], y[BLOCK];
+    for (uint32_t bits = 0; bits < 0x80000000;) {
+        if (bits > bits_of_float(200.0f) && bits < 0x7f800000)
+            bits = 0x7f800000; /* infinity; NaNs behind it */
+        for (int i = 0; i < BLOCK; i++, bits += 101)
+            x[i] = float_of_bits(0x80000000 | (bits < 0x80000000 ? bits : 0));
+        vexp2_block(y, x);
+        for (int i = 0; i < BLOCK; i++) {
+            double want = exp2(x[i]), error = fabs(y[i] - want);
+            bool right = isnan(x[i]) ? isnan(y[i]) : x[i] < -126 ? y[i] == 0 : error <= 2.1e-7 * want;
+            REQUIRE(right, "vexp2(%a) is %a, not %a: relative error %.3g", (double)x[i], (double)y[i], want, error / want);
+        }
+    }
+}
+END_TEST
+
 START_TEST(test_what_a_softmax_asks_for)
 {
     assert_range(-200.0f);
@@ -86,6 +112,7 @@ Suite *vexp_suite(void)
     tcase_set_timeout(accuracy, 120);
     tcase_add_test(accuracy, test_what_a_softmax_asks_for);
     tcase_add_test(accuracy, test_above_zero);
+    tcase_add_test(accuracy, test_powers_of_two);
     tcase_add_test(accuracy, test_exact_values);
     tcase_add_loop_test(accuracy, test_every_nan_stays_nan, 0, 2);
     suite_add_tcase(suite, accuracy);

@@ -62,8 +62,7 @@ fi
 CK_RUN_SUITE=timing "$B/main_cpu" || status=1 # alone, but for the GPU's
 start pages pages
 export CK_DEFAULT_TIMEOUT=60                  # seconds a test: others run beside it
-grep -o '[a-z_]*_suite,' tests/main_cpu.c | sed 's/_suite,//; /^timing$/d' | xargs -P $jobs -I{} sh -c '
-    CK_RUN_SUITE={} "$B/main_cpu" >"$B/suite-{}.log" 2>&1; code=$?; cat "$B/suite-{}.log"; exit $code' || status=1
+tests/suites.sh "$B/main_cpu" $jobs timing || status=1
 for process in $background; do
     wait $process || status=1
 done

@@ -18,9 +18,7 @@ if [ "${1:-}" != --gpu ]; then
     make CUDA=0 B=build/sanitize CFLAGS="$flags" -j"$(nproc)" all build/sanitize/main_cpu
     export CK_TIMEOUT_MULTIPLIER=20 OMP_NUM_THREADS=2
     # All suites but two that run what the others run once more: golden, the same kernels on longer problems, and mutants.
-    grep -o '[a-z_]*_suite,' tests/main_cpu.c | sed 's/_suite,//; /^golden$/d; /^mutants$/d' |
-        xargs -P "$(nproc)" -I{} sh -c 'CK_RUN_SUITE={} build/sanitize/main_cpu >build/sanitize/{}.log 2>&1
-            code=$?; cat build/sanitize/{}.log; exit $code'
+    tests/suites.sh build/sanitize/main_cpu "$(nproc)" golden mutants
 fi
 
 if ! command -v compute-sanitizer >/dev/null 2>&1 || ! nvidia-smi >/dev/null 2>&1; then
