@@ -11,8 +11,9 @@ for compiler in ${CC:-} cc gcc clang; do
 done
 links() { printf '%s\nint main(void){return 0;}\n' "$1" | $cc -x c - $2 -o /dev/null >/dev/null 2>&1; }
 has_cblas() {
+    flags=$(pkg-config --cflags --libs openblas 2>/dev/null)
     links '#include <cblas.h>' -lopenblas || links '#include <cblas.h>' -lcblas ||
-        links '#include <cblas.h>' "$(pkg-config --cflags --libs openblas 2>/dev/null)"
+        { [ -n "$flags" ] && links '#include <cblas.h>' "$flags"; }
 }
 
 look() {
