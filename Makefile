@@ -45,7 +45,8 @@ CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
 # Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
 # (clang takes no maximum of floats in vectors without the rest of it, and warns of it in step 11: slower there, not wrong.)
 C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) \
-     -Wall -Wextra -Wmissing-prototypes -Wno-pass-failed $(WERROR) -Icommon -Isteps $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
+     -Wall -Wextra -Wmissing-prototypes -Wno-pass-failed $(WERROR) \
+     -Icommon -Isteps $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
 
 ifeq ($(CUDA),1)
 # Without ARCH: the GPU in this machine; without one, sm_75, to compile and no more. The newest of ARCH is kept as PTX, too, which
@@ -102,7 +103,8 @@ $B/libharness.a: $(HARNESS_O)
 	$Qar rcs $@ $^
 
 # What judges kernels sees the harness; what kernels are made of, a step's cpu.c and gpu.cu, cannot include it.
-$B/common/harness/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o: C += -Icommon/harness
+$B/common/harness/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o \
+    $B/build/mine/%/claims.o $B/build/mine/%/try.o: C += -Icommon/harness -Itests
 $B/common/harness/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
 
 # A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and
@@ -134,15 +136,24 @@ all: $(PROGRAMS) ## build every step
 tour: $(PROGRAMS) ## run every step on every device, on real and on random input, and plot what came out
 	@common/scripts/tour.sh $(PROGRAMS)
 
+# start-N, try-N, hint-N and solution-N are its exercise: FILE=my.cu tries a kernel from elsewhere.
+EXERCISE = B=$B CUDA=$(CUDA) $(PYTHON) common/scripts/exercise.py
 # step-N runs step N; diff-N shows what N changes over the step before it, which its main.c names.
 number = $(patsubst 0%,%,$(firstword $(subst _, ,$(1))))
 define step_rules
 step-$(call number,$(1)): $B/$(1)
 	@$B/$(1) $$(ARGS)
 diff-$(call number,$(1)): ; @$$(PYTHON) common/scripts/diff.py $$(ARGS) $(1) $$(call step_before,$(1))
+start-$(call number,$(1)) hint-$(call number,$(1)) solution-$(call number,$(1)):
+	@$$(EXERCISE) $$(firstword $$(subst -, ,$$@)) $(1)
+try-$(call number,$(1)): ; @$$(EXERCISE) try $(1) $$(if $$(FILE),--file '$$(FILE)') $$(ARGS)
 endef
 $(foreach s,$(STEPS),$(eval $(call step_rules,$s)))
-step-% diff-%: ; $(error no such step: $@. N is 0 to $(call number,$(lastword $(STEPS))), as in $(@:%-$*=%)-3)
+step-% diff-% start-% try-% hint-% solution-%: ; $(error no such step: $@. N is 0 to $(call number,$(lastword $(STEPS))), as in \
+    $(@:%-$*=%)-3)
+
+progress: ## which exercises are solved: start-N cuts the heart out of step N, into mine/, and try-N judges what you put there
+	@$(EXERCISE) progress
 
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
 	@common/scripts/bench.sh $(PROGRAMS)
@@ -188,8 +199,8 @@ include tests/tests.mk
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour bench peers plots timeline record figures tables clean \
-        $(foreach s,$(STEPS),step-$(call number,$s) diff-$(call number,$s))
+.PHONY: help setup all tour progress bench peers plots timeline record figures tables clean \
+        $(foreach s,$(STEPS),$(foreach what,step diff start try hint solution,$(what)-$(call number,$s)))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
 endif

@@ -1,7 +1,7 @@
 # How the tests are built and run; the Makefile above includes this. They link every step's cpu.o and gpu.o, and no main.o: what
 # is tested is what runs.
 
-TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/fuzz_%.c, \
+TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/try.c tests/fuzz_%.c, \
            $(sort $(wildcard tests/*.c tests/mutants/*.c))))
 TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
@@ -14,6 +14,15 @@ LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) \
 
 $B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
 	$(call LINK_TESTS,$^)
+
+# A reader's answer to an exercise, and the course's step, in one program; exercise.py says of which step, and writes its sources.
+ANSWER := build/mine/$(TRY)
+$B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $(wildcard $(ANSWER)/cpu.c $(ANSWER)/gpu.cu)))) \
+    $(patsubst %.c,$B/%.o,$(wildcard $(ANSWER)/mutants/*.c)) \
+    $(filter $B/tests/mutants/%,$(TESTS_O) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O))) \
+    $(sort $(foreach s,$(TRY) 00_ceilings 07_narrow_softmax,$(call parts,$s))) $(TRY:%=$B/steps/%/claims.o) $B/libharness.a
+	$Q$(LINK) $^ -o $@ $(LIBS) -lm
+$B/build/mine/%.o: C += -Wno-unused -Wno-unused-parameter
 
 # The GPU tests around the Hopper steps with random delays.
 DELAYED := $(foreach s,$(filter 19% 2%,$(STEPS)),steps/$s/gpu.o)

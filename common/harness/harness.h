@@ -463,6 +463,7 @@ struct cost {
 struct softmax_step {
     const char *name;                    /* the folder */
     const char *idea;                    /* one line */
+    const char *exercise;                /* the functions that make start-N leaves for the reader to write */
     double reads, writes;                /* trips over the tensor: predicted DRAM traffic */
     double cpu_reads;                    /* on a CPU, where that differs */
     double exps, gpu_exps;               /* exponentials per element; on a GPU, where that differs */
@@ -494,7 +495,7 @@ struct rounding softmax_rounding(const struct softmax_step *s, const struct devi
 
 /* One attention step: what it claims, and the functions that are held to it. */
 struct attention_step {
-    const char *name, *idea;
+    const char *name, *idea, *exercise;
     struct cost (*predict)(struct attention p, enum dtype dtype);
     attention_cpu_fn *cpu;               /* NULL where the step has no such version */
     attention_gpu_fn *gpu;

@@ -85,6 +85,22 @@ static struct verdict judge(struct run *r, const char *name)
     return v;
 }
 
+struct verdict problem_judge(struct run *r, const char *name)
+{
+    struct buffer inputs[MAX_TENSORS];
+    r->kind->inputs_new(r->o, inputs);
+    tensors_new(r, inputs);
+    r->workspace = workspace_new(r);
+    return judge(r, name);
+}
+
+void problem_free(struct run *r)
+{
+    tensors_free(r);
+    for (int i = 0; i < r->kind->inputs; i++)
+        buffer_free(&r->host[i]);
+}
+
 /*
  * Whether all rows but the last have the same bits when the step is run again and the last row of the first input is another: a
  * row must depend on no other, and on no chance.
@@ -130,21 +146,15 @@ static int judge_small(const struct run *r, const char *name, struct verdict *v)
     struct options o = *r->o;
     for (const char *problem; count < limit && (problem = r->kind->small(r->step, &o, count)); count++, o = *r->o) {
         struct run small = { .kind = r->kind, .step = r->step, .o = &o, .device = r->device };
-        struct buffer inputs[MAX_TENSORS];
         if (r->kind->missing(r->step, &o, r->device))
             continue;
-        r->kind->inputs_new(&o, inputs);
-        tensors_new(&small, inputs);
-        small.workspace = workspace_new(&small);
-        struct verdict mine = judge(&small, name);
+        struct verdict mine = problem_judge(&small, name);
         bool failed = mine.wrong || (!mine.pass && !mine.doubtful);
         if (!failed && !rows_stand_alone(&small, name)) {
             failed = true;
             snprintf(mine.what, sizeof mine.what, "not the same bits when run again, with another last row");
         }
-        tensors_free(&small);
-        for (int i = 0; i < r->kind->inputs; i++)
-            buffer_free(&inputs[i]);
+        problem_free(&small);
         if (failed && v->wrong == 0) {
             v->pass = false;
             v->wrong = mine.wrong ? mine.wrong : 1;
@@ -173,7 +183,8 @@ static void print_result(const struct run *r, const struct result *result, int s
            result->time.p90);
     r->kind->print_cost(r, result, beside);
     snprintf(words, sizeof words, r->kind->predicted, before->bytes / result->predicted_bytes, before->exps / result->exps);
-    print_before(result, before, words);
+    if (!attempt)
+        print_before(result, before, words);
     if (again)
         printf("    noise       against itself: %.3fx\n", again->median / result->time.median);
     if (above_ceiling(result))
@@ -213,6 +224,8 @@ static void call(void *run)
     r->kind->call(r);
 }
 
+void (*attempt)(const struct run *r, const struct result *result, const struct before *before);
+
 /* Verify, time and report the step on one problem. */
 static bool run_problem(struct run *r, const struct names *names, bool first)
 {
@@ -226,6 +239,10 @@ static bool run_problem(struct run *r, const struct names *names, bool first)
     };
     r->kind->write(r);
     int small = first ? judge_small(r, names->step, &result.verdict) : 0;
+    if (attempt && !result.verdict.pass) {
+        attempt(r, &result, NULL);
+        return false;
+    }
 
     struct work beside = r->kind->beside(r), works[3];
     int count = 0, at_step = beside.run != NULL, at_again = at_step + 1;
@@ -239,17 +256,20 @@ static bool run_problem(struct run *r, const struct names *names, bool first)
     const struct timing *other = beside.run ? &works[0].time : NULL;
     r->kind->measure(r, &result, other);
 
-    report_tsv(&result);
+    bool whole = !o->json && !o->sweep && !o->sweep_scale;
+    struct before before = whole || attempt ? run_before(r, names, works[at_step]) : (struct before){ 0 };
+    if (!attempt)
+        report_tsv(&result);
     if (o->json && !result.verdict.pass)
         fprintf(stderr, "%s: %s: %s\n", names->step, verdict_word(&result.verdict), result.verdict.what);
-    if (o->json)
-        report_json(&result);
-    else if (o->sweep || o->sweep_scale)
-        r->kind->print_line(o, &result);
-    else {
-        struct before before = run_before(r, names, works[at_step]);
+    if (whole)
         print_result(r, &result, small, &before, other, o->noise ? &works[at_again].time : NULL);
-    }
+    else if (!o->json)
+        r->kind->print_line(o, &result);
+    else if (!attempt)
+        report_json(&result);
+    if (attempt)
+        attempt(r, &result, &before);
     return result.verdict.pass;
 }
 

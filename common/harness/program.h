@@ -62,6 +62,16 @@ struct kind {
 /* --trace: prints how the state of a short row grows, and what the step's CPU version makes of it (trace.c). */
 void trace(const struct kind *kind, const void *step, const struct options *asked);
 
+/*
+ * A reader's attempt at a step (tests/try.c). Where this is set it is told each result, with the course's step as the step
+ * before, which is timed if the verdict is good; and build/results.tsv and --json are left alone.
+ */
+extern void (*attempt)(const struct run *r, const struct result *result, const struct before *before);
+
+/* For it: makes the tensors of the problem r->o, runs r->step on it once, and judges that. Then problem_free(r). */
+struct verdict problem_judge(struct run *r, const char *name);
+void problem_free(struct run *r);
+
 /* main() of a step of this kind. before: the step that takes turns with it, or NULL. Returns the exit status. */
 int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before,
                  const char *before_name, int argc, char **argv);

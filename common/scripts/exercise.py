@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""The exercises: `make start-N`, `try-N`, `hint-N`, `solution-N`, `progress`.
+
+    exercise.py start STEP            mine/STEP: the step's files, without the bodies of the functions that its main.c names
+    exercise.py try STEP [--file FILE] [OPTIONS]
+                                      builds it, and holds it to the verifier and to the step's own speed; or FILE, a .c or .cu
+                                      with the step's function, in place of mine/STEP
+    exercise.py hint STEP             one more of the hints of its lesson
+    exercise.py solution STEP         what the course's files have in place of the reader's
+    exercise.py progress              what is solved
+
+Functions are cut from the course's own files, so that no second copy can differ. B is the build folder. Exit status: 0 if solved,
+1 if not, 2 for wrong usage.
+"""
+import datetime
+import difflib
+import json
+import os
+import re
+import subprocess
+import sys
+
+sys.path.insert(0, "tests")
+import mutate  # the lists of mutants
+
+B = os.environ.get("B") or "build/cpu"
+SECONDS = int(os.environ.get("TRY_SECONDS") or 180)  # more than any step takes here, its verdict included
+CUDA = os.environ.get("CUDA") == "1"
+PARTS = {"cpu.c": "cpu", **({"gpu.cu": "gpu"} if CUDA else {})}  # what can be built here, and on which device it runs
+OPEN = "/* Your turn: "                              # what a hole begins with
+PROGRESS = "mine/progress.jsonl"
+
+
+def fail(text, status=1):
+    print(text, file=sys.stderr)
+    sys.exit(status)
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
+def write(path, text):
+    """Only if it changes something: make goes by the time of a file."""
+    if not os.path.exists(path) or read(path) != text:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def number(step):
+    return str(int(step[:2]))
+
+
+def mine(step):
+    return os.path.join("mine", step)
+
+
+def holes(step):
+    found = re.search(r'\.exercise = "([^"]*)"', read(f"steps/{step}/main.c"))
+    return found[1].split() if found else []
+
+
+# ---- cutting
+
+def body(text, name):
+    """(type, first line of the body, line of its brace) of a function, counted from 0; None if it is not defined here."""
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        if re.match(r"[a-z_]", line) and re.search(r"\b%s\(" % name, line):
+            at = next((k for k in range(i, len(lines)) if lines[k] in ("{", "}") or lines[k].endswith(";")), None)
+            if at is not None and lines[at] == "{":
+                kind = re.sub(r"\b(static|inline|__device__|__global__|__forceinline__|__noinline__|template\s*<[^>]*>)\s*|"
+                              r"\b__launch_bounds__\([^)]*\)\s*", "", line[:line.index(name + "(")]).strip()
+                return kind, at + 1, lines.index("}", at)
+    return None
+
+
+def cut(text, names, step, cuda):
+    """The text with the bodies of these functions left open, and how many lines that were."""
+    count = 0
+    for name in names:
+        found = body(text, name)
+        if not found:
+            continue
+        kind, first, last = found
+        lines = text.split("\n")
+        size = sum(1 for line in lines[first:last] if line.strip())
+        hole = [f"    {OPEN}about {size} lines. The comment above says what must hold at the end; "
+                f"make hint-{number(step)} helps. */"]
+        if kind != "void":
+            hole.append("    return {};" if cuda else f"    return ({kind}){{ 0 }};")
+        text = "\n".join(lines[:first] + hole + lines[last:])
+        count += size
+    return text, count
+
+
+def parts(step):
+    """The files that a reader gets: those in which something is cut, and that can be built here."""
+    for file in PARTS:
+        path = f"steps/{step}/{file}"
+        if os.path.exists(path):
+            text, size = cut(read(path), holes(step), step, file == "gpu.cu")
+            if size:
+                yield file, text, size
+
+
+def start(step):
+    if not holes(step):
+        fail(f"start-{number(step)}: step {step} has no hole to fill; its lesson has its experiments")
+    if os.path.exists(mine(step)):
+        fail(f"start-{number(step)}: {mine(step)} is there already, and nothing of yours is overwritten. "
+             f"make try-{number(step)} judges it; to begin anew, rename it or remove it")
+    found = list(parts(step))
+    if not found:
+        fail(f"start-{number(step)}: this exercise is a GPU's, and this build is without CUDA; install the CUDA Toolkit, or set "
+             f"CUDA_HOME")
+    os.makedirs(mine(step))
+    for file, text, size in found:
+        with open(os.path.join(mine(step), file), "w", encoding="utf-8") as out:
+            out.write(text)
+        names = [name for name in holes(step) if body(text, name)]
+        print(f"{mine(step)}/{file}: {' and '.join(names)} to write, {size} lines in the course's own")
+    print(f"The lesson is steps/{step}/README.md. make try-{number(step)} judges what you wrote, make hint-{number(step)} helps, "
+          f"make solution-{number(step)} shows the course's.")
+
+
+# ---- trying
+
+def attempt_files(step, file):
+    """What is judged: part -> path; the course's own file for a part that the reader has not."""
+    if file:
+        part = {".c": "cpu.c", ".cu": "gpu.cu"}.get(os.path.splitext(file)[1])
+        if not part or not os.path.isfile(file):
+            fail(f"try-{number(step)}: FILE={file}: " + ("there is no such file" if part else "a .c or a .cu is allowed"), 2)
+        if part not in PARTS:
+            fail(f"try-{number(step)}: FILE={file}: this build is without CUDA")
+        own = {part: file}
+    else:
+        own = {part: f"{mine(step)}/{part}" for part in PARTS if os.path.exists(f"{mine(step)}/{part}")}
+        if not own:
+            fail(f"try-{number(step)}: there is nothing in {mine(step)} yet: make start-{number(step)}", 2)
+    return own
+
+
+def renamed(step, idea, as_what):
+    """#defines that give all that steps.h declares of a step another name."""
+    names = sorted(set(re.findall(r"\b%s(?:_\w+)?\b" % idea, read("steps/steps.h"))))
+    return "".join(f"#define {name} {as_what}{name[len(idea):]}\n" for name in names if not name[len(idea):].strip("_").isdigit())
+
+
+def own_mutants(step, idea):
+    """The mutants of this step's cpu.c alone: name, why, text."""
+    for e in mutate.read_lists():
+        path = f"steps/{step}/cpu.c"
+        if e.kind == "mutant" and {change[0] for change in e.changes} == {path} and "hangs" not in e.flags:
+            yield e.name, e.why, mutate.changed_files(e)[path]
+
+
+def sources(step, own):
+    """Writes build/mine/STEP: what is judged, by other names than the course's; returns the programs' parts."""
+    idea, folder = step[3:], f"build/mine/{step}"
+    for part in PARTS:
+        path = own.get(part) or f"steps/{step}/{part}"
+        if os.path.exists(path):
+            write(f"{folder}/{part}", f'{renamed(step, idea, "answer")}#line 1 "{path}"\n{read(path)}')
+    include = f'#include "../../../steps/{step}/main.c"\n'
+    write(f"{folder}/claims.c", renamed(step, idea, "answer") + "#define CLAIMS_ALONE\n" + include)
+    table, rest, names = "", "", []
+    for name, why, text in own_mutants(step, idea):
+        names.append(name + ".c")
+        write(f"{folder}/mutants/{name}.c", f'{renamed(step, idea, name)}#line 1 "{name}.c"\n{text}')
+        kinds = re.findall(r"\b(\w+_fn) %s((?:_\w+)?_cpu)\b" % idea, read("steps/steps.h"))
+        rest += "".join(f"{kind} {name}{suffix};\n" for kind, suffix in kinds)
+        members = ", ".join(f".{'cpu' + suffix[:-4]} = {name}{suffix}" for _, suffix in kinds)
+        table += f'{{ "{name}", {json.dumps(why)}, {{ .name = "{name}", {members} }} }}, '
+    for left in set(os.listdir(f"{folder}/mutants")) - set(names) if os.path.isdir(f"{folder}/mutants") else []:
+        os.remove(f"{folder}/mutants/{left}")
+    attention = int(idea.endswith("attention"))
+    write(f"{folder}/try.c", f"#define COURSE {idea}\n#define ANSWER answer\n#define ATTENTION {attention}\n"
+          f'#include "types.h"\n{rest}#define OWN {table}\n#include "../../../tests/try.c"\n')
+
+
+def build(step):
+    """Builds the program. What the compiler says is shown; what make says about it is not."""
+    done = subprocess.run(["make", "-s", f"B={B}", f"TRY={step}", f"{B}/build/mine/{step}/try"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace")
+    said = [line for line in done.stdout.splitlines() if not re.match(r"make(\[\d+\])?: |found: |  (compile|link) ", line)]
+    if said and (done.returncode or "warning" in done.stdout):
+        print("\n".join(said))
+    if done.returncode:
+        fail(f"try-{number(step)}: it does not compile; the compiler's words are above")
+
+
+def still_open(own):
+    return [path for path in own.values() if OPEN in read(path)]
+
+
+def try_it(step, file, options):
+    own = attempt_files(step, file)
+    sources(step, own)
+    build(step)
+    for path in still_open(own):
+        print(f"{path}: not written yet: a hole is as make start-{number(step)} left it")
+    devices = [PARTS[part] for part in own]
+    if not any(option.startswith("--device") for option in options) and len(devices) == 1:
+        options = [*options, "--device", devices[0]]
+    told = f"build/mine/{step}/attempt.jsonl"
+    if os.path.exists(told):
+        os.remove(told)
+    try:
+        code = subprocess.run([f"{B}/build/mine/{step}/try", *options], timeout=SECONDS,
+                              env={**os.environ, "ATTEMPT": told}).returncode
+    except subprocess.TimeoutExpired:
+        fail(f"try-{number(step)}: ended after {SECONDS} s: it hangs, or is far slower than the course's (TRY_SECONDS=... waits "
+             f"longer)")
+    if code < 0:
+        fail(f"try-{number(step)}: it was ended by signal {-code}{': it read or wrote where nothing is' if code == -11 else ''}")
+    lines = read(told).splitlines() if os.path.exists(told) else []
+    if "--json" in options:
+        print("\n".join(lines))
+    if not file and lines:
+        keep(step, own, lines)
+    sys.exit(code)
+
+
+# ---- how far one has come
+
+def keep(step, own, lines):
+    os.makedirs("mine", exist_ok=True)
+    day = datetime.date.today().isoformat()
+    with open(PROGRESS, "a", encoding="utf-8") as out:
+        for line in lines:
+            out.write(json.dumps({"day": day, **json.loads(line)}) + "\n")
+
+
+def progress():
+    best = {}
+    for line in read(PROGRESS).splitlines() if os.path.exists(PROGRESS) else []:
+        now = json.loads(line)
+        key, old = (now["step"], now["device"]), best.get((now["step"], now["device"]))
+        if not old or (now["solved"], now.get("share", 0)) >= (old["solved"], old.get("share", 0)):
+            best[key] = now
+    steps = [step for step in sorted(os.listdir("steps")) if os.path.exists(f"steps/{step}/main.c") and holes(step)]
+    for step in steps:
+        said = []
+        for device in PARTS.values():
+            a = best.get((step, device))
+            if a:
+                how = "better than the book" if a["better"] else "solved" if a["solved"] else \
+                    "right, and slow" if a["verdict"] == "right" else "wrong"
+                said.append(f"{device} {how}" + (f", {a['share']:.2f}x, {a['day']}" if "share" in a else f", {a['day']}"))
+        print(f"  {step:<28} " + ("; ".join(said) or ("begun" if os.path.isdir(mine(step)) else "-")))
+    solved = {step for (step, _), a in best.items() if a["solved"]}
+    print(f"{len(solved)} of {len(steps)} solved; make start-N begins one")
+
+
+# ---- hints and the solution
+
+def hint(step):
+    if not os.path.isdir(mine(step)):
+        fail(f"hint-{number(step)}: there is no {mine(step)} yet: make start-{number(step)}", 2)
+    hints = re.findall(r"<details><summary>Hint \d+</summary>\n\n(.*?)\n\n\s*</details>", read(f"steps/{step}/README.md"), re.S)
+    at, seen = f"{mine(step)}/.hints", 0
+    if os.path.exists(at):
+        seen = int(read(at).strip() or 0)
+    for i, text in enumerate(hints[:seen + 1], 1):
+        print(f"Hint {i} of {len(hints)}:\n" + re.sub(r"^   ", "", text, flags=re.M) + "\n")
+    if seen >= len(hints):
+        print(f"There are no more; make solution-{number(step)} shows the course's.")
+    else:
+        write(at, f"{seen + 1}\n")
+
+
+def solution(step):
+    own = attempt_files(step, None)
+    for part, path in own.items():
+        theirs = f"steps/{step}/{part}"
+        lines = list(difflib.unified_diff(read(path).splitlines(), read(theirs).splitlines(), path, theirs, lineterm=""))
+        print("\n".join(lines) if lines else f"{path} is {theirs}, to the letter")
+
+
+def main(words):
+    if words == ["progress"]:
+        return progress()
+    if len(words) < 2 or words[0] not in ("start", "try", "hint", "solution"):
+        fail(__doc__, 2)
+    what, step, rest = words[0], words[1], words[2:]
+    if what == "try":
+        file = rest[1] if rest[:1] == ["--file"] else ""
+        return try_it(step, file, rest[2:] if rest[:1] == ["--file"] else rest)
+    if rest:
+        fail(f"{what}-{number(step)}: it takes no options: {' '.join(rest)}", 2)
+    {"start": start, "hint": hint, "solution": solution}[what](step)
+
+
+if __name__ == "__main__":
+    os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
+    main(sys.argv[1:])

@@ -1,0 +1,272 @@
+/*
+ * `make try-N`: a reader's answer to a step's exercise, held to what the step itself is held to, and timed in turn with it. A
+ * wrong answer gets the smallest input that shows it, and the name of the known mistake that gives the same results. Exit status:
+ * 0 if all that ran is solved.
+ *
+ * exercise.py writes a file for each step that includes this one, and says there: COURSE, the step (online_softmax); ANSWER, the
+ * same claims with the reader's functions; ATTENTION, 0 or 1; OWN, the mutants of this very step.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mutants/attention.h"
+#include "mutants/mutants.h"
+#include "program.h"
+#include "steps.h"
+
+#define SOLVED 0.8    /* of the course's speed: what differs by less differs by more than the idea */
+#define BETTER 1.05   /* more than two runs of the same program differ by */
+#define SAME 1e-4     /* relative: two ways of making the same mistake round differently */
+#define MAX_ROW 16    /* elements of a row that are shown */
+
+#if ATTENTION
+typedef struct attention_step step;
+#define STEP_MAIN attention_main
+#else
+typedef struct softmax_step step;
+#define STEP_MAIN softmax_main
+#endif
+extern const step COURSE, ANSWER;
+
+static const struct {
+    const char *name, *why;
+    step step;
+} own[] = { OWN { 0 } };
+enum { OWN_COUNT = sizeof own / sizeof own[0] - 1 };
+
+/* A known mistake: a mutant of the gallery, or of this step alone. */
+struct mistake {
+    const char *name, *where;
+    const void *step;
+};
+
+static char smallest[256], like[256]; /* what was found out about a wrong answer; empty: nothing */
+static bool all_solved = true;
+
+/* ---- which mistake it is */
+
+static bool same(float a, float b)
+{
+    return (isnan(a) && isnan(b)) || a == b || fabsf(a - b) <= SAME * (fabsf(a) + fabsf(b));
+}
+
+static bool same_outputs(const struct run *a, const struct run *b)
+{
+    for (int t = a->kind->inputs; t < a->kind->inputs + a->kind->outputs; t++)
+        for (int64_t i = 0; i < (int64_t)(a->host[t].bytes / dtype_bytes(a->o->dtype)); i++)
+            if (!same(element(a->host[t].data, a->o->dtype, i), element(b->host[t].data, a->o->dtype, i)))
+                return false;
+    return true;
+}
+
+static bool mistake_at(struct mistake *m, bool attention, int index)
+{
+    if (index < OWN_COUNT)
+        *m = (struct mistake){ own[index].name, own[index].why, &own[index].step };
+    else if (attention && index - OWN_COUNT < attention_mutant_count) {
+        const struct attention_mutant *a = &attention_mutants[index - OWN_COUNT];
+        *m = (struct mistake){ a->step.name, a->file, &a->step };
+    } else if (!attention && index - OWN_COUNT < mutant_count) {
+        const struct mutant *a = &mutants[index - OWN_COUNT];
+        *m = (struct mistake){ a->step.name, a->file, &a->step };
+    } else
+        return false;
+    return true;
+}
+
+/*
+ * Whether the mistake gives the answer's results on every problem, the smallest that fails and the small ones. (On a CPU, where
+ * the gallery runs: what is looked for is the idea, not the last bits.)
+ */
+static bool is_mistake(const struct run *answer, const struct mistake *m, const struct options *failing)
+{
+    struct options o = *failing;
+    for (int i = -1; i < 0 || answer->kind->small(answer->step, &o, i); i++, o = *answer->o) {
+        struct run theirs = { .kind = answer->kind, .step = m->step, .o = &o, .device = &cpu_device };
+        struct run ours = { .kind = answer->kind, .step = answer->step, .o = &o, .device = answer->device };
+        if (answer->kind->missing(m->step, &o, &cpu_device))
+            return false;
+        problem_judge(&ours, "");
+        problem_judge(&theirs, "");
+        bool alike = same_outputs(&ours, &theirs);
+        problem_free(&ours);
+        problem_free(&theirs);
+        if (!alike)
+            return false;
+    }
+    return true;
+}
+
+/* What a mutant of the gallery is: the first line of its comment. Elsewhere it is said in the list. */
+static const char *about(const char *where)
+{
+    static char line[256];
+    FILE *file = strncmp(where, "tests/", 6) == 0 ? fopen(where, "r") : NULL;
+    char *found = NULL;
+    while (file && !found && fgets(line, sizeof line, file))
+        found = strstr(line, "Mutant: ");
+    if (file)
+        fclose(file);
+    if (found)
+        found[strcspn(found, "\n")] = '\0';
+    return found ? found + strlen("Mutant: ") : where;
+}
+
+static void name_mistake(const struct run *r, const struct options *failing, bool said)
+{
+    struct mistake m;
+    for (int i = 0; mistake_at(&m, r->o->is_attention, i); i++)
+        if (is_mistake(r, &m, failing)) {
+            snprintf(like + strlen(like), sizeof like - strlen(like), "%s%s", *like ? " " : "", m.name);
+            if (said)
+                printf("    like        %s: %s\n", m.name, about(m.where));
+        }
+}
+
+/* ---- the smallest input that shows it */
+
+static const char *const families[] = { "normal", "rising", "falling", "far", "peak", "masked", "empty", "nan", "deep" };
+enum { FAMILIES = sizeof families / sizeof families[0], ORDINARY = 1 };
+
+/* The index-th of ever larger problems, of one family; false: there are no more. dim: the smallest that the step takes. */
+static bool tiny(struct options *o, int index, int64_t dim)
+{
+    static const int64_t cols[] = { 1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 130, 257, 1000, 1023, 4097, 20003, 131073 };
+    static const int64_t keys[] = { 1, 2, 3, 4, 8, 16, 17, 33, 64, 65, 130, 300 };
+    static const struct attention shapes[] = { /* batch, heads, kv_heads, seq_q, and seq_k, dim times these; causal */
+        { 1, 1, 1, 1, 1, 1, false, 0 },  { 1, 1, 1, 2, 1, 1, true, 0 },   { 1, 1, 1, 5, 1, 1, true, 0 },
+        { 1, 2, 1, 2, 1, 1, false, 0 },  { 2, 2, 2, 2, 1, 1, false, 0 },  { 1, 1, 1, 2, 1, 64, false, 0 },
+        { 1, 1, 1, 67, 1, 64, true, 0 },
+    };
+    enum { COLS = sizeof cols / sizeof cols[0], KEYS = sizeof keys / sizeof keys[0], SHAPES = sizeof shapes / sizeof shapes[0] };
+    if (!o->is_attention) {
+        o->cols = cols[index / 3 % COLS];
+        o->rows = (int64_t[]){ 1, 4, 36 }[index % 3];
+        return index < 3 * COLS;
+    }
+    o->attention = shapes[index % SHAPES];
+    o->attention.seq_k *= keys[index / SHAPES % KEYS];
+    o->attention.dim = dim > o->attention.dim ? dim : o->attention.dim;
+    o->attention.scale = default_scale(o->attention.dim);
+    return index < SHAPES * KEYS;
+}
+
+static double plain(float x)
+{
+    return isnan(x) ? (double)NAN : (double)x; /* NaN has two signs, and one is enough */
+}
+
+static void print_row(const char *name, const struct run *r, int tensor, int64_t row)
+{
+    int64_t cols = (int64_t)(r->host[tensor].bytes / dtype_bytes(r->o->dtype)) / r->o->rows;
+    printf("      %-6s", name);
+    for (int64_t col = 0; col < cols; col++)
+        printf(" %9.4g", plain(element(r->host[tensor].data, r->o->dtype, row * cols + col)));
+    printf("\n");
+}
+
+/* The options that make a step run on this problem. */
+static void say_options(char *text, size_t size, const struct options *o)
+{
+    const struct attention *p = &o->attention;
+    if (o->is_attention)
+        snprintf(text, size, "--batch %lld --heads %lld --kv-heads %lld --seq-q %lld --seq-k %lld --dim %lld%s --input %s",
+                 (long long)p->batch, (long long)p->heads, (long long)p->kv_heads, (long long)p->seq_q, (long long)p->seq_k,
+                 (long long)p->dim, p->causal ? " --causal" : "", o->input);
+    else
+        snprintf(text, size, "--rows %lld --cols %lld --input %s", (long long)o->rows, (long long)o->cols, o->input);
+}
+
+/* The first of ever larger problems that the answer gets wrong. False: it gets all of them right. */
+static bool find_smallest(const struct run *r, bool said, struct options *found)
+{
+#if ATTENTION
+    const bool overflows = false;
+    const int64_t dim = COURSE.dims[0] ? COURSE.dims[0] : 1;
+#else
+    const bool overflows = COURSE.overflows;
+    const int64_t dim = 0;
+#endif
+    for (int i = 0;; i++)
+        for (int f = 0; f < (overflows ? ORDINARY : FAMILIES); f++) {
+            *found = (struct options){
+                .is_attention = r->o->is_attention, .dtype = r->o->dtype, .input = families[f], .seed = 1, .cpu = true
+            };
+            if (!tiny(found, i, dim))
+                return false;
+            struct run small = { .kind = r->kind, .step = r->step, .o = found, .device = r->device };
+            struct verdict v = problem_judge(&small, "");
+            if (v.wrong) {
+                say_options(smallest, sizeof smallest, found);
+                if (said)
+                    printf("    smallest    %s\n                %s\n", smallest, v.what);
+                if (said && !found->is_attention && found->cols <= MAX_ROW && v.first_wrong >= 0) {
+                    print_row("x", &small, 0, v.first_wrong);
+                    print_row("yours", &small, 1, v.first_wrong);
+                }
+            }
+            problem_free(&small);
+            if (v.wrong)
+                return true;
+        }
+}
+
+/* ---- what is said */
+
+/* ATTEMPT=FILE in the environment: a line of JSON for each device, for `make progress` and for teachers. */
+static void write_json(const struct run *r, const struct result *result, double share, bool solved)
+{
+    const char *path = getenv("ATTEMPT");
+    FILE *file = path && *path ? fopen(path, "a") : NULL;
+    if (!file)
+        return;
+    fprintf(file, "{\"step\": \"%s\", \"device\": \"%s\", \"model\": \"%s\", \"dtype\": \"%s\", ", result->step, r->device->name,
+            result->device, dtype_name(result->dtype));
+    fprintf(file, "\"verdict\": \"%s\", ", result->verdict.pass ? "right" : "wrong");
+    if (share > 0)
+        fprintf(file, "\"median_ms\": %.6g, \"share\": %.4g, ", result->time.median, share);
+    if (share > 0 && result->ceiling && isfinite(result->percent))
+        fprintf(file, "\"percent\": %.4g, \"ceiling\": \"%s\", ", result->percent, result->ceiling);
+    fprintf(file, "\"solved\": %s, \"better\": %s, \"smallest\": \"%s\", \"like\": \"%s\"}\n", solved ? "true" : "false",
+            share > BETTER ? "true" : "false", smallest, like);
+    fclose(file);
+}
+
+static void say_wrong(const struct run *r, const struct result *result, bool said)
+{
+    const struct verdict *v = &result->verdict;
+    struct options found;
+    if (said)
+        printf("  %s: %s\n    verdict     %s: %s\n", r->device->name, result->device, verdict_word(v), v->what);
+    if (find_smallest(r, said, &found))
+        name_mistake(r, &found, said);
+    if (said)
+        printf("  not solved: it is wrong\n");
+}
+
+static void judged(const struct run *r, const struct result *result, const struct before *before)
+{
+    bool said = !r->o->json;
+    double share = before && !*before->why_not ? before->ratio : 0;
+    bool solved = before && (*before->why_not || share >= SOLVED);
+    all_solved &= solved;
+    smallest[0] = like[0] = '\0';
+    if (!before)
+        say_wrong(r, result, said);
+    else if (said && *before->why_not)
+        printf("    the course's was not timed: %s\n", before->why_not);
+    else if (said)
+        printf("    the course  %.2fx the speed of %s, which took turns\n  %s\n", share, before->step,
+               share > BETTER   ? "solved, and better than the book"
+               : share >= SOLVED ? "solved: right, and about as fast as the book (from 0.8 of its speed on; above 1.05 is better)"
+                                : "not solved yet: right, but slower than 0.8 of the course's speed");
+    write_json(r, result, share, solved);
+}
+
+int main(int argc, char **argv)
+{
+    attempt = judged;
+    int status = STEP_MAIN(&ANSWER, &COURSE, argc, argv);
+    return status || all_solved ? status : EXIT_FAILED;
+}
