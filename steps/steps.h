@@ -20,10 +20,11 @@ struct attention_step;
 #define GPU(f) NULL
 #endif
 
-/* 00_ceilings: copy `bytes` bytes; or do so many rounds of arithmetic, and return the number of operations */
+/* 00_ceilings: copy `bytes` bytes; read them, and return the sum of the words; or do so many rounds of arithmetic, and return the number of operations */
 void copy_cpu(void *y, const void *x, size_t bytes);
 void copy_gpu(void *y, const void *x, size_t bytes, cudaStream_t stream);
 void copy_cached_cpu(void *y, const void *x, size_t bytes);
+uint64_t read_cpu(const void *x, size_t bytes);
 double fma_cpu(int64_t rounds);                              double fma_gpu(float *out, int64_t rounds, cudaStream_t stream);
 double exp_cpu(int64_t rounds);                              double exp_gpu(float *out, int64_t rounds, cudaStream_t stream);
 /* 01_naive_softmax */

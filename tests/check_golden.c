@@ -433,6 +433,13 @@ static void copy_of_2_ms(void *y, const void *x, size_t bytes)
     seconds += 1e-3;
 }
 
+static uint64_t read_in_1_ms(const void *x, size_t bytes)
+{
+    (void)x;
+    ck_assert(bytes == 512 << 20);
+    return 0;
+}
+
 static double flops_in_4_ms(int64_t rounds)
 {
     (void)rounds;
@@ -456,8 +463,7 @@ static bool product_in_16_ms(float *c, const float *a, const float *b, int m, in
 
 static const struct ceilings_step ceilings = {
     .name = "00_known", .idea = "ceilings that are known", .copy_cpu = known_copy, .copy_cached_cpu = copy_of_2_ms,
-    .fma_cpu = flops_in_4_ms,
-    .exp_cpu = exps_in_8_ms, .matmul_cpu = product_in_16_ms,
+    .read_cpu = read_in_1_ms, .fma_cpu = flops_in_4_ms, .exp_cpu = exps_in_8_ms, .matmul_cpu = product_in_16_ms,
 };
 
 /* It takes a run to see whether a probe can run, and one to warm up, before ten are timed. */
@@ -471,20 +477,21 @@ START_TEST(test_ceilings)
                      here("  cpu: %s: %d thread*, L1 * KiB, L2 * KiB, L3 * KiB, * GiB free"),
                      "    copy, read + written           153.4 GB/s     fp32; 7 ms, p10 3, p90 10",
                      "    the same, ordinary stores      536.9 GB/s     fp32; 2 ms, p10 2, p90 2",
+                     "    reading alone                  536.9 GB/s     fp32; 1 ms, p10 1, p90 1",
                      "    multiply-adds                      2 TFLOP/s  fp32; 4 ms, p10 4, p90 4",
                      "    exponentials                     0.5 Gexp/s   fp32; 8 ms, p10 8, p90 8",
                      "    matrix product                 1.074 TFLOP/s  fp32; 16 ms, p10 16, p90 16",
                      "    in the time of one byte: 13 FLOPs, 0.00326 exponentials, 7 FLOPs of a matrix product", NULL);
         assert_lines(getenv("CEILINGS"), "device\tthreads\tname\tdtype\tvalue\tunit", cache, "*\tL2\tfp32\t*\tKiB",
                      "*\tL3\tfp32\t*\tKiB", here("%s\t%d\tcopy\tfp32\t153.392\tGB/s"), "*\tcopy_cached\tfp32\t536.871\tGB/s",
-                     "*\tfma\tfp32\t2\tTFLOP/s", "*\texp\tfp32\t0.5\tGexp/s", "*\tmatmul\tfp32\t1.07374\tTFLOP/s", NULL);
+                     "*\tread\tfp32\t536.871\tGB/s", "*\tfma\tfp32\t2\tTFLOP/s", "*\texp\tfp32\t0.5\tGexp/s", "*\tmatmul\tfp32\t1.07374\tTFLOP/s", NULL);
     }
     ck_assert(freopen(folder_path("out"), "w", stdout) != NULL);
     ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "1", "--json", "--threads", "1")), 0);
     assert_lines(folder_path("out"),
                  "{\"device\": \"*\", \"threads\": 1, \"ceiling\": \"copy\", \"dtype\": \"fp32\", \"value\": 153.392, "
                  "\"unit\": \"GB/s\"}",
-                 "{*\"copy_cached\"*}", "{*\"fma\"*}", "{*\"exp\"*}", "{*\"matmul\"*}", NULL);
+                 "{*\"copy_cached\"*}", "{*\"read\"*}", "{*\"fma\"*}", "{*\"exp\"*}", "{*\"matmul\"*}", NULL);
 }
 END_TEST
 

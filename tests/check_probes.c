@@ -1,4 +1,4 @@
-/* Step 00's probes: a copy copies every byte and no other, and what a rate is computed from is what was done. */
+/* Step 00's probes: a copy copies every byte and no other, reading reads each once, and what a rate is computed from is what was done. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +29,23 @@ START_TEST(test_copies)
 }
 END_TEST
 
+/* Every byte is read once: the sum of all words, the last of which may be a part of one. */
+START_TEST(test_reads_every_byte)
+{
+    static const size_t sizes[] = { 0, 1, 7, 63, 64, 1000, 1024, (1 << 16) - 1, 1 << 16, (1 << 16) + 8, (3 << 16) + 1101, MOST };
+    struct buffer x = buffer_new(MOST, &cpu_device);
+    for (size_t i = 0; i < MOST; i++)
+        ((unsigned char *)x.data)[i] = (unsigned char)random_bits(1, i);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        uint64_t sum = 0;
+        for (size_t at = 0; at < sizes[i]; at++)
+            sum += (uint64_t)((unsigned char *)x.data)[at] << at % 8 * 8;
+        ck_assert_msg(read_cpu(x.data, sizes[i]) == sum, "of %zu bytes, not all are read, or some twice", sizes[i]);
+    }
+    buffer_free(&x);
+}
+END_TEST
+
 /* What CHAINS chains of vectors do in a round, and a batch of exponentials, on each thread. */
 START_TEST(test_what_was_done)
 {
@@ -52,6 +69,7 @@ Suite *probes_suite(void)
     Suite *suite = suite_create("probes");
     TCase *copies = tcase_create("copies"), *rates = tcase_create("rates");
     tcase_add_loop_test(copies, test_copies, 0, 2);
+    tcase_add_test(copies, test_reads_every_byte);
     tcase_add_test(rates, test_what_was_done);
     suite_add_tcase(suite, copies);
     suite_add_tcase(suite, rates);

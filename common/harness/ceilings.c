@@ -86,7 +86,7 @@ void ceiling_put(const struct ceiling *c)
 /* One probe at work: what to run on what, and how much it did. */
 struct probe {
     const struct ceilings_step *step;
-    enum { COPY, COPY_CACHED, FMA, EXP, MATMUL } kind;
+    enum { COPY, COPY_CACHED, READ, FMA, EXP, MATMUL } kind;
     enum dtype dtype;
     struct buffer *x, *y; /* two buffers of COPY_BYTES: also the matrices, and where a result goes */
     double done;          /* bytes, FLOPs or exponentials; 0: cannot be run in this build */
@@ -99,6 +99,7 @@ static void run_cpu(void *arg)
     switch (p->kind) {
     case COPY:        p->step->copy_cpu(c, a, COPY_BYTES), p->done = 2.0 * COPY_BYTES; break;
     case COPY_CACHED: p->step->copy_cached_cpu(c, a, COPY_BYTES), p->done = 2.0 * COPY_BYTES; break;
+    case READ:        p->step->read_cpu(a, COPY_BYTES), p->done = COPY_BYTES; break;
     case FMA:         p->done = p->step->fma_cpu(FMA_ROUNDS_CPU); break;
     case EXP:         p->done = p->step->exp_cpu(EXP_ROUNDS_CPU); break;
     case MATMUL:
@@ -124,6 +125,7 @@ static void run_gpu(void *arg)
 static const struct { const char *name, *unit, *what; double scale; } kinds[] = {
     [COPY] = { "copy", "GB/s", "copy, read + written", 1e-6 },
     [COPY_CACHED] = { "copy_cached", "GB/s", "the same, ordinary stores", 1e-6 },
+    [READ] = { "read", "GB/s", "reading alone", 1e-6 },
     [FMA] = { "fma", "TFLOP/s", "multiply-adds", 1e-9 },
     [EXP] = { "exp", "Gexp/s", "exponentials", 1e-6 },
     [MATMUL] = { "matmul", "TFLOP/s", "matrix product", 1e-9 },
@@ -208,8 +210,10 @@ static void measure_device(const struct ceilings_step *step, const struct option
         device->upload(x.data, host.data, COPY_BYTES);
 
     double copy = measure((struct probe){ step, COPY, FP32, &x, &y, 0 }, o, device);
-    if (!device->apart)
+    if (!device->apart) {
         measure((struct probe){ step, COPY_CACHED, FP32, &x, &y, 0 }, o, device);
+        measure((struct probe){ step, READ, FP32, &x, &y, 0 }, o, device);
+    }
     double fma = measure((struct probe){ step, FMA, FP32, &x, &y, 0 }, o, device);
     double exps = measure((struct probe){ step, EXP, FP32, &x, &y, 0 }, o, device);
     double matmul = measure((struct probe){ step, MATMUL, FP32, &x, &y, 0 }, o, device);

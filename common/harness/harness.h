@@ -378,10 +378,10 @@ void gpu_finish(const char *what);    /* the same, fatal */
 struct ceiling {
     char device[128];
     int threads;      /* 0 on a GPU */
-    char name[16];    /* copy, fma, exp, matmul */
+    char name[16];    /* copy, copy_cached, read, fma, exp, matmul */
     enum dtype dtype;
     double value;
-    char unit[16];    /* GB/s (read + written), TFLOP/s, Gexp/s */
+    char unit[16];    /* GB/s (of copies read + written), TFLOP/s, Gexp/s */
 };
 
 const char *ceilings_path(void);
@@ -392,6 +392,7 @@ struct ceilings_step {
     const char *name, *idea;
     void (*copy_cpu)(void *y, const void *x, size_t bytes);        /* stores past the caches */
     void (*copy_cached_cpu)(void *y, const void *x, size_t bytes); /* ordinary stores */
+    uint64_t (*read_cpu)(const void *x, size_t bytes);             /* returns the sum of the words; writes nothing */
     double (*fma_cpu)(int64_t rounds);                             /* returns the FLOPs done */
     double (*exp_cpu)(int64_t rounds);                             /* returns the exponentials done */
     bool (*matmul_cpu)(float *c, const float *a, const float *b, int m, int n, int k);

@@ -23,6 +23,8 @@ typedef float vector __attribute__((vector_size(32)));
 typedef float vector __attribute__((vector_size(16)));
 #endif
 
+typedef uint64_t words __attribute__((vector_size(64), aligned(1), may_alias)); /* a cache line, wherever it lies */
+
 static volatile float sink; /* results go here, so that the compiler cannot leave the work out */
 
 /* y = x, `bytes` bytes: the ceiling of every softmax, which must read each element once and write each once. */
@@ -48,6 +50,36 @@ void copy_cached_cpu(void *y, const void *x, size_t bytes)
     for (int64_t i = 0; i < words; i++)
         to[i] = from[i];
     memcpy(to + words, from + words, bytes % sizeof *to);
+}
+
+/* Reads one piece of x, and returns the sum of its 64-bit words. What is no whole STEP is added byte by byte. */
+static uint64_t read_piece(const char *x, size_t bytes)
+{
+    words sum[STEP / LINE] = { 0 };
+    uint64_t total = 0;
+    size_t i = 0;
+    for (; i + STEP <= bytes; i += STEP) {
+        prefetch_bytes(x + i + AHEAD, STEP);
+#pragma GCC unroll 16
+        for (int line = 0; line < STEP / LINE; line++)
+            sum[line] += *(const words *)(x + i + line * LINE);
+    }
+    for (; i < bytes; i++)
+        total += (uint64_t)(unsigned char)x[i] << i % 8 * 8;
+    for (int line = 0; line < STEP / LINE; line++)
+        for (int word = 0; word < LINE / 8; word++)
+            total += sum[line][word];
+    return total;
+}
+
+/* Reads `bytes` bytes and writes none: the ceiling of what reads much and stores little. Returns the sum of the 64-bit words. */
+uint64_t read_cpu(const void *x, size_t bytes)
+{
+    uint64_t total = 0;
+#pragma omp parallel for schedule(static) reduction(+ : total)
+    for (size_t piece = 0; piece < bytes; piece += PIECE)
+        total += read_piece((const char *)x + piece, bytes - piece < PIECE ? bytes - piece : PIECE);
+    return total;
 }
 
 /* s = s * a + b on CHAINS vectors at once: the chains are independent, so the units never wait for a result. */

@@ -10,6 +10,7 @@ int main(int argc, char **argv)
         .idea = "the ruler: what this machine can do at most",
         .copy_cpu = copy_cpu,
         .copy_cached_cpu = copy_cached_cpu,
+        .read_cpu = read_cpu,
         .fma_cpu = fma_cpu,
         .exp_cpu = exp_cpu,
         .matmul_cpu = blas_sgemm,
