@@ -2,6 +2,7 @@
 #
 # What a reader may set:   CUDA=0        build for the CPU alone
 #                          ARCH=sm_90a   GPU architectures to build for, one or several (default: the one in this machine)
+#                          COUNT=1       count exponentials and merges instead of timing: CPU steps, in a build tree of its own
 #                          CC=clang      another C compiler          ARGS="--help"   options for a step's program
 
 # ---- the syllabus: every folder of steps/ with a main.c, which says what the step is
@@ -30,11 +31,14 @@ CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(shell command -v nvcc 2>/dev/null || \
              ls /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc 2>/dev/null | head -n 1))
 NVCC := $(CUDA_HOME)/bin/nvcc
 CUDA ?= $(if $(wildcard $(NVCC)),1,0)
+ifeq ($(COUNT),1)
+override CUDA := 0
+endif
 accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null >/dev/null 2>&1 && echo $(1))
 has_cblas = $(shell printf '\043include <cblas.h>\nint main(void){return 0;}\n' | \
             $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
 
-B := build/$(if $(filter 1,$(CUDA)),cuda,cpu)
+B := build/$(if $(filter 1,$(COUNT)),count,$(if $(filter 1,$(CUDA)),cuda,cpu))
 CFLAGS ?= -O3 $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
 CFLAGS := $(CFLAGS)
 OPENMP := $(or $(call accepts,-fopenmp),$(call accepts,-fopenmp-simd))
@@ -46,7 +50,7 @@ CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
 # (clang takes no maximum of floats in vectors without the rest of it, and warns of it in step 11: slower there, not wrong.)
 C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) \
      -Wall -Wextra -Wmissing-prototypes -Wno-pass-failed $(WERROR) \
-     -Icommon -Isteps $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
+     -Icommon -Isteps $(if $(filter 1,$(COUNT)),-DCOUNT) $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
 
 ifeq ($(CUDA),1)
 # Without ARCH: the GPU in this machine; without one, sm_75, to compile and no more. The newest of ARCH is kept as PTX, too, which
@@ -71,7 +75,7 @@ $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),C
 $(if $(CHECK),Check,no Check: no tests). \
 `make setup` adds what is missing' >&2)
 
-# ---- how programs are built: build/cpu and build/cuda are two trees, never mixed
+# ---- how programs are built: build/cpu, build/cuda and build/count are trees of their own, never mixed
 
 HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c),$(sort $(wildcard common/harness/*.c \
            $(if $(filter 1,$(CUDA)),common/harness/*.cu))))
@@ -106,6 +110,10 @@ $B/libharness.a: $(HARNESS_O)
 $B/common/harness/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o \
     $B/build/mine/%/claims.o $B/build/mine/%/try.o: C += -Icommon/harness -Itests
 $B/common/harness/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
+
+ifeq ($(COUNT),1)
+$B/steps/%/cpu.o: C += -include common/count.h
+endif
 
 # A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and
 # the step before, which its main.c names and which is timed in turn with it: all but its main().

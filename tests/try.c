@@ -266,6 +266,8 @@ static void judged(const struct run *r, const struct result *result, const struc
 
 int main(int argc, char **argv)
 {
+    if (counting)
+        usage_error("COUNT=1: an answer is timed, and what counts is not; leave it out");
     attempt = judged;
     int status = STEP_MAIN(&ANSWER, &COURSE, argc, argv);
     return status || all_solved ? status : EXIT_FAILED;

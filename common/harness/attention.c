@@ -130,6 +130,11 @@ static int64_t rows(const struct options *o)
     return o->attention.batch * o->attention.heads * o->attention.seq_q;
 }
 
+static double units(const struct options *o)
+{
+    return attention_pairs(o->attention);
+}
+
 static void inputs_new(const struct options *o, struct buffer *inputs)
 {
     struct qkv t = input_qkv(o);
@@ -204,8 +209,11 @@ static void call(const struct run *r)
 
 static struct cost predict(const void *step, const struct options *o, const struct device *device)
 {
-    (void)device;
-    return ((const struct attention_step *)step)->predict(o->attention, o->dtype);
+    const struct attention_step *s = step;
+    struct cost cost = s->predict(o->attention, o->dtype);
+    if (!device->apart && s->cpu_exps)
+        cost.exps = s->cpu_exps * attention_pairs(o->attention);
+    return cost;
 }
 
 /* ---- judging and measuring it */
@@ -338,6 +346,7 @@ static const struct kind attention_kind = {
     .options = ATTENTION_STEP, .inputs = 3, .outputs = 2,
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
     .predicted = "to move %.3gx the bytes, and %.3gx the exponentials",
+    .unit = "a score", .units = units,
     .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
     .missing = missing, .workspace = workspace, .call = call, .predict = predict,
     .verify = verify, .verify_bytes = verify_bytes, .beside = beside, .measure = measure,

@@ -260,6 +260,15 @@ void reference_attention_gpu(struct answers *a, const void *Q, const void *K, co
 double reference_gpu_work(void);  /* on a GPU: products of a query with a key, times dim, that a second or so is good for */
 enum { REFERENCE_GPU_DIM = 256 }; /* the largest dim that it takes */
 
+/* ---- count.c: what a CPU version did, in a build with COUNT=1 */
+
+struct counts {
+    int64_t exps, merges, raised; /* exponentials; calls of softmax_merge; those of them that raised the maximum */
+};
+
+extern const bool counting;        /* this is such a build: it counts one run, and times none */
+struct counts counts_taken(void);  /* by all threads, since the last call */
+
 /* ---- verify.c: verdicts */
 
 /* How a step adds up a row, which decides how far rounding may carry it (docs/numerics.md). */
@@ -498,6 +507,7 @@ struct rounding softmax_rounding(const struct softmax_step *s, const struct devi
 struct attention_step {
     const char *name, *idea, *exercise;
     struct cost (*predict)(struct attention p, enum dtype dtype);
+    double cpu_exps;                     /* exponentials for a pair of query and key on a CPU, where that differs */
     attention_cpu_fn *cpu;               /* NULL where the step has no such version */
     attention_gpu_fn *gpu;
     attention_fp16_gpu_fn *gpu_fp16;

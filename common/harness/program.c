@@ -166,8 +166,7 @@ static int judge_small(const struct run *r, const char *name, struct verdict *v)
 
 /* ---- reporting */
 
-static void print_result(const struct run *r, const struct result *result, int small, const struct before *before,
-                         const struct timing *beside, const struct timing *again)
+static void print_verdict(const struct run *r, const struct result *result, int small)
 {
     const struct verdict *v = &result->verdict;
     char words[128];
@@ -179,6 +178,22 @@ static void print_result(const struct run *r, const struct result *result, int s
     if (!v->pass)
         printf("                %lld elements are wrong, %lld rows in doubt; %s\n", (long long)v->wrong, (long long)v->doubtful,
                v->what);
+}
+
+/* What the run really did, beside what it claims. */
+static void print_counts(const struct run *r, const struct result *result, const struct counts *done)
+{
+    double units = r->kind->units(r->o), rows = (double)r->kind->rows(r->o);
+    printf("    counted     %.5g exps %s, claimed %.5g", (double)done->exps / units, r->kind->unit, result->exps / units);
+    if (done->merges)
+        printf("; %.4g of a row's %.6g merges raised the maximum", (double)done->raised / rows, (double)done->merges / rows);
+    printf("\n");
+}
+
+static void print_result(const struct run *r, const struct result *result, const struct before *before,
+                         const struct timing *beside, const struct timing *again)
+{
+    char words[128];
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g", result->time.median, result->time.reps, result->time.p10,
            result->time.p90);
     r->kind->print_cost(r, result, beside);
@@ -233,15 +248,22 @@ static bool run_problem(struct run *r, const struct names *names, bool first)
     buffer_free(&r->workspace);
     r->workspace = workspace_new(r);
     struct cost cost = r->kind->predict(r->step, o, r->device);
+    counts_taken();
     struct result result = {
         .step = names->step, .device = r->device->model(), .backend = r->device->backend, .dtype = o->dtype, .seed = o->seed,
         .threads = r->device->threads(), .predicted_bytes = cost.bytes, .exps = cost.exps, .verdict = judge(r, names->step),
     };
+    struct counts done = counts_taken();
     r->kind->write(r);
     int small = first ? judge_small(r, names->step, &result.verdict) : 0;
     if (attempt && !result.verdict.pass) {
         attempt(r, &result, NULL);
         return false;
+    }
+    if (counting) {
+        print_verdict(r, &result, small);
+        print_counts(r, &result, &done);
+        return result.verdict.pass;
     }
 
     struct work beside = r->kind->beside(r), works[3];
@@ -263,7 +285,9 @@ static bool run_problem(struct run *r, const struct names *names, bool first)
     if (o->json && !result.verdict.pass)
         fprintf(stderr, "%s: %s: %s\n", names->step, verdict_word(&result.verdict), result.verdict.what);
     if (whole)
-        print_result(r, &result, small, &before, other, o->noise ? &works[at_again].time : NULL);
+        print_verdict(r, &result, small);
+    if (whole)
+        print_result(r, &result, &before, other, o->noise ? &works[at_again].time : NULL);
     else if (!o->json)
         r->kind->print_line(o, &result);
     else if (!attempt)
@@ -322,6 +346,9 @@ int program_main(const struct kind *kind, const void *step, const char *name, co
     static const struct device *const devices[] = { &cpu_device, &gpu_device };
     struct options o = options_parse(argc, argv, idea, kind->options);
     kind->finish(step, &o);
+    if (counting && (o.json || o.noise || o.sweep || o.sweep_scale))
+        usage_error("--%s: COUNT=1 counts what one run does, and times nothing; leave it out", o.json ? "json" :
+                    o.noise ? "noise" : o.sweep ? "sweep" : "sweep-scale");
     if (o.traced) {
         printf("%s: %s\n", name, idea);
         trace(kind, step, &o);

@@ -28,6 +28,7 @@ struct kind {
     const char *error;      /* how a verdict's error and what is allowed are said: two %g */
     /* how the prediction for the step before is said: two %g, the quotients of bytes and of exponentials */
     const char *predicted;
+    const char *unit;       /* what exponentials are counted for: "an element" */
 
     /* The problem. finish: what this step cannot take is a usage_error, and what was not given becomes the step's default. */
     void (*finish)(const void *step, struct options *o);
@@ -35,6 +36,7 @@ struct kind {
     bool (*sweep)(struct options *o, int index);
     /* The same for small problems with inputs that show mistakes: every run judges these too. Returns its name; NULL: no more. */
     const char *(*small)(const void *step, struct options *o, int index);
+    double (*units)(const struct options *o); /* how many of these there are */
     int64_t (*rows)(const struct options *o); /* of the first input, and of all outputs: none depends on another */
     void (*inputs_new)(const struct options *o, struct buffer *inputs);
     size_t (*bytes)(const struct options *o, int tensor);

@@ -92,6 +92,11 @@ static int64_t rows(const struct options *o)
     return o->rows;
 }
 
+static double units(const struct options *o)
+{
+    return (double)o->rows * (double)o->cols;
+}
+
 static void inputs_new(const struct options *o, struct buffer *inputs)
 {
     inputs[X] = input_tensor(o);
@@ -231,6 +236,7 @@ static const struct kind softmax_kind = {
     .options = SOFTMAX_STEP, .inputs = 1, .outputs = 1,
     .error = "worst relative error %.2g, allowed there %.2g",
     .predicted = "%.2fx if memory is the limit, %.2fx if exp is",
+    .unit = "an element", .units = units,
     .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
     .missing = missing, .workspace = workspace, .call = call, .predict = predict,
     .verify = verify, .verify_bytes = verify_bytes, .beside = beside, .measure = measure,

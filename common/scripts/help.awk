@@ -22,5 +22,6 @@ FILENAME ~ /main\.c$/ && /^ *\.idea = "/ {
 }
 END {
     print "\nOptions of a step go into ARGS: make step-3 ARGS=\"--rows 1Ki --cols 64Ki\", make step-3 ARGS=--help."
+    print "COUNT=1 make step-3 counts the exponentials and merges of its CPU version, and holds its claim to them."
     print "CUDA=0 builds for the CPU alone, ARCH=sm_90a for another GPU than this machine's, CC=clang with another compiler."
 }

@@ -8,7 +8,7 @@ const struct softmax_step split_softmax = {
     .reads = 1,
     .writes = 1,
     .cpu_reads = 2,   /* 1 as long as the caches hold the row */
-    .exps = 2,        /* one for the sum, one to normalise */
+    .exps = 2,        /* one for the sum, one to normalise; on a CPU 1, as in step 07, where threads do not share a row */
     .gpu_exps = 2.25, /* five for a pack of four, one to normalise */
     .cpu = split_softmax_cpu,
     .cpu_sum = { .lanes = 32, .block = 512 },

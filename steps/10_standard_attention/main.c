@@ -7,7 +7,7 @@ static struct cost standard_attention_cost(struct attention p, enum dtype dtype)
     return (struct cost){
         /* S: written, read; P: written, read */
         .bytes = attention_bytes(p, dtype) + 4 * attention_pairs(p) * (double)dtype_bytes(dtype),
-        .exps = 2 * attention_pairs(p), /* the softmax of step 06 */
+        .exps = 2 * attention_pairs(p), /* the softmax of step 06, on a GPU */
     };
 }
 
@@ -21,6 +21,7 @@ const struct attention_step standard_attention = {
     .name = "10_standard_attention",
     .idea = "the definition: three kernels, and L^2 numbers in memory",
     .predict = standard_attention_cost,
+    .cpu_exps = 1, /* kept in S, and scaled */
     .cpu = standard_attention_cpu,
     .scratch = standard_attention_scratch,
     .gpu = GPU(standard_attention_gpu),

@@ -8,7 +8,7 @@ static struct cost library_attention_cost(struct attention p, enum dtype dtype)
     return (struct cost){
         /* S: written, read; P: written, read; all of them, also what a mask hides */
         .bytes = attention_bytes(p, dtype) + 4 * (double)(p.batch * p.heads * p.seq_q * p.seq_k) * (double)dtype_bytes(dtype),
-        .exps = 2 * attention_pairs(p), /* the softmax of step 06 */
+        .exps = 2 * attention_pairs(p), /* the softmax of step 06, on a GPU */
     };
 }
 
@@ -22,6 +22,7 @@ const struct attention_step library_attention = {
     .name = "11_library_attention",
     .idea = "the same on the best matrix product there is",
     .predict = library_attention_cost,
+    .cpu_exps = 1, /* kept in S, and scaled */
     .cpu = library_attention_cpu,
     .scratch = library_attention_scratch,
     .ready = blas_available,

@@ -14,6 +14,7 @@ const struct attention_step fused_attention = {
     .name = "12_fused_attention",
     .idea = "merge with a payload: (m, l, o)",
     .predict = fused_attention_cost,
+    .cpu_exps = 4, /* two in softmax_merge, and the same two for o; a compiler may see that some are the same */
     .cpu = fused_attention_cpu,
     .gpu = GPU(fused_attention_gpu),
 };
