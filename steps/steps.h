@@ -20,7 +20,8 @@ struct attention_step;
 #define GPU(f) NULL
 #endif
 
-/* 00_ceilings: copy `bytes` bytes; read them, and return the sum of the words; or do so many rounds of arithmetic, and return the number of operations */
+/* 00_ceilings: copy `bytes` bytes; read them, and return the sum of their words; or do so many rounds of arithmetic, and return
+   the number of operations */
 void copy_cpu(void *y, const void *x, size_t bytes);
 void copy_gpu(void *y, const void *x, size_t bytes, cudaStream_t stream);
 void copy_cached_cpu(void *y, const void *x, size_t bytes);

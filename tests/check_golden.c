@@ -484,14 +484,16 @@ START_TEST(test_ceilings)
                      "    in the time of one byte: 13 FLOPs, 0.00326 exponentials, 7 FLOPs of a matrix product", NULL);
         assert_lines(getenv("CEILINGS"), "device\tthreads\tname\tdtype\tvalue\tunit", cache, "*\tL2\tfp32\t*\tKiB",
                      "*\tL3\tfp32\t*\tKiB", here("%s\t%d\tcopy\tfp32\t153.392\tGB/s"), "*\tcopy_cached\tfp32\t536.871\tGB/s",
-                     "*\tread\tfp32\t536.871\tGB/s", "*\tfma\tfp32\t2\tTFLOP/s", "*\texp\tfp32\t0.5\tGexp/s", "*\tmatmul\tfp32\t1.07374\tTFLOP/s", NULL);
+                     "*\tread\tfp32\t536.871\tGB/s", "*\tfma\tfp32\t2\tTFLOP/s",
+                     "*\texp\tfp32\t0.5\tGexp/s", "*\tmatmul\tfp32\t1.07374\tTFLOP/s", NULL);
     }
     ck_assert(freopen(folder_path("out"), "w", stdout) != NULL);
     ck_assert_int_eq(RUN(ceilings_main, &ceilings, ARGS("--reps", "1", "--json", "--threads", "1")), 0);
     assert_lines(folder_path("out"),
                  "{\"device\": \"*\", \"threads\": 1, \"ceiling\": \"copy\", \"dtype\": \"fp32\", \"value\": 153.392, "
                  "\"unit\": \"GB/s\"}",
-                 "{*\"copy_cached\"*}", "{*\"read\"*}", "{*\"fma\"*}", "{*\"exp\"*}", "{*\"matmul\"*}", NULL);
+                 "{*\"copy_cached\"*}",
+                 "{*\"read\"*}", "{*\"fma\"*}", "{*\"exp\"*}", "{*\"matmul\"*}", NULL);
 }
 END_TEST
 

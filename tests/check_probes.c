@@ -1,4 +1,5 @@
-/* Step 00's probes: a copy copies every byte and no other, reading reads each once, and what a rate is computed from is what was done. */
+/* Step 00's probes: a copy copies every byte and no other, reading reads each once, and what a rate is computed from is what was
+   done. */
 #include <stdlib.h>
 #include <string.h>
 
