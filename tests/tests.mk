@@ -23,6 +23,7 @@ $B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $
     $(sort $(foreach s,$(TRY) 00_ceilings 07_narrow_softmax,$(call parts,$s))) $(TRY:%=$B/steps/%/claims.o) $B/libharness.a
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 $B/build/mine/%.o: C += -Wno-unused -Wno-unused-parameter
+$B/build/mine/%.o: NVCCFLAGS += -diag-suppress 177
 
 # The GPU tests around the Hopper steps with random delays.
 DELAYED := $(foreach s,$(filter 19% 2%,$(STEPS)),steps/$s/gpu.o)

@@ -473,7 +473,7 @@ struct cost {
 struct softmax_step {
     const char *name;                    /* the folder */
     const char *idea;                    /* one line */
-    const char *exercise;                /* the functions that make start-N leaves for the reader to write */
+    const char *exercise;                /* what make start-N leaves to the reader: functions; f.loop: the longest loop of f */
     double reads, writes;                /* trips over the tensor: predicted DRAM traffic */
     double cpu_reads;                    /* on a CPU, where that differs */
     double exps, gpu_exps;               /* exponentials per element; on a GPU, where that differs */

@@ -65,16 +65,23 @@ def holes(step):
 # ---- cutting
 
 def body(text, name):
-    """(type, first line of the body, line of its brace) of a function, counted from 0; None if it is not defined here."""
+    """(type, first line of the body, line of its brace) of a function, counted from 0; None if it is not defined here. Of f.loop:
+    what the longest loop of f repeats."""
     lines = text.split("\n")
+    name, _, part = name.partition(".")
     for i, line in enumerate(lines):
-        if re.match(r"[a-z_]", line) and re.search(r"\b%s\(" % name, line):
+        if re.match(r"( {4})?[A-Za-z_]", line) and re.search(r"\b%s\(" % name, line):
             at = next((k for k in range(i, len(lines)) if lines[k] in ("{", "}") or lines[k].endswith(";")), None)
             if at is not None and lines[at] == "{":
-                kind = re.sub(r"\b(static|inline|__device__|__global__|__forceinline__|__noinline__|template\s*<[^>]*>)\s*|"
-                              r"\b__launch_bounds__\([^)]*\)\s*", "", line[:line.index(name + "(")]).strip()
-                return kind, at + 1, lines.index("}", at)
+                kind = re.sub(r"\b(static|inline|INLINE|__device__|__global__|__forceinline__|__noinline__|template\s*<[^>]*>)"
+                              r"\s*|\b__launch_bounds__\([^)]*\)\s*", "", line[:line.index(name + "(")]).strip()
+                return longest_loop(lines, at) if part else (kind, at + 1, lines.index("}", at))
     return None
+
+
+def longest_loop(lines, at):
+    loops = [(k + 1, lines.index("    }", k)) for k in range(at, lines.index("}", at)) if re.match(r"    for .*{$", lines[k])]
+    return ("void", *max(loops, key=lambda loop: loop[1] - loop[0]))
 
 
 def cut(text, names, step, cuda):
@@ -87,8 +94,9 @@ def cut(text, names, step, cuda):
         kind, first, last = found
         lines = text.split("\n")
         size = sum(1 for line in lines[first:last] if line.strip())
-        hole = [f"    {OPEN}about {size} lines. The comment above says what must hold at the end; "
-                f"make hint-{number(step)} helps. */"]
+        indent, where = ("        ", "The lesson says what a turn of this loop does") if "." in name else \
+            ("    ", "The comment above says what must hold at the end")
+        hole = [f"{indent}{OPEN}about {size} line{'s' * (size > 1)}. {where}; make hint-{number(step)} helps. */"]
         if kind != "void":
             hole.append("    return {};" if cuda else f"    return ({kind}){{ 0 }};")
         text = "\n".join(lines[:first] + hole + lines[last:])
@@ -120,7 +128,7 @@ def start(step):
     for file, text, size in found:
         with open(os.path.join(mine(step), file), "w", encoding="utf-8") as out:
             out.write(text)
-        names = [name for name in holes(step) if body(text, name)]
+        names = [re.sub(r"(\w+)\.loop", r"the loop of \1", name) for name in holes(step) if body(text, name)]
         print(f"{mine(step)}/{file}: {' and '.join(names)} to write, {size} lines in the course's own")
     print(f"The lesson is steps/{step}/README.md. make try-{number(step)} judges what you wrote, make hint-{number(step)} helps, "
           f"make solution-{number(step)} shows the course's.")
@@ -194,7 +202,7 @@ def build(step):
 
 
 def still_open(own):
-    return [path for path in own.values() if OPEN in read(path)]
+    return [path for path in own.values() if re.search(r"%s.*\*/\n( *return .*\n)? *}" % re.escape(OPEN), read(path))]
 
 
 def try_it(step, file, options):
@@ -203,6 +211,8 @@ def try_it(step, file, options):
     build(step)
     for path in still_open(own):
         print(f"{path}: not written yet: a hole is as make start-{number(step)} left it")
+    if len(still_open(own)) == len(own):
+        sys.exit(1)  # it would be wrong, or wait for ever
     devices = [PARTS[part] for part in own]
     if not any(option.startswith("--device") for option in options) and len(devices) == 1:
         options = [*options, "--device", devices[0]]
@@ -222,6 +232,8 @@ def try_it(step, file, options):
         print("\n".join(lines))
     if not file and lines:
         keep(step, own, lines)
+    if not lines and devices == ["gpu"] and code != 2:
+        fail(f"try-{number(step)}: it compiles, and is not judged: that takes a GPU that can run this step")
     sys.exit(code)
 
 

@@ -292,20 +292,21 @@ def fragments():
     f = Figure(740, 338, "What one lane holds of two C of the first product is what it must hold of A of the second")
     size, top, lane = 15, 70, 5
     g, t = lane // 4, lane % 4
+    f.add("<style>.d { fill: #8250df33; stroke: #8250df }</style>")
 
-    def matrix(x, columns, name, words):
-        """16 rows; the lane's elements are coloured by the quarter that they are in."""
+    def matrix(x, columns, name, words, first=0):
+        """16 rows; the lane's elements are coloured by the quarter of A that they are in, or will be: from `first` on."""
         for row in range(16):
             for col in range(columns):
                 mine = row % 8 == g and col % 8 // 2 == t
-                kind = "abcb"[row // 8 + 2 * (col // 8)] if mine else "none"
+                kind = "abcd"[first + row // 8 + 2 * (col // 8)] if mine else "none"
                 f.box(x + col * size, top + row * size, size - 2, size - 2, kind)
         f.text(x + columns * size / 2, 24, name, "head")
         for i, word in enumerate(words):
             f.text(x + (i // 2 * 8 + 4) * size, top - 26 + (i % 2) * 16, word, "small")
 
     matrix(30, 8, "C: S, 8 keys", ("c[0..1] above,", "c[2..3] below"))
-    matrix(190, 8, "C: the next 8", ("c[0..1] above,", "c[2..3] below"))
+    matrix(190, 8, "C: the next 8", ("c[0..1] above,", "c[2..3] below"), 2)
     matrix(440, 16, "A: P, 16 keys", ("a[0] above,", "a[1] below", "a[2] above,", "a[3] below"))
     f.arrow(330, 186, 420, 186)
     f.text(375, 158, "exp(s − m)", "small")
@@ -373,8 +374,8 @@ def edge():
                   "0" if wrong and end else f"head {1 if wrong else 0}, row {997 + i if not wrong else i - 3}", "small")
     f.text(180, 306, "the box takes rows of the next head: for V even", "small")
     f.text(180, 324, "a weight of 0 times NaN is NaN", "small")
-    f.text(610, 306, "the box ends where its dimension does:", "small")
-    f.text(610, 324, "zeros, and no if in any copy", "small")
+    f.text(550, 306, "the box ends where its dimension does:", "small")
+    f.text(550, 324, "zeros, and no if in any copy", "small")
     return f
 
 
@@ -445,7 +446,8 @@ def bound():
         f.text(x + 30, floor + 20, f"block {i}", "small")
         f.text(x + 30, floor + 38, "m = r₀" if i < 3 else "r₀, then r₃" if i == 3 else "m = r₃", "small")
     f.box(84 + 104 * 3 + 32, floor - 44, 28, 44, "c")
-    f.text(84 + 104 * 3 + 40, 56, "computed again, m being the row's maximum", "small", "start")
+    f.text(84 + 104 * 3 + 40, 48, "computed again,", "small", "start")
+    f.text(84 + 104 * 3 + 40, 66, "m being the row's maximum by now", "small", "start")
     f.text(370, 274, "a lane's sum of 2^(c s − m) in a block: below the bound nothing is compared, found or rescaled", "small")
     f.text(370, 292, "above it the warpgroup repairs: S once more, a new m for the rows that need it, O and l rescaled", "small")
     return f

@@ -55,7 +55,7 @@ template <int DIM, class T> static __device__ void load_q(uint32_t *r, const T *
         r[i] = *(const uint32_t *)&from[i % 2 * 8 * DIM + i / 2 * 8];
 }
 
-/* The same of K, and B: two quarters for 8 keys, two for the next 8. */
+/* The same of K, and B: r[0] and r[1] are for 8 keys, r[2] and r[3] for the next 8; the second of each is 8 columns further. */
 template <int DIM, class T> static __device__ void load_k(uint32_t *r, const T *k_tile, int row, int k)
 {
     const T *from = &k_tile[(row + threadIdx.x % 32 / 4) * DIM + 16 * k + threadIdx.x % 4 * 2];
@@ -63,7 +63,10 @@ template <int DIM, class T> static __device__ void load_k(uint32_t *r, const T *
         r[i] = *(const uint32_t *)&from[i / 2 * 8 * DIM + i % 2 * 8];
 }
 
-/* The same of V, whose neighbours in a column make a word: two loads. Two quarters are for 8 columns, two for the next 8. */
+/*
+ * The same of V, whose neighbours in a column make a word: two loads. r[0] and r[1] are for 8 columns, r[2] and r[3] for the next
+ * 8; the second of each is 8 rows further.
+ */
 template <int DIM, class T> static __device__ void load_v(uint32_t *r, const T *v_tile, int row, int k)
 {
     const T *from = &v_tile[(row + threadIdx.x % 4 * 2) * DIM + 16 * k + threadIdx.x % 32 / 4];

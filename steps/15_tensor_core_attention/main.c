@@ -13,6 +13,7 @@ static struct cost tensor_core_attention_cost(struct attention p, enum dtype dty
 const struct attention_step tensor_core_attention = {
     .name = "15_tensor_core_attention",
     .idea = "matrix products on tensor cores; the scores never leave registers",
+    .exercise = "load_k load_v add_values",
     .predict = tensor_core_attention_cost,
     .gpu_fp16 = GPU(tensor_core_attention_fp16_gpu),
     .gpu_bf16 = GPU(tensor_core_attention_bf16_gpu),

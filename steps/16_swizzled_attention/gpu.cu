@@ -50,8 +50,9 @@ template <class T, int DIM, int ROWS> static __device__ void load_tile(T *tile, 
 }
 
 /*
- * s: 16 x BC = scale times the warp's Q times K transposed. q_at, k_at: what the lane passes to the first ldmatrix of each.
- * To go 16 k elements further in a row is to flip bits of the address.
+ * s: 16 x BC, zeros that become scale times the warp's Q times K transposed. q_at, k_at: what the lane passes to the first
+ * ldmatrix of each, for the tile's first 16 columns and, of K, 16 rows. To go 16 k elements further in a row is to flip bits of
+ * the address; 16 rows further is to add.
  */
 template <class T, int DIM> static __device__ void scores(float (*s)[4], uint32_t q_at, uint32_t k_at, float scale)
 {

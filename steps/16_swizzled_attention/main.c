@@ -13,6 +13,7 @@ static struct cost swizzled_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step swizzled_attention = {
     .name = "16_swizzled_attention",
     .idea = "tiles lie so that nobody waits for a bank",
+    .exercise = "swizzled scores",
     .predict = swizzled_attention_cost,
     .gpu_fp16 = GPU(swizzled_attention_fp16_gpu),
     .gpu_bf16 = GPU(swizzled_attention_bf16_gpu),

@@ -32,7 +32,10 @@ template <int DIM> static __device__ int swizzled(int row, int chunk)
     return row * DIM + (chunk ^ row % 8) * 8;
 }
 
-/* tile: (ROWS, DIM) in shared memory; from: (there, DIM). Rows that are not there become zeros. */
+/*
+ * Begin to copy a tile. tile: (ROWS, DIM), by its address; from: (there, DIM). Rows that are not there become zeros. A thread
+ * copies the same chunk of every few rows, so that the block's threads copy whole rows.
+ */
 template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t tile, const T *from, int there)
 {
     constexpr int CHUNKS = DIM / 8, STEP = THREADS / CHUNKS; /* of a row; rows that the block copies at a time */
@@ -43,8 +46,9 @@ template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t 
 }
 
 /*
- * s: 16 x BC = scale times the warp's Q times K transposed. q_at, k_at: what the lane passes to the first ldmatrix of each.
- * To go 16 k elements further in a row is to flip bits of the address.
+ * s: 16 x BC, zeros that become scale times the warp's Q times K transposed. q_at, k_at: what the lane passes to the first
+ * ldmatrix of each, for the tile's first 16 columns and, of K, 16 rows. To go 16 k elements further in a row is to flip bits of
+ * the address; 16 rows further is to add.
  */
 template <class T, int DIM> static __device__ void scores(float (*s)[4], uint32_t q_at, uint32_t k_at, float scale)
 {

@@ -13,6 +13,7 @@ static struct cost pipelined_attention_cost(struct attention p, enum dtype dtype
 const struct attention_step pipelined_attention = {
     .name = "17_pipelined_attention",
     .idea = "the next tile travels while this one is multiplied",
+    .exercise = "copy_tile pipelined_attention_kernel.loop",
     .predict = pipelined_attention_cost,
     .gpu_fp16 = GPU(pipelined_attention_fp16_gpu),
     .gpu_bf16 = GPU(pipelined_attention_bf16_gpu),
