@@ -68,12 +68,15 @@ else
 LINK := $(CC) $(CFLAGS) $(OPENMP)
 endif
 
-# On stderr, so that `make -s step-7 ARGS=--json` prints JSON and nothing else.
+# On stderr, so that `make -s step-7 ARGS=--json` prints JSON and nothing else; and once, whatever make calls make.
+ifeq ($(FOUND_SAID),)
 $(shell printf '%s\n' 'found: $(CC); \
 $(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
 $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); \
 $(if $(CHECK),Check,no Check: no tests). \
 `make setup` adds what is missing' >&2)
+endif
+export FOUND_SAID := 1
 
 # ---- how programs are built: build/cpu, build/cuda and build/count are trees of their own, never mixed
 

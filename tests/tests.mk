@@ -1,7 +1,7 @@
 # How the tests are built and run; the Makefile above includes this. They link every step's cpu.o and gpu.o, and no main.o: what
 # is tested is what runs.
 
-TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/try.c tests/fuzz_%.c, \
+TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/try.c tests/quiz.c tests/fuzz_%.c, \
            $(sort $(wildcard tests/*.c tests/mutants/*.c))))
 TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
@@ -12,14 +12,22 @@ ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,
 LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) \
              $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
 
-$B/main_cpu $B/main_gpu $B/bug: $B/%: $B/tests/%.o $(ALL_O)
+$B/main_cpu $B/main_gpu: $B/%: $B/tests/%.o $(ALL_O)
+	$(call LINK_TESTS,$^)
+
+# The gallery and its quiz take no test suite; and the quiz no step but those that a broken kernel mimics.
+GALLERY_O := $(filter $B/tests/mutants/%,$(TESTS_O))
+claimed = $(foreach s,$(1),$(call parts,$s)) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(1)))
+$B/bug: $(filter-out $B/tests/check_%,$(ALL_O))
+$B/quiz: $(GALLERY_O) $(call claimed,$(filter 00% 02% 03% 05% 07% 10% 12% 14%,$(STEPS))) $B/libharness.a
+$B/bug $B/quiz: $B/%: $B/tests/%.o
 	$(call LINK_TESTS,$^)
 
 # A reader's answer to an exercise, and the course's step, in one program; exercise.py says of which step, and writes its sources.
 ANSWER := build/mine/$(TRY)
 $B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $(wildcard $(ANSWER)/cpu.c $(ANSWER)/gpu.cu)))) \
     $(patsubst %.c,$B/%.o,$(wildcard $(ANSWER)/mutants/*.c)) \
-    $(filter $B/tests/mutants/%,$(TESTS_O) $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O))) \
+    $(GALLERY_O) $(filter $B/tests/mutants/%,$(if $(filter 1,$(CUDA)),$(TESTS_GPU_O))) \
     $(sort $(foreach s,$(TRY) 00_ceilings 07_narrow_softmax,$(call parts,$s))) $(TRY:%=$B/steps/%/claims.o) $B/libharness.a
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 $B/build/mine/%.o: C += -Wno-unused -Wno-unused-parameter
@@ -34,16 +42,30 @@ $B/delayed/main_gpu: $(DELAYED:%=$B/delayed/%) $B/main_gpu
 	$(call LINK_TESTS,$(filter %.o,$^) $B/tests/main_gpu.o $(filter-out $(DELAYED:%=$B/%),$(ALL_O)))
 
 ifeq ($(CHECK),)
-$B/tests/%.o: ; $(error the tests need Check, which is not here; `make setup` installs it)
+$B/tests/check_%.o $B/tests/main_%.o $B/tests/attention_%.o: ; \
+    $(error the tests need Check, which is not here; `make setup` installs it)
 endif
 
 test: $(PROGRAMS) $B/main_cpu $B/main_gpu ## every test; SUITE=merge or CASE=malformed runs one suite or case by name
 	@B=$B SUITE=$(SUITE) CASE=$(CASE) tests/run.sh
 
-bug: $B/bug ## the gallery of broken kernels; bug-3 shows number 3, and which check catches it
-	@$B/bug
+bug: ## the gallery of broken kernels; bug-3 shows number 3, and which check catches it
+quiz: ## a broken kernel without its name: which input shows it? QUIZ=3 is number 3, INPUT=rising answers, GIVE=1 gives up
+
+# Most broken kernels run on a CPU: no step of a GPU need be compiled to see them.
+ON_GPU := $(shell awk '/^    (CPU|ON_GPU)/ { n++ } /^    ON_GPU/ { print "bug-" n }' tests/mutants/mutants.c)
+ifeq ($(CUDA),1)
+IN_CPU_TREE = $(MAKE) --no-print-directory CUDA=0 B=build/cpu $@
+bug quiz: ; @$(IN_CPU_TREE)
+bug-%: ; @$(IN_CPU_TREE)
+$(ON_GPU): $B/bug
+	@$B/bug $(@:bug-%=%)
+else
+bug quiz: %: $B/%
+	@$B/$@
 bug-%: $B/bug
 	@$B/bug $*
+endif
 
 # MUTANTS="NAME ..." runs some of them; TENTH=random a tenth, with a seed that is printed, TENTH=SEED the same tenth again.
 mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
@@ -68,4 +90,4 @@ sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-san
 fuzz: ## a minute of random bytes for the .npy reader, and of random words for the command line (needs clang)
 	@tests/fuzz.sh
 
-.PHONY: test bug mutants ablation delays older-gpus repairs sanitize fuzz
+.PHONY: test bug quiz mutants ablation delays older-gpus repairs sanitize fuzz

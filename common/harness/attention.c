@@ -342,7 +342,7 @@ static void write_outputs(const struct run *r)
         fatal("%s", why);
 }
 
-static const struct kind attention_kind = {
+const struct kind attention_kind = {
     .options = ATTENTION_STEP, .inputs = 3, .outputs = 2,
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
     .predicted = "to move %.3gx the bytes, and %.3gx the exponentials",

@@ -101,11 +101,7 @@ void problem_free(struct run *r)
         buffer_free(&r->host[i]);
 }
 
-/*
- * Whether all rows but the last have the same bits when the step is run again and the last row of the first input is another: a
- * row must depend on no other, and on no chance.
- */
-static bool rows_stand_alone(struct run *r, const char *name)
+bool rows_stand_alone(struct run *r, const char *name)
 {
     struct buffer kept[MAX_TENSORS] = { { 0 } }, *x = &r->host[0];
     int64_t rows = r->kind->rows(r->o), count = (int64_t)(x->bytes / dtype_bytes(r->o->dtype)), width = count / rows;

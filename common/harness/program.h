@@ -72,7 +72,14 @@ extern void (*attempt)(const struct run *r, const struct result *result, const s
 
 /* For it: makes the tensors of the problem r->o, runs r->step on it once, and judges that. Then problem_free(r). */
 struct verdict problem_judge(struct run *r, const char *name);
+/*
+ * Whether all rows but the last have the same bits when the step is run again and the last row of the first input is another: a
+ * row must depend on no other, and on no chance. Between the two; it leaves other outputs.
+ */
+bool rows_stand_alone(struct run *r, const char *name);
 void problem_free(struct run *r);
+
+extern const struct kind softmax_kind, attention_kind;
 
 /* main() of a step of this kind. before: the step that takes turns with it, or NULL. Returns the exit status. */
 int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before,

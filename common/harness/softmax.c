@@ -232,7 +232,7 @@ static void write_outputs(const struct run *r)
         output_write(r->o, r->host[Y].data);
 }
 
-static const struct kind softmax_kind = {
+const struct kind softmax_kind = {
     .options = SOFTMAX_STEP, .inputs = 1, .outputs = 1,
     .error = "worst relative error %.2g, allowed there %.2g",
     .predicted = "%.2fx if memory is the limit, %.2fx if exp is",

@@ -11,7 +11,7 @@
 
 #include "mutants.h"
 
-static float simplified_exp(float x)
+static float exp_of(float x)
 {
     float t = x * 1.44269504f;
     float n = t; /* should be t rounded */
@@ -30,8 +30,8 @@ void fast_math_exp(float *y, const float *x, int64_t rows, int64_t cols)
         for (int64_t col = 0; col < cols; col++)
             max = fmaxf(max, in[col]);
         for (int64_t col = 0; col < cols; col++)
-            sum += simplified_exp(in[col] - max);
+            sum += exp_of(in[col] - max);
         for (int64_t col = 0; col < cols; col++)
-            out[col] = simplified_exp(in[col] - max) / sum;
+            out[col] = exp_of(in[col] - max) / sum;
     }
 }

@@ -1,9 +1,10 @@
 /* The table of all mutants, in the order of `make bug`. */
 #include "mutants.h"
+#include "steps.h"
 
 #define CPU(f, mimics, check) { { .name = #f, .cpu = f }, "tests/mutants/" #f ".c", mimics, check, FP32, false }
 #define CPU_FP16(f, mimics, check) { { .name = #f, .cpu_fp16 = f }, "tests/mutants/" #f ".c", mimics, check, FP16, false }
-#define ON_GPU(f, mimics, check) { { .name = #f, .gpu = f }, "tests/mutants/" #f ".cu", mimics, check, FP32, true }
+#define ON_GPU(f, mimics, check) { { .name = #f, .gpu = GPU(f) }, "tests/mutants/" #f ".cu", mimics, check, FP32, true }
 
 const struct mutant mutants[] = {
     /* the maximum */
@@ -38,11 +39,10 @@ const struct mutant mutants[] = {
     CPU(uniform, "02_safe_softmax", "ordinary"),
     CPU(all_nan, "02_safe_softmax", "ordinary"),
     CPU(stale_output, "02_safe_softmax", "ordinary"),
-#ifdef USE_CUDA
+    /* on a GPU; without CUDA they keep their numbers, and have no function */
     ON_GPU(ragged_threads_return, "05_block_softmax", "shapes"),
     ON_GPU(last_pack_not_written, "07_narrow_softmax", "shapes"),
     ON_GPU(launch_refused, "05_block_softmax", "ordinary"),
     ON_GPU(no_barrier, "05_block_softmax", "shapes"),
-#endif
 };
 const int mutant_count = sizeof mutants / sizeof mutants[0];
