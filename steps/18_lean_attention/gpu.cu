@@ -99,7 +99,10 @@ static __device__ void mask(float (*s)[4], int visible, int step)
                 s[n][i] = -INFINITY;
 }
 
-/* Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much. Other rows have no say in it. */
+/*
+ * Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much: by LAG, times c. l and O follow.
+ * Other rows have no say in it.
+ */
 template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
 {
     for (int h = 0; h < 2; h++) {
@@ -129,7 +132,10 @@ static __device__ void center(float (*s)[4], float *base, const float *m)
     }
 }
 
-/* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). */
+/*
+ * Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). m moves only by follow(), and
+ * only where some row of the warp needs that, or center().
+ */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
 {
     float m[2] = { -INFINITY, -INFINITY }, base[2];

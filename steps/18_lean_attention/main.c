@@ -13,6 +13,7 @@ static struct cost lean_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step lean_attention = {
     .name = "18_lean_attention",
     .idea = "fewer instructions for a score",
+    .exercise = "follow softmax",
     .predict = lean_attention_cost,
     .gpu_fp16 = GPU(lean_attention_fp16_gpu),
     .gpu_bf16 = GPU(lean_attention_bf16_gpu),

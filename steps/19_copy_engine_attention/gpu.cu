@@ -33,13 +33,13 @@ template <int DIM> struct rows {
 
 /*
  * Where chunk `chunk` of row `row` of a tile lies, in bytes, as the copy engine leaves it: in panels of 64 columns and ROWS rows.
- * To go k times 16 elements further in a row is to flip bits of the address, too; and after four times comes the next panel.
  */
 template <int ROWS> static __device__ uint32_t swizzled(int row, int chunk)
 {
     return chunk / 8 * ROWS * 128 + row * 128 + (chunk ^ row) % 8 * 16;
 }
 
+/* k times 16 elements further in a row: bits of the address are flipped, as in step 18; after four times comes the next panel. */
 template <int ROWS> static __device__ uint32_t further(uint32_t at, int k)
 {
     return (at ^ 32 * (k % 4)) + k / 4 * ROWS * 128;
@@ -91,7 +91,10 @@ static __device__ void mask(float (*s)[4], int visible, int step)
                 s[n][i] = -INFINITY;
 }
 
-/* Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much. Other rows have no say in it. */
+/*
+ * Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much: by LAG, times c. l and O follow.
+ * Other rows have no say in it.
+ */
 template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
 {
     for (int h = 0; h < 2; h++) {
@@ -121,7 +124,10 @@ static __device__ void center(float (*s)[4], float *base, const float *m)
     }
 }
 
-/* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). */
+/*
+ * Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). m moves only by follow(), and
+ * only where some row of the warp needs that, or center().
+ */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
 {
     float m[2] = { -INFINITY, -INFINITY }, base[2];

@@ -13,6 +13,7 @@ static struct cost copy_engine_attention_cost(struct attention p, enum dtype dty
 const struct attention_step copy_engine_attention = {
     .name = "19_copy_engine_attention",
     .idea = "a copy engine brings the tiles: copies cost no warp",
+    .exercise = "further load_tiles attend.loop",
     .predict = copy_engine_attention_cost,
     .gpu_fp16 = GPU(copy_engine_attention_fp16_gpu),
     .gpu_bf16 = GPU(copy_engine_attention_bf16_gpu),

@@ -13,6 +13,7 @@ static struct cost warpgroup_attention_cost(struct attention p, enum dtype dtype
 const struct attention_step warpgroup_attention = {
     .name = "20_warpgroup_attention",
     .idea = "products straight from shared memory, by warpgroups",
+    .exercise = "load_tiles attend.loop",
     .predict = warpgroup_attention_cost,
     .gpu_fp16 = GPU(warpgroup_attention_fp16_gpu),
     .gpu_bf16 = GPU(warpgroup_attention_bf16_gpu),
