@@ -43,6 +43,8 @@ template <class C> struct consumer {
 
 /* ---- producers */
 
+/* One thread: the tile's blocks of K, from the last to the first, each as soon as there is an empty place. mark() is for `make
+   timeline`. */
 template <class C> INLINE void produce_keys(const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -55,6 +57,7 @@ template <class C> INLINE void produce_keys(const problem &p)
     }
 }
 
+/* Another thread: its blocks of V. */
 template <class C> INLINE void produce_values(const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -67,6 +70,7 @@ template <class C> INLINE void produce_values(const problem &p)
     }
 }
 
+/* And another: its queries, once, for each warpgroup its own 64. */
 template <class C> INLINE void produce_queries(const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -75,7 +79,7 @@ template <class C> INLINE void produce_queries(const problem &p)
         load(shm.queries[i], 0, shm.q[i], sizeof shm.q[i], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head, READ_ONCE);
 }
 
-/* As a warpgroup: three of its threads, each in a warp of its own. */
+/* As a warpgroup, which hands over its registers: three of its threads, each in a warp of its own. */
 template <class C> INLINE void produce(const problem &p)
 {
     fewer_registers<C::PRODUCER_REGISTERS>();
@@ -89,7 +93,10 @@ template <class C> INLINE void produce(const problem &p)
 
 /* ---- consumers: softmax */
 
-/* Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much. Other rows have no say in it. */
+/*
+ * Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much: by LAG, times c. l and O follow.
+ * Other rows have no say in it.
+ */
 template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
 {
     for (int h = 0; h < 2; h++) {
@@ -119,7 +126,10 @@ static __device__ void center(float (*s)[4], float *base, const float *m)
     }
 }
 
-/* Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). */
+/*
+ * Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). m moves only by follow(), and
+ * only where some row of the warp needs that, or center().
+ */
 template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
 {
     float m[2] = { -INFINITY, -INFINITY }, base[2];

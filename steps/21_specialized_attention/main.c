@@ -13,6 +13,7 @@ static struct cost specialized_attention_cost(struct attention p, enum dtype dty
 const struct attention_step specialized_attention = {
     .name = "21_specialized_attention",
     .idea = "some warps copy, others compute",
+    .exercise = "produce_keys produce_values produce_queries produce",
     .predict = specialized_attention_cost,
     .gpu_fp16 = GPU(specialized_attention_fp16_gpu),
     .gpu_bf16 = GPU(specialized_attention_bf16_gpu),

@@ -43,6 +43,8 @@ template <class C> struct consumer {
 
 /* ---- producers */
 
+/* One thread: the tile's blocks of K, from the last to the first, each as soon as there is an empty place. mark() is for `make
+   timeline`. */
 template <class C> INLINE void produce_keys(const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -55,6 +57,7 @@ template <class C> INLINE void produce_keys(const problem &p)
     }
 }
 
+/* Another thread: its blocks of V. */
 template <class C> INLINE void produce_values(const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -67,6 +70,7 @@ template <class C> INLINE void produce_values(const problem &p)
     }
 }
 
+/* And another: its queries, once, for each warpgroup its own 64. */
 template <class C> INLINE void produce_queries(const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -75,7 +79,7 @@ template <class C> INLINE void produce_queries(const problem &p)
         load(shm.queries[i], 0, shm.q[i], sizeof shm.q[i], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head, READ_ONCE);
 }
 
-/* As a warpgroup: three of its threads, each in a warp of its own. */
+/* As a warpgroup, which hands over its registers: three of its threads, each in a warp of its own. */
 template <class C> INLINE void produce(const problem &p)
 {
     fewer_registers<C::PRODUCER_REGISTERS>();
@@ -135,7 +139,11 @@ template <class C> INLINE void first_block(consumer<C> &me, const problem &p)
     mark(DID_SOFTMAX, me.keys - 1);
 }
 
-/* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
+/*
+ * Any other block: its scores, and then its softmax, are computed beside P V of the block before. At the end me.weights are this
+ * block's, l has its sums, and what l and O refer to is at most LAG below its maxima; O lacks its P V. Its place of K, and the
+ * block before's of V, have been let go.
+ */
 template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const problem &p)
 {
     memory<C> &shm = shared<C>();

@@ -13,6 +13,7 @@ static struct cost overlapped_attention_cost(struct attention p, enum dtype dtyp
 const struct attention_step overlapped_attention = {
     .name = "22_overlapped_attention",
     .idea = "the next scores are multiplied under this softmax",
+    .exercise = "next_block",
     .predict = overlapped_attention_cost,
     .gpu_fp16 = GPU(overlapped_attention_fp16_gpu),
     .gpu_bf16 = GPU(overlapped_attention_bf16_gpu),

@@ -134,7 +134,11 @@ template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const p
     me.add = false;
 }
 
-/* Any other block: its scores, and then its softmax, are computed beside P V of the block before. */
+/*
+ * Any other block: its scores, and then its softmax, are computed beside P V of the block before. At the end me.weights are this
+ * block's, l has its sums, and what l and O refer to is at most LAG below its maxima; O lacks its P V. Its place of K, and the
+ * block before's of V, have been let go.
+ */
 template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -171,6 +175,10 @@ template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const pr
     mark(DID_SOFTMAX, me.keys - 1);
 }
 
+/*
+ * As a warpgroup: tile after tile, until one without blocks is announced. The last P V of a tile is left to the first block of
+ * the next, and with it O; that of the last tile has nothing to run beside.
+ */
 template <class C> INLINE void consume(const problem &p, int warpgroup)
 {
     consumer<C> me = { warpgroup };

@@ -13,6 +13,7 @@ static struct cost persistent_attention_cost(struct attention p, enum dtype dtyp
 const struct attention_step persistent_attention = {
     .name = "23_persistent_attention",
     .idea = "one block an SM, which never drains",
+    .exercise = "skip consume",
     .predict = persistent_attention_cost,
     .gpu_fp16 = GPU(persistent_attention_fp16_gpu),
     .gpu_bf16 = GPU(persistent_attention_bf16_gpu),

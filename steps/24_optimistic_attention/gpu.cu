@@ -115,8 +115,11 @@ template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const p
     me.add = false;
 }
 
-/* A sum is out of bounds, infinite or NaN: of a row that is not near, whose m
-   is NaN, always. The rows where it is refer to their maximum from now on. */
+/*
+ * A sum is out of bounds, infinite or NaN: of a row that is not near, whose m is NaN, always. The rows where it is refer to their
+ * maximum from now on, if that is above what they refer to; l and O, with all blocks before in them, follow. sum and me.weights
+ * are made again, of scores that are computed again: s holds exponentials. count() and count_idle() are for `make repairs`.
+ */
 template <class C> INLINE void repair(float (&s)[C::BC / 2], consumer<C> &me, const problem &p, float (&sum)[2], bool masked)
 {
     count(REPAIRS);
@@ -139,7 +142,10 @@ template <class C> INLINE void repair(float (&s)[C::BC / 2], consumer<C> &me, co
     pack_weights(me.weights, s, typename C::T());
 }
 
-/* Any other block: its scores, and then its exponentials, are computed beside P V of the block before. */
+/*
+ * Any other block: its scores, and then its exponentials, are computed beside P V of the block before. At the end me.weights are
+ * this block's, l has its sums, and O lacks its P V.
+ */
 template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const problem &p)
 {
     memory<C> &shm = shared<C>();
@@ -172,6 +178,10 @@ template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const pr
     release_together(shm.keys, me.keys++); /* only now */
 }
 
+/*
+ * As a warpgroup: tile after tile, until one without blocks is announced. The last P V of a tile is left to the first block of
+ * the next, and with it O; that of the last tile has nothing to run beside.
+ */
 template <class C> INLINE void consume(const problem &p, int warpgroup)
 {
     consumer<C> me = { warpgroup };

@@ -13,6 +13,7 @@ static struct cost optimistic_attention_cost(struct attention p, enum dtype dtyp
 const struct attention_step optimistic_attention = {
     .name = "24_optimistic_attention",
     .idea = "keep the first maximum, check the sums, repair",
+    .exercise = "repair",
     .predict = optimistic_attention_cost,
     .gpu_fp16 = GPU(optimistic_attention_fp16_gpu),
     .gpu_bf16 = GPU(optimistic_attention_bf16_gpu),
