@@ -197,6 +197,9 @@ timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 figures: ## draw the figures of the lessons
 	@$(PYTHON) docs/figures/figures.py
 
+book: ## the whole course as one page to print, build/book.html (needs pandoc)
+	@$(PYTHON) common/scripts/book.py
+
 record: ## keep build/results.tsv under plots/recorded, with this machine's name, driver, compiler, commit and date
 	@$(PYTHON) plots/results.py record $(NAME)
 
@@ -210,7 +213,7 @@ include tests/tests.mk
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour progress bench peers plots timeline record figures tables clean \
+.PHONY: help setup all tour progress bench peers plots timeline record figures book tables clean \
         $(foreach s,$(STEPS),$(foreach what,step diff start try hint solution,$(what)-$(call number,$s)))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)

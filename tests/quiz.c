@@ -1,7 +1,8 @@
 /*
  * The gallery of broken kernels as a quiz, `make quiz`: a kernel without its name and its comments; which inputs show that it is
  * wrong? QUIZ=K in the environment chooses number K, of an order of their own; INPUT=FAMILY answers, and without it a terminal is
- * asked; GIVE=1 gives up. `quiz --check` tests the quiz itself. Runs in the repository's root, where the sources are.
+ * asked; GIVE=1 gives up. Runs in the repository's root, where the sources are. Two words are for tests of the quiz itself: `quiz
+--list` says of each kernel which family shows it, `quiz --check` also that none shows the step that it mimics.
  *
  * Exit status: 0, and 1 for an answer that does not show it.
  */
@@ -165,7 +166,7 @@ static bool problem_at(const struct kernel *k, const struct kind *kind, const ch
         return index == 0;
     }
     if (index == 0 && k->attention)
-        o->attention = (struct attention){ 1, 2, 2, 256, 256, DEFAULT_DIM, false, default_scale(DEFAULT_DIM) };
+        o->attention = (struct attention){ 1, 1, 1, 256, 256, DEFAULT_DIM, false, default_scale(DEFAULT_DIM) };
     else if (index == 0)
         o->rows = 64, o->cols = DEFAULT_COLS;
     else if (!kind->small(k->right, o, index - 1))
@@ -279,12 +280,12 @@ static const char *shown_by(const struct kernel *k, const void *step)
     return NULL;
 }
 
-/* Every kernel is shown by some family, and by none is the step that it mimics. */
-static int check(void)
+/* Every kernel is shown by some family; and if `steps_too`, by none is the step that it mimics. */
+static int check(bool steps_too)
 {
     int bad = 0;
     for (const struct kernel *k = kernels; k < kernels + count; k++) {
-        bool first = true;
+        bool first = steps_too;
         for (const struct kernel *other = kernels; other < k; other++)
             first &= other->right != k->right;
         const char *family = shown_by(k, &k->step);
@@ -309,8 +310,8 @@ int main(int argc, char **argv)
     char *end;
     long number = strtol(chosen, &end, 10);
     gather();
-    if (argc > 1 && strcmp(argv[1], "--check") == 0)
-        return check();
+    if (argc > 1)
+        return check(strcmp(argv[1], "--check") == 0);
     if (*chosen && (*end || number < 1 || number > count))
         usage_error("QUIZ=%s: a number from 1 to %d is allowed; without one, one is chosen", chosen, count);
     if (!*chosen && (*family || *given("GIVE")))
