@@ -411,6 +411,19 @@ class Pages:
         return lines + ["", "Softmax of 16384 x 8192, fp32: useful bandwidth, and its share of a copy's. Attention of "
                         + self.caption("", " bf16 where nothing else is said." + hours)[1]]
 
+    def make_shares(self):
+        """All steps that are recorded, and their share of the tightest ceiling on each machine."""
+        lines = [["step"] + self.names(self.main)]
+        for step, (_, attends, _) in self.steps.items():
+            self.begin(attends)
+            for dtype in self.dtypes:
+                rows = [self.find(m, step, dtype) for m in self.main]
+                if any(rows):
+                    said = [r and ("%.0f %% of %s" % (r.percent, r.ceiling) if r.percent else r.speed()) or "" for r in rows]
+                    lines.append(["[%s](%s%s/README.md)%s" % (step, self.up, step, ", bf16" * (dtype == "bf16"))] + said)
+        self.begin(True)
+        return lines + ["", "fp32 where nothing else is said. Softmax of 16384 x 8192. Attention of " + self.caption("")[1]]
+
     def make_summary(self):
         claims = {"reads + writes": Row.moved, "bytes an element": lambda r: "%g" % (r.predicted_bytes / r.rows / r.cols),
                   "exps an element": Row.exps_each}

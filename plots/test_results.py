@@ -265,6 +265,17 @@ class Tables(Case):
             "Softmax of 16384 x 8192, fp32: useful bandwidth, and its share of a copy's. Attention of 4096 tokens, heads of 128 "
             "(batch 1, 16 heads on Some CPU). bf16 where nothing else is said."])
 
+    def test_golden_shares(self):
+        """A step is there once it is recorded; without a ceiling it has its speed."""
+        rows = [softmax("01_one", 107.3741824), attention("07_seven", 68.719476736),
+                attention("07_seven", 34.359738368, dtype="bf16", percent=None)]
+        self.assertEqual(self.page("shares", rows), [
+            "| step | Some CPU, 2 threads |", "|---|---|", "| [01_one](steps/01_one/README.md) | 50 % of copy |",
+            "| [07_seven](steps/07_seven/README.md) | 41 % of fma |",
+            "| [07_seven](steps/07_seven/README.md), bf16 | 2.00 TFLOP/s |", "",
+            "fp32 where nothing else is said. Softmax of 16384 x 8192. Attention of 4096 tokens, heads of 64 (batch 1, 16 heads "
+            "on Some CPU)."])
+
     def test_golden_lengths(self):
         rows = [softmax("01_one", 10, rows=2, cols=2048), softmax("01_one", 20, rows=1, cols=3000),
                 softmax("02_two", 10, rows=2, cols=2048)]

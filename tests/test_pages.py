@@ -61,6 +61,18 @@ class Pages(unittest.TestCase):
             for name in (n for n in sources() if n.startswith(room + "/") and n.count("/") == room.count("/") + 1):
                 self.assertTrue(name.endswith("README.md") or name.split("/")[-1] in page, "%s/README.md: %s" % (room, name))
 
+    def test_what_teachers_are_told(self):
+        """The mistakes that students make are in the gallery, and what marks them has the fields that the page explains."""
+        page = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
+        mistakes = page[page.index("| mistake |"):page.index("`make quiz` shows such")]
+        names = re.findall(r"`(\w+_\w+)`", mistakes)
+        self.assertGreater(len(names), 8)
+        for name in names:
+            self.assertTrue((ROOT / "tests/mutants" / (name + ".c")).exists(), name)
+        said = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", page[page.index("| field | |"):], re.M)))
+        written = re.findall(r'\\"(\w+)\\": ', (ROOT / "tests/try.c").read_text())
+        self.assertEqual(sorted(said), sorted(written))
+
     def test_code_has_130_columns(self):
         self.wide([n for n in sources() if CODE.search(n)], 130)
 
