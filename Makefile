@@ -171,7 +171,8 @@ bench: $(PROGRAMS) ## time every step at every row length and type, into build/r
 
 # The GPU steps from 13 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
 # of.
-$B/libattention.so: $(patsubst %,$B/steps/%/gpu.o,$(filter-out 0% 10% 11% 12%,$(STEPS))) $B/common/harness/gpu.o \
+$B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12%,$(STEPS)),$(filter %/gpu.o,$(call parts,$s))) \
+                    $B/common/harness/gpu.o \
                     common/harness/error.c
 	@$(if $(V),,echo "  link    $@")
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Icommon/harness -Wno-deprecated-gpu-targets $^ -o $@

@@ -126,8 +126,15 @@ static inline void floats_to_fp16(fp16 *restrict y, const float *restrict x, int
 
 static inline void bf16_to_floats(float *restrict y, const bf16 *restrict x, int n)
 {
+    int done = 0;
+#if defined(__AVX512F__) /* gcc makes six instructions of these two */
+    for (; done + 16 <= n; done += 16) {
+        __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(x + done)));
+        _mm512_storeu_si512(y + done, _mm512_slli_epi32(words, 16));
+    }
+#endif
 #pragma omp simd
-    for (int i = 0; i < n; i++)
+    for (int i = done; i < n; i++)
         y[i] = bf16_to_float(x[i]);
 }
 

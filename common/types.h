@@ -85,12 +85,17 @@ ATTENTION_FN int64_t attention_visible(struct attention p, int64_t query)
  *     V            finite, and at most ATTENTION_VALUES / seq_k (docs/numerics.md says what happens otherwise)
  */
 typedef void attention_cpu_fn(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p);
+typedef void attention_fp16_cpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p);
+typedef void attention_bf16_cpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p);
 typedef void attention_gpu_fn(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
                               void *workspace, cudaStream_t stream);
 typedef void attention_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream);
 typedef void attention_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream);
+/* The same on a CPU, for any type of element, with the keys of each query cut into so many pieces. */
+typedef void attention_pieces_fn(void *O, float *lse, const void *Q, const void *K, const void *V, struct attention p,
+                                 enum dtype dtype, int64_t pieces);
 typedef size_t attention_workspace_fn(struct attention p, enum dtype dtype);
 /* Bytes of shared memory without which there can be no block for heads of this dimension. */
 typedef size_t attention_shared_fn(int64_t dim);

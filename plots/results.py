@@ -76,8 +76,8 @@ class Row(SimpleNamespace):
         return self.copy_gb_s or next((r.copy_gb_s for r in self.table.rows if r.copy_gb_s and same(r) == same(self)), None)
 
     def speed(self):
-        """Softmax: "123 GB/s". Attention: "123 TFLOP/s"."""
-        if not self.attends:
+        """Softmax, and decoding: "123 GB/s". Attention: "123 TFLOP/s"."""
+        if not self.attends or self.ceiling == "read":
             return digits3(self.gb_s) + " GB/s"
         return digits3(self.tflop_s) + " TFLOP/s" if self.tflop_s >= 1 else digits3(1000 * self.tflop_s) + " GFLOP/s"
 
@@ -277,13 +277,14 @@ def markdown(text):
 
 
 def read_steps():
-    """name -> (idea, does it attend?, minutes), from each step's main.c and its lesson's time line."""
+    """name -> (idea, does it attend? or "decoding", minutes), from each step's main.c and its lesson's time line."""
     steps = {}
     for path in sorted(glob.glob("steps/*/main.c")):
         text, lesson = read(path), path.replace("main.c", "README.md")
         idea = re.search(r'\.idea = "([^"]*)"', text)
         minutes = re.search(r"^\*(\d+) minutes · .*\*$", read(lesson) if os.path.exists(lesson) else "", re.M)
-        steps[path.split("/")[1]] = idea[1] if idea else "", "struct attention_step" in text, minutes[1] if minutes else ""
+        kind = "decoding" if re.search(r"^ *\.usual = ", text, re.M) else "struct attention_step" in text
+        steps[path.split("/")[1]] = idea[1] if idea else "", kind, minutes[1] if minutes else ""
     return steps
 
 
@@ -402,7 +403,7 @@ class Pages:
         m, said = next((m for m in self.main if m.kind == "GPU"), self.main[0]), [int(of[2] or 0) for of in self.steps.values()]
         lines = [["step", "idea", "minutes", markdown(m.name)]]
         for step, (idea, attends, minutes) in self.steps.items():
-            self.begin(attends)
+            self.begin(bool(attends))
             self.shape.update({"dim": 128} if attends else {})
             row = next(filter(None, (self.find(m, step, dtype) for dtype in reversed(self.dtypes))), None)
             reached = "" if not row else row.speed() + ", fp32" * (row.dtype == "fp32") if attends else row.reached()

@@ -114,6 +114,22 @@ attention_workspace_fn persistent_attention_workspace;
 extern const struct attention_step optimistic_attention;
 attention_fp16_gpu_fn optimistic_attention_fp16_gpu; attention_bf16_gpu_fn optimistic_attention_bf16_gpu;
 attention_workspace_fn optimistic_attention_workspace;
+/* 25_decode_attention */
+extern const struct attention_step decode_attention;
+attention_cpu_fn decode_attention_cpu;
+attention_fp16_cpu_fn decode_attention_fp16_cpu; attention_bf16_cpu_fn decode_attention_bf16_cpu;
+/* 26_split_attention */
+extern const struct attention_step split_attention;
+attention_cpu_fn split_attention_cpu;
+attention_fp16_cpu_fn split_attention_fp16_cpu; attention_bf16_cpu_fn split_attention_bf16_cpu;
+attention_pieces_fn split_attention_pieces;
+attention_workspace_fn split_attention_scratch;
+/* 27_grouped_attention */
+extern const struct attention_step grouped_attention;
+attention_cpu_fn grouped_attention_cpu;
+attention_fp16_cpu_fn grouped_attention_fp16_cpu; attention_bf16_cpu_fn grouped_attention_bf16_cpu;
+attention_pieces_fn grouped_attention_pieces;
+attention_workspace_fn grouped_attention_scratch;
 
 #ifdef __cplusplus
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "attention_checks.h"
+#include "steps.h"
 #include "suites.h"
 
 START_TEST(test_check)
@@ -52,6 +53,78 @@ START_TEST(test_flash_attention_rule)
 }
 END_TEST
 
+/* ---- keys in pieces: steps 26 and 27 */
+
+static const struct {
+    const char *step;
+    attention_pieces_fn *run;
+} split[] = { { "26_split_attention", split_attention_pieces }, { "27_grouped_attention", grouped_attention_pieces } };
+
+#define SPLIT ((int)(sizeof split / sizeof split[0]))
+#define MOST_PIECES 64
+#define MANY_RUNS 200
+
+/* Fewer keys than pieces; rows without keys, and with a few, beside rows with many; groups. */
+static const struct attention in_pieces[] = {
+    { 1, 2, 2, 1, 3, 64, false, 0 }, { 1, 6, 2, 5, 300, 128, true, 0 }, { 2, 3, 1, 9, 5, 40, true, 0 },
+    { 1, 8, 1, 16, 700, 59, true, 0 }, { 1, 4, 4, 2, 513, 128, false, 0 },
+};
+#define IN_PIECES ((int)(sizeof in_pieces / sizeof in_pieces[0]))
+
+static struct attention_subject subject_in_pieces(int which, enum dtype dtype)
+{
+    return (struct attention_subject){ attention_step_named(split[which].step), dtype, false };
+}
+
+static void run_pieces(int which, struct attention_case *c, int pieces)
+{
+    buffer_poison(&c->O);
+    buffer_poison(&c->lse);
+    split[which].run(c->O.data, c->lse.data, c->q.data, c->k.data, c->v.data, c->p, c->dtype, pieces);
+}
+
+/* In 1 to 64 pieces, against double precision. */
+START_TEST(test_any_number_of_pieces)
+{
+    static const char *const families[] = { "normal", "rising", "adversarial", "peak" };
+    int which = _i % SPLIT;
+    enum dtype dtype = (enum dtype)(_i / SPLIT);
+    struct attention_subject s = subject_in_pieces(which, dtype);
+    for (int i = 0; i < IN_PIECES * 4; i++) {
+        struct attention_case c = attention_case_of(in_pieces[i / 4], dtype, families[i % 4]);
+        for (int pieces = 1; pieces <= MOST_PIECES; pieces++) {
+            run_pieces(which, &c, pieces);
+            struct outcome o = attention_case_verdict(&s, &c);
+            ck_assert_msg(o.pass, "%s, problem %d, %s, in %d pieces: %s", attention_subject_name(&s), i / 4, families[i % 4],
+                          pieces, o.what);
+        }
+        attention_case_free(&c);
+    }
+}
+END_TEST
+
+/* The same bits for the same number of pieces: run after run, on any number of threads. */
+START_TEST(test_pieces_have_the_same_bits)
+{
+    int which = _i % SPLIT, usual = cpu_threads();
+    struct attention_case c = attention_case_of(in_pieces[1], (enum dtype)(_i / SPLIT), "normal");
+    char *kept = malloc(c.O.bytes);
+    for (int pieces = 1; pieces <= MOST_PIECES; pieces += 9) {
+        run_pieces(which, &c, pieces);
+        memcpy(kept, c.O.data, c.O.bytes);
+        for (int run = 0; run < MANY_RUNS; run++) {
+            cpu_set_threads(1 + run % THREADS_UP_TO(7));
+            run_pieces(which, &c, pieces);
+            ck_assert_msg(memcmp(kept, c.O.data, c.O.bytes) == 0, "%s, %d pieces, %d threads: other bits", split[which].step,
+                          pieces, 1 + run % 7);
+        }
+    }
+    cpu_set_threads(usual);
+    free(kept);
+    attention_case_free(&c);
+}
+END_TEST
+
 /* ---- tensors of more than 2^32 elements, in a few MiB */
 
 #define WINDOW ((size_t)16 << 20) /* bytes of real memory behind a tensor that is written */
@@ -92,8 +165,9 @@ START_TEST(test_more_elements_than_32_bits_count)
     const struct attention of_queries = { 1, 2, 1, many, 1, WIDE, true, 1 },
                            of_keys = { 1, 3, 3, 1, many / 2 + 2, WIDE, false, 1 };
     const struct attention p = _i % 2 ? of_keys : of_queries;
-    struct attention_subject s;
-    ck_assert(attention_subject_at(&s, _i / 2, false));
+    struct attention_subject all[MAX_SUBJECTS], s;
+    ck_assert(_i / 2 < attention_subjects_of(all, FP32, false));
+    s = all[_i / 2];
     if (attention_subject_missing(&s))
         return;
     size_t rows = (size_t)(p.heads * p.seq_q), q_bytes = rows * WIDE * sizeof(float),
@@ -132,9 +206,16 @@ Suite *attention_cpu_suite(void)
     suite_add_tcase(suite, checks);
     tcase_add_loop_test(rule, test_flash_attention_rule, 0, 2);
     suite_add_tcase(suite, rule);
+    TCase *pieces = tcase_create("pieces");
+    tcase_set_timeout(pieces, 120);
+    tcase_add_checked_fixture(pieces, guard_pages, NULL);
+    tcase_add_loop_test(pieces, test_any_number_of_pieces, 0, 3 * SPLIT);
+    tcase_add_loop_test(pieces, test_pieces_have_the_same_bits, 0, 3 * SPLIT);
+    suite_add_tcase(suite, pieces);
     tcase_set_timeout(large, 300);
+    struct attention_subject all[MAX_SUBJECTS];
     if (!getenv("TESTS_SMALL"))
-        tcase_add_loop_test(large, test_more_elements_than_32_bits_count, 0, 2 * attention_subject_count(false));
+        tcase_add_loop_test(large, test_more_elements_than_32_bits_count, 0, 2 * attention_subjects_of(all, FP32, false));
     suite_add_tcase(suite, large);
     return suite;
 }

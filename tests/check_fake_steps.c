@@ -323,6 +323,26 @@ START_TEST(test_above)
 }
 END_TEST
 
+/* A decoding step has a problem of its own, of few queries, and reading takes turns with it; --sweep is over its keys. */
+START_TEST(test_decoding)
+{
+    struct attention_step step = fake_attention(fake_attention_cpu);
+    step.usual = (struct attention){ .heads = 4, .kv_heads = 2, .seq_q = 1, .seq_k = 3000, .dim = 16 };
+    ck_assert_int_eq(RUN(attention_main, &step, NULL, "--reps", "3", "--device", "cpu"), 0);
+    ck_assert(number("batch") == 1 && number("heads") == 4 && number("kv_heads") == 2);
+    ck_assert(number("seq_q") == 1 && number("seq_k") == 3000 && number("dim") == 16);
+    double bytes = 4 * 16 * (2 * 4 + 2 * 2 * 3000);
+    ck_assert(number("useful_bytes") == bytes && close_to(number("gb_s"), bytes / number("median_ms") * 1e-6));
+    ck_assert_str_eq(cell("ceiling"), "read");
+    ck_assert(number("percent") > 0);
+    char *text = said();
+    ck_assert_msg(strstr(text, "; reading K and V alone ") && strstr(text, "Q, K, V and O once each; reading "), "%s", text);
+    free(text);
+    ck_assert_int_eq(RUN(attention_main, &step, NULL, "--reps", "1", "--device", "cpu", "--sweep", "--batch", "3"), 0);
+    ck_assert(number("batch") == 1 && number("seq_q") == 1 && number("seq_k") == 8192); /* 9000 tokens in all */
+}
+END_TEST
+
 START_TEST(test_attention_before)
 {
     struct attention_step step = fake_attention(fake_attention_cpu), before = fake_attention(fake_attention_cpu), other = before;
@@ -377,6 +397,7 @@ Suite *fake_steps_suite(void)
     tcase_add_test(softmax, test_poison);
     tcase_add_test(attention, test_attention_row);
     tcase_add_test(attention, test_above);
+    tcase_add_test(attention, test_decoding);
     tcase_add_test(attention, test_attention_before);
     tcase_add_test(attention, test_wrong_attention);
     tcase_add_exit_test(nothing, test_nothing_to_run, EXIT_FAILED);

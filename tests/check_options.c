@@ -27,7 +27,7 @@ static struct options parse(bool is_attention, const char *words)
     snprintf(buffer, sizeof buffer, "%s", words);
     for (char *word = strtok(buffer, " "); word && argc <= MAX_ARGS; word = strtok(NULL, " "))
         argv[argc++] = strcmp(word, "''") == 0 ? "" : word;
-    return options_parse(argc, argv, "idea", is_attention ? ATTENTION_STEP : SOFTMAX_STEP);
+    return options_parse(argc, argv, "idea", is_attention ? ATTENTION_STEP : SOFTMAX_STEP, NULL);
 }
 
 /* Parse, and fetch the input as a program would, in a process of its
@@ -99,6 +99,27 @@ START_TEST(test_attention_sizes)
     assert_attention("--seq-k 9 --heads 6", (struct attention){ 1, 6, 6, 9, 9, 64, false, d64 });
     assert_attention("--seq-q 7", (struct attention){ 1, 16, 16, 7, 7, 64, false, d64 });
     assert_refused(true, "--heads 4 --shape llama3-8b", "--kv-heads 8", "--heads, 4");
+}
+END_TEST
+
+/* Of a step that has a problem of its own: few queries, of which --seq-k makes no more. */
+START_TEST(test_usual_sizes)
+{
+    static const struct attention usual = { .heads = 32, .kv_heads = 8, .seq_q = 1, .seq_k = 9000, .dim = 128 };
+    static const struct { char *words[5]; struct attention want; } all[] = {
+        { { "p" }, { 1, 32, 8, 1, 9000, 128, false, 0 } },
+        { { "p", "--seq-k", "50" }, { 1, 32, 8, 1, 50, 128, false, 0 } },
+        { { "p", "--seq-q", "4" }, { 1, 32, 8, 4, 9000, 128, false, 0 } },
+        { { "p", "--seq", "70" }, { 1, 32, 8, 70, 70, 128, false, 0 } },
+        { { "p", "--heads", "12" }, { 1, 12, 12, 1, 9000, 128, false, 0 } }, /* no multiple of 8 */
+        { { "p", "--shape", "gpt2" }, { 1, 12, 12, 1024, 1024, 64, true, 0 } },
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        int count = all[i].words[1] ? 3 : 1;
+        struct attention p = options_parse(count, (char **)all[i].words, "", ATTENTION_STEP, &usual).attention, w = all[i].want;
+        ck_assert_msg(p.batch == w.batch && p.heads == w.heads && p.kv_heads == w.kv_heads && p.seq_q == w.seq_q &&
+                      p.seq_k == w.seq_k && p.dim == w.dim && p.causal == w.causal, "of '%s'", count > 1 ? all[i].words[1] : "");
+    }
 }
 END_TEST
 
@@ -389,13 +410,13 @@ START_TEST(test_options_of_step_00)
         pid_t child = fork();
         if (child == 0) {
             ck_assert(freopen("/dev/null", "w", stderr) != NULL);
-            options_parse(2, (char *[]){ "program", (char *)tensors[i], NULL }, "", CEILINGS_STEP);
+            options_parse(2, (char *[]){ "program", (char *)tensors[i], NULL }, "", CEILINGS_STEP, NULL);
             _exit(0);
         }
         ck_assert(waitpid(child, &status, 0) == child && WIFEXITED(status));
         ck_assert_msg(WEXITSTATUS(status) == EXIT_USAGE, "%s is taken", tensors[i]);
     }
-    struct options o = options_parse(3, (char *[]){ "program", "--json", "--threads=1", NULL }, "", CEILINGS_STEP);
+    struct options o = options_parse(3, (char *[]){ "program", "--json", "--threads=1", NULL }, "", CEILINGS_STEP, NULL);
     ck_assert(o.json && o.threads == 1 && o.cpu && o.gpu);
 }
 END_TEST
@@ -418,6 +439,7 @@ Suite *options_suite(void)
         suite_add_tcase(suite, all[i]);
     }
     tcase_add_test(sizes, test_attention_sizes);
+    tcase_add_test(sizes, test_usual_sizes);
     tcase_add_test(sizes, test_softmax_sizes);
     tcase_add_test(sizes, test_suffixes);
     tcase_add_test(sizes, test_help_names_the_defaults);

@@ -76,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     enum step_kind kind = size % 3;
     bool is_attention = kind == ATTENTION_STEP;
-    struct options o = options_parse(argc, argv, "", kind);
+    struct options o = options_parse(argc, argv, "", kind, NULL);
     REQUIRE(o.cpu || o.gpu);
     REQUIRE(o.dtype == FP32 || o.dtype == FP16 || o.dtype == BF16);
     REQUIRE(o.reps >= 0 && o.threads >= 0 && o.budget > 0);

@@ -30,8 +30,8 @@ double attention_bytes(struct attention p, enum dtype dtype)
 bool attention_has(const struct attention_step *s, const struct device *device, enum dtype dtype)
 {
     switch (dtype) {
-    case FP16: return device->apart && s->gpu_fp16;
-    case BF16: return device->apart && s->gpu_bf16;
+    case FP16: return device->apart ? s->gpu_fp16 != NULL : s->cpu_fp16 != NULL;
+    case BF16: return device->apart ? s->gpu_bf16 != NULL : s->cpu_bf16 != NULL;
     default:   return device->apart ? s->gpu != NULL : s->cpu != NULL;
     }
 }
@@ -40,7 +40,11 @@ void attention_run(const struct attention_step *s, const struct device *device, 
                    const void *Q, const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream)
 {
     if (!device->apart)
-        s->cpu(O, lse, Q, K, V, p);
+        switch (dtype) {
+        case FP16: s->cpu_fp16(O, lse, Q, K, V, p); break;
+        case BF16: s->cpu_bf16(O, lse, Q, K, V, p); break;
+        default:   s->cpu(O, lse, Q, K, V, p); break;
+        }
     else
         switch (dtype) {
         case FP16: s->gpu_fp16(O, lse, Q, K, V, p, workspace, stream); break;
@@ -64,6 +68,12 @@ bool attention_takes(const struct attention_step *s, int64_t dim)
 
 /* ---- the problem */
 
+static const struct attention *usual(const void *step)
+{
+    const struct attention_step *s = step;
+    return s->usual.seq_q ? &s->usual : NULL;
+}
+
 static void finish(const void *step, struct options *o)
 {
     const struct attention_step *s = step;
@@ -78,7 +88,8 @@ static void finish(const void *step, struct options *o)
         usage_error("--dim %lld: %s takes %s", (long long)o->attention.dim, s->name, list);
 }
 
-/* --sweep: lengths from 512 on, tokens in all staying what they are. --sweep-scale: one shape at many scales. */
+/* --sweep: lengths from 512 on, tokens in all staying what they are; of a decoding step, keys, and as few queries as ever.
+   --sweep-scale: one shape at many scales. */
 static bool sweep(struct options *o, int index)
 {
     struct attention *p = &o->attention;
@@ -88,6 +99,12 @@ static bool sweep(struct options *o, int index)
     }
     if (!o->sweep)
         return index == 0;
+    if (o->usual) {
+        int64_t keys = (int64_t)SWEEP_KEYS_FROM << index;
+        p->batch = p->batch * p->seq_k / keys;
+        p->seq_k = keys;
+        return p->batch > 0;
+    }
     p->batch = p->batch * p->seq_q / SWEEP_SEQ_FROM >> index;
     p->seq_q = p->seq_k = (int64_t)SWEEP_SEQ_FROM << index;
     return p->batch > 0 && p->seq_q <= SWEEP_SEQ_TO;
@@ -250,14 +267,38 @@ static void run_fma(void *arg)
     flops = fma_cpu(FMA_ROUNDS);
 }
 
-/* On a CPU the clock depends on what runs, and on how long: the multiply-adds of step 00 take turns with the step. */
+static void run_read(void *arg)
+{
+    const struct run *r = arg;
+    read_cpu(r->tensor[K].data, r->tensor[K].bytes);
+    read_cpu(r->tensor[V].data, r->tensor[V].bytes);
+}
+
+/* Whether reading takes turns with the step, and is its ceiling, rather than a copy: a few queries have little to write. */
+static bool decodes(const struct run *r)
+{
+    return usual(r->step) && !r->device->apart;
+}
+
+/* On a CPU the clock depends on what runs, and on how long: the multiply-adds of step 00 take turns with the step; with a
+   decoding step, reading K and V. */
 static struct work beside(struct run *r)
 {
+    if (decodes(r))
+        return (struct work){ .run = run_read, .arg = r, .bytes = (int64_t)(r->tensor[K].bytes + r->tensor[V].bytes) };
     return (struct work){ .run = r->device->apart ? NULL : run_fma };
 }
 
+/* Bytes a millisecond that memory gives: those of step 00's copy, or of the reading that took turns; 0 where it is not known. */
+static double memory_rate(const struct run *r, const struct result *result, const struct timing *beside)
+{
+    if (decodes(r))
+        return (double)(r->tensor[K].bytes + r->tensor[V].bytes) / beside->median;
+    return 1e6 * ceiling_get(result->device, result->threads, "copy", FP32);
+}
+
 /* The ceiling is what would take longest at its full speed: the compulsory bytes, the products, or the exponentials. */
-static void measure(const struct run *r, struct result *result, const struct timing *fma)
+static void measure(const struct run *r, struct result *result, const struct timing *beside)
 {
     const struct attention *p = &r->o->attention;
     result->batch = p->batch, result->heads = p->heads, result->kv_heads = p->kv_heads;
@@ -265,25 +306,27 @@ static void measure(const struct run *r, struct result *result, const struct tim
     result->input = input_text(r->o);
     result->useful_bytes = attention_bytes(*p, r->o->dtype);
     result->flops = 4 * attention_pairs(*p) * (double)p->dim;
-    bool tensor_cores = result->dtype != FP32;
+    bool tensor_cores = result->dtype != FP32 && r->device->apart;
     double products = tensor_cores ? ceiling_get(result->device, result->threads, "matmul", BF16)
                                    : ceiling_get(result->device, result->threads, "fma", FP32);
-    if (products > 0 && fma)
-        products = 1e-9 * flops / fma->median;
+    if (products > 0 && beside && !decodes(r))
+        products = 1e-9 * flops / beside->median;
     const struct { const char *name; double work, rate; } all[] = {
-        { "copy", result->useful_bytes, 1e6 * ceiling_get(result->device, result->threads, "copy", FP32) },
+        { decodes(r) ? "read" : "copy", result->useful_bytes, memory_rate(r, result, beside) },
         { "exp", result->exps, 1e6 * ceiling_get(result->device, result->threads, "exp", FP32) },
         { tensor_cores ? "matmul" : "fma", result->flops, 1e9 * products },
     };
     double longest = 0;
     result->percent = NAN;
-    result->copy_gbs = all[0].rate > 0 ? all[0].rate * 1e-6 : NAN;
+    result->copy_gbs = all[0].rate > 0 && !decodes(r) ? all[0].rate * 1e-6 : NAN;
     for (int i = 0; i < 3; i++)
         if (all[i].rate > 0 && all[i].work / all[i].rate > longest) {
             longest = all[i].work / all[i].rate;
             result->percent = 100 * longest / result->time.median;
             result->ceiling = all[i].name;
         }
+    /* in turn, reading's fast runs are as fast */
+    result->excused = decodes(r) && strcmp(result->ceiling, "read") == 0 && result->time.p90 >= beside->p10;
 }
 
 /* ---- reporting it */
@@ -296,9 +339,11 @@ static void print_problem(const struct options *o)
            (long long)p->seq_k, (long long)p->dim, dtype_name(o->dtype), p->causal ? ", causal" : "", input_text(o));
 }
 
-static void print_cost(const struct run *r, const struct result *result, const struct timing *fma)
+static void print_cost(const struct run *r, const struct result *result, const struct timing *beside)
 {
-    (void)fma;
+    if (decodes(r))
+        printf("; reading K and V alone %.4g ms\n    bandwidth   %.4g GB/s effective, Q, K, V and O once each; reading %.4g GB/s",
+               beside->median, result->useful_bytes / result->time.median * 1e-6, memory_rate(r, result, beside) * 1e-6);
     printf("\n    products    %.4g GFLOP, at %.4g TFLOP/s\n", result->flops * 1e-9, result->flops / result->time.median * 1e-9);
     printf("    predicted   ");
     print_bytes(result->predicted_bytes);
@@ -321,7 +366,11 @@ static void print_line(const struct options *o, const struct result *r)
     char share[32] = "ceiling unknown";
     if (r->ceiling)
         snprintf(share, sizeof share, "%4.0f %% of %-6s", r->percent, r->ceiling);
-    if (o->sweep_scale)
+    if (r->ceiling && strcmp(r->ceiling, "read") == 0 && o->sweep)
+        printf("    %8lld keys, batch %-6lld %9.4g ms  %6.4g GB/s  %-16s  error %-8.2g %s\n", (long long)r->seq_k,
+               (long long)r->batch, r->time.median, r->useful_bytes / r->time.median * 1e-6, share, v->error,
+               v->pass ? "pass" : v->what);
+    else if (o->sweep_scale)
         printf("    scale %-9.4g worst error %-8.2g of the row's largest, allowed there %-8.2g %s\n", (double)o->attention.scale,
                v->error, v->tolerance, v->pass ? "pass" : v->what);
     else
@@ -347,7 +396,7 @@ const struct kind attention_kind = {
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
     .predicted = "to move %.3gx the bytes, and %.3gx the exponentials",
     .unit = "a score", .units = units,
-    .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
+    .usual = usual, .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
     .missing = missing, .workspace = workspace, .call = call, .predict = predict,
     .verify = verify, .verify_bytes = verify_bytes, .beside = beside, .measure = measure,
     .print_problem = print_problem, .print_cost = print_cost, .print_line = print_line, .write = write_outputs,

@@ -238,7 +238,7 @@ static void measure_device(const struct ceilings_step *step, const struct option
 
 int ceilings_main(const struct ceilings_step *step, int argc, char **argv)
 {
-    struct options o = options_parse(argc, argv, step->idea, CEILINGS_STEP);
+    struct options o = options_parse(argc, argv, step->idea, CEILINGS_STEP, NULL);
     if (counting)
         usage_error("COUNT=1: %s claims no exponentials, so there is nothing to count; a step from 1 on is allowed", step->name);
     if (o.threads)

@@ -150,6 +150,7 @@ struct options {
     int64_t rows, cols;             /* softmax */
     struct attention attention;     /* attention */
     const struct named_shape *named;      /* --shape: what it says holds for what is not given */
+    const struct attention *usual;        /* and then this, where the step has a problem of its own: a decoding step's */
     enum dtype dtype;
     bool dtype_given, input_given, size_given, seed_given, scale_given;
     const char *input;              /* family, or "file" */
@@ -171,12 +172,14 @@ struct options {
 /* What a problem is where nothing is said: the help names these numbers, too. */
 enum { DEFAULT_ROWS = 16384, DEFAULT_COLS = 8192, DEFAULT_HEADS = 16, DEFAULT_SEQ = 2048, DEFAULT_DIM = 64 };
 /* --sweep starts at so many columns or tokens, doubles them, and ends there; the size of the problem stays what it is. */
-enum { SWEEP_COLS_FROM = 128, SWEEP_COLS_TO = 16 << 20, SWEEP_SEQ_FROM = 512, SWEEP_SEQ_TO = 16384 };
+enum { SWEEP_COLS_FROM = 128, SWEEP_COLS_TO = 16 << 20, SWEEP_SEQ_FROM = 512, SWEEP_SEQ_TO = 16384,
+       SWEEP_KEYS_FROM = 1024 }; /* of a decoding step: keys */
 
 enum step_kind { SOFTMAX_STEP, ATTENTION_STEP, CEILINGS_STEP }; /* what a program takes; step 00 measures the machine alone */
 
-/* The whole command line, finished: sizes and scale are known, from options, a named shape, files or defaults. Or usage_error. */
-struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind);
+/* The whole command line, finished: sizes and scale are known, from options, a named shape, files or defaults (usual, if that is
+   not NULL). Or usage_error. */
+struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind, const struct attention *usual);
 /* usage_error for what makes no sense together, on so many GPUs */
 void options_check(const struct options *o, int gpus);
 /* the sizes and the scale that were not given (0, scale_given) */
@@ -510,7 +513,9 @@ struct attention_step {
     double cpu_exps;                     /* exponentials for a pair of query and key on a CPU, where that differs */
     attention_cpu_fn *cpu;               /* NULL where the step has no such version */
     attention_gpu_fn *gpu;
+    attention_fp16_cpu_fn *cpu_fp16;
     attention_fp16_gpu_fn *gpu_fp16;
+    attention_bf16_cpu_fn *cpu_bf16;
     attention_bf16_gpu_fn *gpu_bf16;
     attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, zeroed; NULL: none */
     attention_workspace_fn *scratch;     /* bytes that the CPU version takes from scratch(); NULL: none */
@@ -520,6 +525,7 @@ struct attention_step {
     attention_shared_fn *shared;         /* shared memory that a block needs; NULL: what any GPU has */
     bool hopper;                         /* no other will do: it is compiled for sm_90a, which has instructions of its own */
     int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */
+    struct attention usual;              /* of a decoding step, measured against reading: its problem where none is given */
     bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
 };
 

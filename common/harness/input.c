@@ -343,6 +343,7 @@ const struct named_shape attention_shapes[] = {
     { .name = "llama3-8b", .attention = { 1, 32, 8, 8192, 8192, 128, true, 0 } },        /* Llama 3 8B, its whole context */
     { .name = "llama3-8b-turn", .attention = { 1, 32, 8, 512, 8192, 128, true, 0 } },    /* 512 new tokens after 7680 old ones */
     { .name = "llama3-8b-token", .attention = { 1, 32, 8, 1, 8192, 128, true, 0 } },     /* one new token */
+    { .name = "llama3-70b-token", .attention = { 1, 64, 8, 1, 8192, 128, true, 0 } },   /* Llama 3 70B: groups of 8 */
     { .name = NULL },
 };
 

@@ -24,8 +24,8 @@ static const char softmax_help[] =
     "  --trace X,X,...     no run: how (m, l) grows over a row of up to %d numbers, as 1,3,2\n"
     NOISE_HELP;
 static const char attention_help[] =
-    "  --batch N --heads N --kv-heads N --dim N                             (default 1, %d, heads, %d)\n"
-    "  --seq-q N --seq-k N queries and keys a head; --seq N sets both       (default %d)\n"
+    "  --batch N --heads N --kv-heads N --dim N                             (default 1, %d, %s, %d)\n"
+    "  --seq-q N --seq-k N queries and keys a head; --seq N sets both       (default %s)\n"
     "  --causal            query i sees key j if j <= i + seq_k - seq_q\n"
     "  --scale X           scores are X times a query times a key           (default 1 / sqrt(dim))\n"
     "  --shape NAME        a named shape, for what is not given:%s\n"
@@ -35,7 +35,7 @@ static const char attention_help[] =
     "  --q, --k, --v FILE.npy   or tensors of yours, all three: (batch, heads, tokens, dim)\n"
     "  --out FILE.npy      write O there\n"
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
-    "  --sweep             every length from %d to %d Ki, with tokens in all as they are, a line each\n"
+    "  --sweep             every length from %d to %s Ki, with tokens in all as they are, a line each\n"
     "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n"
     "  --trace S:V,S:V,... no run: how (m, l, o) grows over up to %d scores with a value each, as 1:10,3:20\n"
     NOISE_HELP;
@@ -200,12 +200,27 @@ static void set_trace(struct options *o, const char *text)
                     o->is_attention ? ", each with a value," : "", o->is_attention ? "1:10,3:20,2:30" : "1,3,2");
 }
 
+static void print_attention_help(const struct options *o)
+{
+    const struct attention *usual = o->usual;
+    char kv_heads[32] = "heads", lengths[64], longest[32];
+    snprintf(lengths, sizeof lengths, "%d", DEFAULT_SEQ);
+    snprintf(longest, sizeof longest, "%d", SWEEP_SEQ_TO >> 10);
+    if (usual)
+        snprintf(lengths, sizeof lengths, "%lld and %lld", (long long)usual->seq_q, (long long)usual->seq_k);
+    if (usual)
+        snprintf(longest, sizeof longest, "%lld", (long long)usual->seq_k >> 10);
+    if (usual && usual->kv_heads)
+        snprintf(kv_heads, sizeof kv_heads, "%lld", (long long)usual->kv_heads);
+    printf(attention_help, usual ? (int)usual->heads : DEFAULT_HEADS, kv_heads, usual ? (int)usual->dim : DEFAULT_DIM, lengths,
+           shape_list(o), attention_families, usual ? SWEEP_KEYS_FROM : SWEEP_SEQ_FROM, longest, MAX_TRACED);
+}
+
 static void print_help(const struct options *o, const char *program, const char *idea, enum step_kind kind)
 {
     printf("%s: %s\n\n", program, idea);
     if (kind == ATTENTION_STEP)
-        printf(attention_help, DEFAULT_HEADS, DEFAULT_DIM, DEFAULT_SEQ, shape_list(o), attention_families, SWEEP_SEQ_FROM,
-               SWEEP_SEQ_TO >> 10, MAX_TRACED);
+        print_attention_help(o);
     else if (kind == SOFTMAX_STEP)
         printf(softmax_help, DEFAULT_ROWS, DEFAULT_COLS, shape_list(o), input_families, SWEEP_COLS_FROM, SWEEP_COLS_TO >> 20,
                MAX_TRACED);
@@ -322,6 +337,8 @@ static void finish_softmax(struct options *o, const struct named_shape *named)
 
 static void finish_attention(struct options *o, const struct attention *named)
 {
+    const struct attention course = { .heads = DEFAULT_HEADS, .dim = DEFAULT_DIM, .seq_q = DEFAULT_SEQ };
+    const struct attention *usual = o->usual ? o->usual : &course;
     struct attention *p = &o->attention;
     if (o->q_path || strcmp(o->input, "real") == 0) {
         input_sizes(o);
@@ -329,11 +346,12 @@ static void finish_attention(struct options *o, const struct attention *named)
     }
     p->causal |= named->causal;
     p->batch = first_given(p->batch, named->batch, 1);
-    p->heads = first_given(p->heads, named->heads, p->kv_heads ? p->kv_heads : DEFAULT_HEADS);
-    p->kv_heads = first_given(p->kv_heads, named->kv_heads, p->heads);
-    p->seq_q = first_given(p->seq_q, named->seq_q, p->seq_k ? p->seq_k : DEFAULT_SEQ);
-    p->seq_k = first_given(p->seq_k, named->seq_k, p->seq_q);
-    p->dim = first_given(p->dim, named->dim, DEFAULT_DIM);
+    p->heads = first_given(p->heads, named->heads, p->kv_heads ? p->kv_heads : usual->heads);
+    bool shared = usual->kv_heads && p->heads % usual->kv_heads == 0;
+    p->kv_heads = first_given(p->kv_heads, named->kv_heads, shared ? usual->kv_heads : p->heads);
+    p->seq_q = first_given(p->seq_q, named->seq_q, p->seq_k && !o->usual ? p->seq_k : usual->seq_q);
+    p->seq_k = first_given(p->seq_k, named->seq_k, o->usual ? usual->seq_k : p->seq_q);
+    p->dim = first_given(p->dim, named->dim, usual->dim);
     if (p->heads % p->kv_heads)
         usage_error("--kv-heads %lld: it must divide --heads, %lld", (long long)p->kv_heads, (long long)p->heads);
     int64_t size = 16;
@@ -341,9 +359,9 @@ static void finish_attention(struct options *o, const struct attention *named)
         __builtin_mul_overflow(size, p->seq_q > p->seq_k ? p->seq_q : p->seq_k, &size) ||
         __builtin_mul_overflow(size, p->dim, &size))
         usage_error("--batch, --heads, --seq, --dim: their product is allowed up to 2^59 elements");
-    if (o->sweep && p->batch * p->seq_q < SWEEP_SEQ_FROM)
-        usage_error("--sweep: there are %lld tokens in all; %d or more are needed", (long long)(p->batch * p->seq_q),
-                    SWEEP_SEQ_FROM);
+    int64_t tokens = p->batch * (o->usual ? p->seq_k : p->seq_q), least = o->usual ? SWEEP_KEYS_FROM : SWEEP_SEQ_FROM;
+    if (o->sweep && tokens < least)
+        usage_error("--sweep: there are %lld tokens in all; %lld or more are needed", (long long)tokens, (long long)least);
 }
 
 void options_finish(struct options *o)
@@ -358,10 +376,11 @@ void options_finish(struct options *o)
         o->attention.scale = default_scale(o->attention.dim);
 }
 
-struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind)
+struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind, const struct attention *usual)
 {
     struct options o = {
-        .is_attention = kind == ATTENTION_STEP, .input = "normal", .cpu = true, .gpu = true, .seed = 1, .budget = 2
+        .is_attention = kind == ATTENTION_STEP, .usual = usual, .input = "normal", .cpu = true, .gpu = true, .seed = 1,
+        .budget = 2
     };
     opterr = 0;
     optind = 0; /* a second call, as in tests, begins anew; 1 would go on within the word where the first one stopped */

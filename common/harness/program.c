@@ -340,7 +340,7 @@ int program_main(const struct kind *kind, const void *step, const char *name, co
 {
     const struct names names = { .step = name, .before = before_name, .before_step = before };
     static const struct device *const devices[] = { &cpu_device, &gpu_device };
-    struct options o = options_parse(argc, argv, idea, kind->options);
+    struct options o = options_parse(argc, argv, idea, kind->options, kind->usual ? kind->usual(step) : NULL);
     kind->finish(step, &o);
     if (counting && (o.json || o.noise || o.sweep || o.sweep_scale))
         usage_error("--%s: COUNT=1 counts what one run does, and times nothing; leave it out", o.json ? "json" :

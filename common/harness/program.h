@@ -31,6 +31,7 @@ struct kind {
     const char *unit;       /* what exponentials are counted for: "an element" */
 
     /* The problem. finish: what this step cannot take is a usage_error, and what was not given becomes the step's default. */
+    const struct attention *(*usual)(const void *step); /* the problem where none is given, if the step has its own. Or NULL */
     void (*finish)(const void *step, struct options *o);
     /* o: as asked for; becomes the index-th problem of its sweep. false: there is none */
     bool (*sweep)(struct options *o, int index);

@@ -30,6 +30,17 @@ attention() {
     done
 }
 
+# One query: the step's own problem, and with as many keys in all caches of every length; and models that write a token.
+decoding() {
+    for dtype in fp32 ${BENCH_DTYPES:-fp16 bf16}; do
+        "$1" --dtype $dtype ${BENCH_ARGS:-}
+        "$1" --dtype $dtype --sweep ${BENCH_ARGS:-}
+        for shape in llama3-8b-token llama3-70b-token; do
+            "$1" --dtype $dtype --shape $shape ${BENCH_ARGS:-}
+        done
+    done
+}
+
 for program; do
     step=${program##*/}
     if [ "$step" = 00_ceilings ]; then
@@ -38,6 +49,7 @@ for program; do
     fi
     case $step in
     0[1-9]_*) ;;
+    2[5-9]_*) decoding "$program"; continue ;;
     *) attention "$program"; continue ;;
     esac
     "$program" --sweep ${BENCH_ARGS:-}

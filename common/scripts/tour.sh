@@ -23,6 +23,7 @@ for program; do
     fi
     case $step in # a softmax; an attention
     0[1-9]_*) real="--rows 16Ki" random="16384 x 8192" ;;
+    2[5-9]_*) real=--causal random="one query" ;;
     *) real=--causal random="16 heads, 2048 tokens" ;;
     esac
     before=$(lines)
@@ -36,7 +37,7 @@ for program; do
     printf 'real input: %s; %s: %s' $one "$random" $two
     tail -n +$((middle + 1)) $results | awk -F '\t' '
         { printf "; %s %.4g ms, ", $3 == "cuda" ? "gpu" : "cpu", $18
-          if ($5 != "-") printf "%.3g GB/s", $25; else printf "%.3g GFLOP/s", 1000 * $26 }'
+          if ($5 != "-" || $29 == "read") printf "%.3g GB/s", $25; else printf "%.3g GFLOP/s", 1000 * $26 }'
     echo
 done
 echo "  took $(($(date +%s) - began)) s"

@@ -453,9 +453,51 @@ def bound():
     return f
 
 
+def cache():
+    f = Figure(740, 250, "One query against a cache: each query of a head reads the cache once, and a thread owns a head")
+    f.text(110, 24, "one thread a head", "head")
+    f.text(470, 24, "pieces of a head, a thread each", "head")
+    f.box(20, 50, 30, 22, "a", "q")
+    f.text(35, 90, "1 query", "small")
+    f.arrow(54, 61, 78, 61)
+    f.box(82, 44, 140, 34, "b", "K, V: L keys")
+    f.text(152, 98, "thread 0", "small")
+    for i in range(1, 4):
+        f.box(82, 92 + i * 28, 140, 20, "none", "thread %d: idle" % i, "small")
+    f.text(152, 232, "L keys, one after the other", "small")
+    f.box(300, 50, 30, 22, "a", "q")
+    f.arrow(334, 61, 358, 61)
+    for i in range(4):
+        x = 362 + i * 82
+        f.box(x, 44, 74, 34, "b", "L / 4")
+        f.text(x + 37, 98, "thread %d" % i, "small")
+        f.arrow(x + 37, 104, x + 37, 126)
+        f.box(x, 130, 74, 26, "c", "m, l, o")
+        f.arrow(x + 37, 158, 524 + (i - 1.5) * 12, 192)
+    f.box(470, 196, 110, 26, "c", "m, l, o")
+    f.text(525, 242, "merged in the order of the pieces: O = o / l", "small")
+    return f
+
+
+def group():
+    f = Figure(740, 210, "Four heads of Q share a head of K and V: a key that was loaded is multiplied with four queries")
+    f.text(150, 24, "a query at a time", "head")
+    f.text(540, 24, "the queries of a group", "head")
+    for i in range(4):
+        f.box(20, 44 + i * 36, 90, 24, "a", "q of head %d" % i, "small")
+        f.arrow(114, 56 + i * 36, 128, 56 + i * 36)
+        f.box(132, 44 + i * 36, 150, 24, "b", "all keys and values")
+        f.box(380, 44 + i * 36, 90, 24, "a", "q of head %d" % i, "small")
+        f.arrow(474, 56 + i * 36, 528, 110)
+    f.text(150, 202, "each number read 4 times", "small")
+    f.box(532, 98, 150, 24, "b", "all keys and values")
+    f.text(540, 202, "each number read once, used 4 times", "small")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound)
+           bound, cache, group)
 
 
 def main(words):

@@ -59,7 +59,7 @@ static uint64_t read_piece(const char *x, size_t bytes)
     uint64_t total = 0;
     size_t i = 0;
     for (; i + STEP <= bytes; i += STEP) {
-        prefetch_bytes(x + i + AHEAD, STEP);
+        prefetch_stream(x + i + 2 * AHEAD, STEP);
 #pragma GCC unroll 16
         for (int line = 0; line < STEP / LINE; line++)
             sum[line] += *(const words *)(x + i + line * LINE);
