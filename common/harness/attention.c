@@ -128,10 +128,13 @@ static const char *small(const void *step, struct options *o, int index)
         { "scores around -50000", "deep", { 1, 2, 2, 33, 131, 0, false, 0 } },
         { "a slope for each query", "slopes", { 1, 1, 1, 128, 400, 0, false, 0 } },
         { "queries with a NaN", "nan", { 1, 2, 1, 70, 90, 0, false, 0 } },
+        /* of a decoding step: so many keys that there are pieces of them */
+        { "one query, scores that rise", "rising", { 1, 1, 1, 1, 2100, 0, false, 0 } },
+        { "one query, scores that fall", "falling", { 1, 1, 1, 1, 2100, 0, false, 0 } },
     };
-    (void)step;
+    const int count = (int)(sizeof all / sizeof all[0]) - (usual(step) ? 0 : 2);
     int64_t dim = o->attention.dim;
-    if (index >= (int)(sizeof all / sizeof all[0]))
+    if (index >= count)
         return NULL;
     *o = (struct options){
         .is_attention = true, .attention = all[index].p, .dtype = o->dtype, .input = all[index].family, .seed = 1
