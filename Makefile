@@ -49,7 +49,7 @@ CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
 # Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
 # (clang takes no maximum of floats in vectors without the rest of it, and warns of it in step 11: slower there, not wrong.)
 C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) \
-     -Wall -Wextra -Wmissing-prototypes -Wno-pass-failed $(WERROR) \
+     -Wall -Wextra -Wmissing-prototypes $(if $(call accepts,-Wpass-failed),-Wno-pass-failed) $(WERROR) \
      -Icommon -Isteps $(if $(filter 1,$(COUNT)),-DCOUNT) $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
 
 ifeq ($(CUDA),1)

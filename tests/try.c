@@ -7,8 +7,10 @@
  * same claims with the reader's functions; ATTENTION, 0 or 1; OWN, the mutants of this very step.
  */
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mutants/attention.h"
 #include "mutants/mutants.h"
@@ -23,9 +25,15 @@
 #if ATTENTION
 typedef struct attention_step step;
 #define STEP_MAIN attention_main
+#define STEP_HAS attention_has
+#define OVERFLOWS false
+#define SMALLEST_DIM (COURSE.dims[0] ? COURSE.dims[0] : 1)
 #else
 typedef struct softmax_step step;
 #define STEP_MAIN softmax_main
+#define STEP_HAS softmax_has
+#define OVERFLOWS COURSE.overflows
+#define SMALLEST_DIM 0
 #endif
 extern const step COURSE, ANSWER;
 
@@ -76,13 +84,13 @@ static bool mistake_at(struct mistake *m, bool attention, int index)
 }
 
 /*
- * Whether the mistake gives the answer's results on every problem, the smallest that fails and the small ones. (On a CPU, where
+ * Whether the mistake gives the answer's results on every problem, the smallest that fails, if one does, and the small ones. (On a CPU, where
  * the gallery runs: what is looked for is the idea, not the last bits.)
  */
 static bool is_mistake(const struct run *answer, const struct mistake *m, const struct options *failing)
 {
-    struct options o = *failing;
-    for (int i = -1; i < 0 || answer->kind->small(answer->step, &o, i); i++, o = *answer->o) {
+    struct options o = failing ? *failing : *answer->o;
+    for (int i = failing ? -1 : 0; i < 0 || answer->kind->small(answer->step, &o, i); i++, o = *answer->o) {
         struct run theirs = { .kind = answer->kind, .step = m->step, .o = &o, .device = &cpu_device };
         struct run ours = { .kind = answer->kind, .step = answer->step, .o = &o, .device = answer->device };
         if (answer->kind->missing(m->step, &o, &cpu_device))
@@ -129,8 +137,8 @@ static void name_mistake(const struct run *r, const struct options *failing, boo
 static const char *const families[] = { "normal", "rising", "falling", "far", "peak", "masked", "empty", "nan", "deep" };
 enum { FAMILIES = sizeof families / sizeof families[0], ORDINARY = 1 };
 
-/* The index-th of ever larger problems, of one family; false: there are no more. dim: the smallest that the step takes. */
-static bool tiny(struct options *o, int index, int64_t dim)
+/* The index-th of ever larger problems, of one family; false: there are no more. */
+static bool tiny(struct options *o, int index)
 {
     static const int64_t cols[] = { 1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 130, 257, 1000, 1023, 4097, 20003, 131073 };
     static const int64_t keys[] = { 1, 2, 3, 4, 8, 16, 17, 33, 64, 65, 130, 300 };
@@ -147,7 +155,7 @@ static bool tiny(struct options *o, int index, int64_t dim)
     }
     o->attention = shapes[index % SHAPES];
     o->attention.seq_k *= keys[index / SHAPES % KEYS];
-    o->attention.dim = dim > o->attention.dim ? dim : o->attention.dim;
+    o->attention.dim = SMALLEST_DIM > o->attention.dim ? SMALLEST_DIM : o->attention.dim;
     o->attention.scale = default_scale(o->attention.dim);
     return index < SHAPES * KEYS;
 }
@@ -181,24 +189,19 @@ static void say_options(char *text, size_t size, const struct options *o)
 /* The first of ever larger problems that the answer gets wrong. False: it gets all of them right. */
 static bool find_smallest(const struct run *r, bool said, struct options *found)
 {
-#if ATTENTION
-    const bool overflows = false;
-    const int64_t dim = COURSE.dims[0] ? COURSE.dims[0] : 1;
-#else
-    const bool overflows = COURSE.overflows;
-    const int64_t dim = 0;
-#endif
     for (int i = 0;; i++)
-        for (int f = 0; f < (overflows ? ORDINARY : FAMILIES); f++) {
+        for (int f = 0; f < (OVERFLOWS ? ORDINARY : FAMILIES); f++) {
             *found = (struct options){
                 .is_attention = r->o->is_attention, .dtype = r->o->dtype, .input = families[f], .seed = 1, .cpu = true
             };
-            if (!tiny(found, i, dim))
+            if (!tiny(found, i)) {
+                smallest[0] = '\0';
                 return false;
+            }
             struct run small = { .kind = r->kind, .step = r->step, .o = found, .device = r->device };
+            say_options(smallest, sizeof smallest, found);
             struct verdict v = problem_judge(&small, "");
             if (v.wrong) {
-                say_options(smallest, sizeof smallest, found);
                 if (said)
                     printf("    smallest    %s\n                %s\n", smallest, v.what);
                 if (said && !found->is_attention && found->cols <= MAX_ROW && v.first_wrong >= 0) {
@@ -233,14 +236,22 @@ static void write_json(const struct run *r, const struct result *result, double 
     fclose(file);
 }
 
+/* It touches what it must not, or was told to end because it does not: the problem under way is the smallest that shows it. */
+static void ended(int signal_number)
+{
+    char text[512];
+    int size = snprintf(text, sizeof text, "    smallest    %s\n                it %s\n", *smallest ? smallest : "one element",
+                        signal_number == SIGTERM ? "does not end" : "reads or writes outside its tensors");
+    _exit(write(STDOUT_FILENO, text, (size_t)size) == size ? EXIT_FAILED : EXIT_FAILED + 1);
+}
+
 static void say_wrong(const struct run *r, const struct result *result, bool said)
 {
     const struct verdict *v = &result->verdict;
     struct options found;
-    if (said)
+    if (said && !v->pass)
         printf("  %s: %s\n    verdict     %s: %s\n", r->device->name, result->device, verdict_word(v), v->what);
-    if (find_smallest(r, said, &found))
-        name_mistake(r, &found, said);
+    name_mistake(r, find_smallest(r, said, &found) ? &found : NULL, said);
     if (said)
         printf("  not solved: it is wrong\n");
 }
@@ -252,7 +263,7 @@ static void judged(const struct run *r, const struct result *result, const struc
     bool solved = before && (*before->why_not || share >= SOLVED);
     all_solved &= solved;
     smallest[0] = like[0] = '\0';
-    if (!before)
+    if (!before || getenv("SMALLEST"))
         say_wrong(r, result, said);
     else if (said && *before->why_not)
         printf("    the course's was not timed: %s\n", before->why_not);
@@ -264,11 +275,39 @@ static void judged(const struct run *r, const struct result *result, const struc
     write_json(r, result, share, solved);
 }
 
+/* In every type that the answer has on a device that is asked for, unless the reader chooses one. */
 int main(int argc, char **argv)
 {
+    static char dtype_option[] = "--dtype";
+    const struct device *const devices[] = { &cpu_device, &gpu_device };
+    char *words[argc + 3];
+    int status = 0, ran = 0;
+    bool asked[2] = { true, true }, chosen = false;
+    for (int i = 1; i < argc; i++) {
+        chosen |= strncmp(argv[i], dtype_option, strlen(dtype_option)) == 0;
+        asked[0] &= strcmp(argv[i], "gpu") != 0;
+        asked[1] &= strcmp(argv[i], "cpu") != 0;
+    }
     if (counting)
         usage_error("COUNT=1: an answer is timed, and what counts is not; leave it out");
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (getenv("SMALLEST")) {
+        signal(SIGSEGV, ended);
+        signal(SIGBUS, ended);
+        signal(SIGTERM, ended);
+    }
     attempt = judged;
-    int status = STEP_MAIN(&ANSWER, &COURSE, argc, argv);
+    for (enum dtype d = FP32; d <= BF16 && !chosen && !OVERFLOWS; d++) {
+        if (!(asked[0] && STEP_HAS(&ANSWER, devices[0], d)) && !(asked[1] && STEP_HAS(&ANSWER, devices[1], d)))
+            continue;
+        memcpy(words, argv, (size_t)argc * sizeof *words);
+        words[argc] = dtype_option;
+        words[argc + 1] = (char *)dtype_name(d);
+        words[argc + 2] = NULL;
+        status |= STEP_MAIN(&ANSWER, &COURSE, argc + 2, words);
+        ran++;
+    }
+    if (!ran)
+        status = STEP_MAIN(&ANSWER, &COURSE, argc, argv);
     return status || all_solved ? status : EXIT_FAILED;
 }

@@ -127,6 +127,7 @@ static const char *small(const void *step, struct options *o, int index)
         { "peaks", "peak", { 1, 2, 2, 64, 320, 0, false, 0 } },
         { "scores around -50000", "deep", { 1, 2, 2, 33, 131, 0, false, 0 } },
         { "a slope for each query", "slopes", { 1, 1, 1, 128, 400, 0, false, 0 } },
+        { "scores of -inf, causal", "masked", { 1, 2, 2, 40, 40, 0, true, 0 } },
         { "queries with a NaN", "nan", { 1, 2, 1, 70, 90, 0, false, 0 } },
         /* of a decoding step: so many keys that there are pieces of them */
         { "one query, scores that rise", "rising", { 1, 1, 1, 1, 2100, 0, false, 0 } },

@@ -59,7 +59,7 @@ const char *const input_families =
     "normal, uniform, rising, falling, adversarial, equal, peak, shifted, far, deep, drift, masked, empty, nan, real";
 
 const char *const attention_families =
-    "normal, uniform, rising, falling, adversarial, equal, peak, large, wide, deep, slopes, plateau, nan, real";
+    "normal, uniform, rising, falling, adversarial, equal, peak, large, wide, deep, slopes, plateau, masked, nan, real";
 
 static int family_of(const char *name)
 {
@@ -115,7 +115,7 @@ static float value(enum family family, uint64_t seed, int64_t row, int64_t col, 
         default: return normal(bits);
         }
     case EQUAL:   return 1.5f;
-    case PEAK:    return (uint64_t)col == random_bits(~seed, (uint64_t)row) % (uint64_t)cols ? 1e4f : normal(bits);
+    case PEAK:    return (uint64_t)col == ((uint64_t)row + random_bits(~seed, 0)) % (uint64_t)cols ? 1e4f : normal(bits);
     case SHIFTED: return normal(bits) + 100; /* exp(100) does not fit a float */
     case FAR:     return normal(bits) - 1e4f;
     case DEEP:    return deep(row, col, largest, bits);
@@ -404,6 +404,7 @@ static float query_of_family(enum family family, const struct attention *p, int6
     float place = p->seq_q > 1 ? 2 * (float)(row % p->seq_q) / (float)(p->seq_q - 1) - 1 : 1;
     switch (family) {
     case LARGE:        return 5 * plain;
+    case MASKED:       return i == 0 ? 0.5f : plain;
     case DEEP:         return i == 0 ? -high : plain;
     case SLOPES:       return i == 0 ? high * place : 0.1f * plain; /* some outgrow an old maximum a little with every tile */
     case NOT_A_NUMBER: return row % 7 == 0 && i == row % p->dim ? NAN : plain;
@@ -421,6 +422,7 @@ static float key_of_family(enum family family, const struct attention *p, int64_
         return i == 0 ? WIDE * place : WIDE;
     switch (family) {
     case LARGE:  return 3 * plain;
+    case MASKED: return i == 0 && key % 3 == 0 ? -INFINITY : plain; /* scores of -inf: with a causal mask all that query 0 has */
     case DEEP:   return i == 0 ? DEEP_AT : plain;
     case SLOPES: return i == 0 ? SLOPE_KEYS * place : plain;
     case PEAK:   return key == p->seq_k / 3 ? 20 * plain : plain; /* one key that dominates half of the queries */

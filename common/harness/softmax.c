@@ -76,7 +76,8 @@ static const char *small(const void *step, struct options *o, int index)
         { "masked elements", "masked", 16, 333 },
         { "masked rows", "empty", 16, 130 },
         { "rows with a NaN", "nan", 16, 259 },
-        { "a long row, all roundings alike", "drift", 2, 131073 },
+        { "long rows, all roundings alike", "drift", 2, 131073 },
+        { "one long row", "normal", 1, 300007 },
     };
     const int count = sizeof all / sizeof all[0], ordinary = 3;
     if (index >= (((const struct softmax_step *)step)->overflows ? ordinary : count))

@@ -17,8 +17,10 @@ import difflib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 
 sys.path.insert(0, "tests")
 import mutate  # the lists of mutants
@@ -28,7 +30,8 @@ SECONDS = int(os.environ.get("TRY_SECONDS") or 180)  # more than any step takes 
 CUDA = os.environ.get("CUDA") == "1"
 PARTS = {"cpu.c": "cpu", **({"gpu.cu": "gpu"} if CUDA else {})}  # what can be built here, and on which device it runs
 OPEN = "/* Your turn: "                              # what a hole begins with
-PROGRESS = "mine/progress.jsonl"
+MINE = os.environ.get("MINE") or "mine"
+PROGRESS = f"{MINE}/progress.jsonl"
 
 
 def fail(text, status=1):
@@ -54,7 +57,7 @@ def number(step):
 
 
 def mine(step):
-    return os.path.join("mine", step)
+    return os.path.join(MINE, step)
 
 
 def holes(step):
@@ -205,6 +208,26 @@ def still_open(own):
     return [path for path in own.values() if re.search(r"%s.*\*/\n( *return .*\n)? *}" % re.escape(OPEN), read(path))]
 
 
+def run(step, options, seconds, environment, begin=""):
+    """Runs the program, and shows what it prints from the line on that begins so. Returns its exit status; and how it was ended, if
+    it did not end by itself."""
+    process = subprocess.Popen([f"{B}/build/mine/{step}/try", *options], stdout=subprocess.PIPE, text=True, errors="replace",
+                               env={**os.environ, "GUARD_PAGES": "1", **environment})
+    late = threading.Timer(seconds, process.terminate)
+    late.start()
+    shown = not begin
+    for line in process.stdout:
+        shown |= line.startswith(begin)
+        if shown:
+            print(line, end="", flush=True)
+    code, hung = process.wait(), not late.is_alive()
+    late.cancel()
+    if hung:
+        return 1, f"after {seconds} s: it hangs, or is far slower than the course's (TRY_SECONDS=... waits longer)"
+    why = ": it reads or writes where nothing is" if -code in (signal.SIGSEGV, signal.SIGBUS) else ""
+    return code, f"by signal {-code}{why}" if code < 0 else ""
+
+
 def try_it(step, file, options):
     own = attempt_files(step, file)
     sources(step, own)
@@ -219,14 +242,13 @@ def try_it(step, file, options):
     told = f"build/mine/{step}/attempt.jsonl"
     if os.path.exists(told):
         os.remove(told)
-    try:
-        code = subprocess.run([f"{B}/build/mine/{step}/try", *options], timeout=SECONDS,
-                              env={**os.environ, "ATTEMPT": told}).returncode
-    except subprocess.TimeoutExpired:
-        fail(f"try-{number(step)}: ended after {SECONDS} s: it hangs, or is far slower than the course's (TRY_SECONDS=... waits "
-             f"longer)")
-    if code < 0:
-        fail(f"try-{number(step)}: it was ended by signal {-code}{': it read or wrote where nothing is' if code == -11 else ''}")
+    code, ended = run(step, options, SECONDS, {"ATTEMPT": told})
+    if ended:
+        print(f"  not solved: it was ended {ended}", flush=True)
+        small = ["--heads", "1", "--seq", "1"] if step.endswith("attention") else ["--rows", "1", "--cols", "1"]
+        device = [word for i, word in enumerate(options) if word == "--device" or i and options[i - 1] == "--device"]
+        run(step, small + ["--reps", "1"] + device, 20, {"SMALLEST": "1", "SMALL_PROBLEMS": "0"}, "    smallest")
+        sys.exit(1)
     lines = read(told).splitlines() if os.path.exists(told) else []
     if "--json" in options:
         print("\n".join(lines))
@@ -240,7 +262,7 @@ def try_it(step, file, options):
 # ---- how far one has come
 
 def keep(step, own, lines):
-    os.makedirs("mine", exist_ok=True)
+    os.makedirs(MINE, exist_ok=True)
     day = datetime.date.today().isoformat()
     with open(PROGRESS, "a", encoding="utf-8") as out:
         for line in lines:

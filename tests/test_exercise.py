@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Exercises: what is cut, what is said, and that a judge judges.
+
+    test_exercise.py          quick: two steps are judged
+    test_exercise.py all      every step that has a CPU version: its hole fails, its own code passes, and each of its mutants that the
+                              verifier can see is refused, and named
+"""
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import unittest
+
+os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+sys.path[:0] = ["tests", "common/scripts"]
+os.environ.update(CUDA="0", B="build/cpu", MINE="build/exercise-test/mine")
+import exercise
+import mutate
+
+FOLDER = "build/exercise-test"
+STEPS = [s for s in sorted(os.listdir("steps")) if os.path.exists(f"steps/{s}/main.c") and exercise.holes(s)]
+ON_CPU = [s for s in STEPS if os.path.exists(f"steps/{s}/cpu.c") and s != "00_ceilings"]
+QUICK = ["03_online_softmax", "12_fused_attention"]
+UNSEEN = {  # mutants that a run of an ordinary size cannot see, and why; the Check suites do
+    "block_sum_in_float": "takes rows of 16 Mi numbers",
+    "flash_later_values_count": "takes a NaN behind the mask", "register_tiled_later_values_count": "the same",
+}
+SEEN = ("checks", "invariants")  # the checks that see a wrong result; others look at memory beyond 2^31, or at a lesson's point
+
+
+def call(*words, **environment):
+    done = subprocess.run([sys.executable, "common/scripts/exercise.py", *words], capture_output=True, text=True,
+                          env={**os.environ, **environment})
+    return done.returncode, done.stdout + done.stderr
+
+
+def judge(step, text):
+    """What `make try-N` says of this cpu.c: (exit status, its lines of JSON, all that is said)."""
+    path = f"{FOLDER}/{step}.c"
+    exercise.write(path, text)
+    small = "--heads 2 --seq 128" if step.endswith("attention") else "--rows 64 --cols 1Ki"
+    code, said = call("try", step, "--file", path, "--json", "--budget", "0.02", *small.split())
+    return code, [json.loads(line) for line in said.splitlines() if line.startswith("{")], said
+
+
+def wrong_verdicts(step):
+    """What is wrong with how this step's exercise is judged, in lines."""
+    own, bad = exercise.read(f"steps/{step}/cpu.c"), []
+    hole, size = exercise.cut(own, exercise.holes(step), step, False)
+    if size:
+        code, lines, said = judge(step, hole)
+        if code != 1 or "not written yet" not in said or any(line["verdict"] == "right" for line in lines):
+            bad.append(f"{step}: the hole is not refused: {said}")
+    code, lines, said = judge(step, own)
+    if not lines or any(line["verdict"] != "right" for line in lines):
+        bad.append(f"{step}: the course's own code is refused: {said}")
+    for e in mutate.read_lists():
+        if e.kind != "mutant" or {change[0] for change in e.changes} != {f"steps/{step}/cpu.c"} or e.caught[2] not in SEEN \
+                or e.name in UNSEEN:
+            continue
+        code, lines, said = judge(step, mutate.changed_files(e)[f"steps/{step}/cpu.c"])
+        named = any(e.name in line["like"].split() for line in lines)
+        if code == 0 or not (named or "reads or writes outside its tensors" in said):
+            bad.append(f"{step}: {e.name} is " + ("taken for solved" if code == 0 else f"not named: {said}"))
+    return bad
+
+
+def judged(steps):
+    wrong = wrong_verdicts(steps[0])  # builds what all of them share
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return wrong + [line for lines in pool.map(wrong_verdicts, steps[1:]) for line in lines]
+
+
+class Exercises(unittest.TestCase):
+    def setUp(self):
+        shutil.rmtree(os.environ["MINE"], ignore_errors=True)
+
+    def test_holes_are_3_to_40_lines_of_functions_that_exist(self):
+        for step in STEPS:
+            found = set()
+            for file in ("cpu.c", "gpu.cu"):
+                path = f"steps/{step}/{file}"
+                text = exercise.read(path) if os.path.exists(path) else ""
+                found |= {name for name in exercise.holes(step) if exercise.body(text, name)}
+                size = exercise.cut(text, exercise.holes(step), step, file == "gpu.cu")[1]
+                self.assertTrue(size == 0 or 3 <= size <= 40, f"{path}: {size} lines")
+            self.assertEqual(found, set(exercise.holes(step)), step)
+
+    def test_every_lesson_with_a_hole_has_hints_and_its_command(self):
+        for step in STEPS:
+            lesson = exercise.read(f"steps/{step}/README.md")
+            self.assertIn(f"`make start-{int(step[:2])}`", lesson, step)
+            self.assertGreaterEqual(len(re.findall(r"<summary>Hint \d", lesson)), 2, step)
+
+    def test_cut_keeps_all_but_the_body(self):
+        text = "/* a */\nstatic int f(int x)\n{\n    return x;\n}\n\nvoid g(void)\n{\n    f(1);\n}\n"
+        cut, size = exercise.cut(text, ["f"], "03_online_softmax", False)
+        self.assertEqual(size, 1)
+        self.assertIn("static int f(int x)\n{\n    /* Your turn: about 1 lines.", cut)
+        self.assertIn("    return (int){ 0 };\n}\n\nvoid g(void)\n{\n    f(1);\n}\n", cut)
+        self.assertEqual(exercise.cut(text, ["h"], "03_online_softmax", False), (text, 0))
+
+    def test_start_overwrites_nothing(self):
+        self.assertEqual(call("start", "03_online_softmax")[0], 0)
+        exercise.write("build/exercise-test/mine/03_online_softmax/cpu.c", "mine")
+        code, said = call("start", "03_online_softmax")
+        self.assertEqual((code, "nothing of yours is overwritten" in said), (1, True), said)
+        self.assertEqual(exercise.read("build/exercise-test/mine/03_online_softmax/cpu.c"), "mine")
+
+    def test_without_a_start(self):
+        for what in "try", "hint", "solution":
+            code, said = call(what, "03_online_softmax")
+            self.assertEqual((code, said.count("\n"), "make start-3" in said), (2, 1, True), said)
+
+    def test_hints_come_one_by_one(self):
+        call("start", "03_online_softmax")
+        counts = [call("hint", "03_online_softmax")[1].count("Hint ") for _ in range(2)]
+        self.assertEqual(counts, [1, 2])
+
+    def test_files_from_elsewhere(self):
+        for name, said in ("nowhere.c", "there is no such file"), ("README.md", "a .c or a .cu is allowed"):
+            code, out = call("try", "03_online_softmax", "--file", name)
+            self.assertEqual((code, said in out, out.count("\n")), (2, True, 1), out)
+
+    def test_what_does_not_compile_shows_the_compiler(self):
+        exercise.write(f"{FOLDER}/no.c", "int x = ;\n")
+        code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/no.c")
+        self.assertEqual(code, 1)
+        self.assertRegex(said, r"no\.c:1:\d+: error")
+        self.assertNotIn("make", said.replace("make-", ""))
+
+    def test_what_hangs_is_ended(self):
+        loop = "    while (cols > 20)\n        __asm__ volatile(\"\");\n"
+        text = exercise.read("steps/03_online_softmax/cpu.c").replace("{\n#pragma", "{\n" + loop + "#pragma", 1)
+        exercise.write(f"{FOLDER}/hangs.c", text)
+        code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/hangs.c", "--rows", "4", "--cols", "64", TRY_SECONDS="3")
+        self.assertEqual(code, 1)
+        self.assertIn("it was ended after 3 s", said)
+        self.assertRegex(said, r"smallest +--rows 1 --cols 31 .*\n +it does not end")
+
+    def test_progress_counts_what_was_solved(self):
+        folder = "build/exercise-test/mine/03_online_softmax"
+        self.assertIn("0 of ", call("progress")[1])
+        exercise.write(f"{folder}/cpu.c", exercise.read("steps/03_online_softmax/cpu.c"))
+        code, said = call("try", "03_online_softmax", "--rows", "256", "--cols", "1Ki", "--budget", "0.3")
+        self.assertIn("solved", said)
+        if code == 0:
+            self.assertRegex(call("progress")[1], r"03_online_softmax +cpu (solved|better).*\n")
+
+    def test_the_judge(self):
+        steps = ON_CPU if ALL else [s for s in QUICK if s in ON_CPU]
+        self.assertEqual(judged(steps), [])
+
+
+ALL = sys.argv[1:] == ["all"]
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
