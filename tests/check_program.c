@@ -194,7 +194,7 @@ static const struct {
     { "02_safe_softmax", "--heads 3", "--heads", "", "--help" },
     { "10_standard_attention", "--shape gpt2-scores", "--shape", "'gpt2-scores'", "llama3-8b" },
     { "02_safe_softmax", "--shape gpt2", "--shape", "'gpt2'", "gpt2-scores" },
-    { "10_standard_attention", "--input masked", "--input", "'masked'", "adversarial" },
+    { "10_standard_attention", "--input shifted", "--input", "'shifted'", "adversarial" },
     { "10_standard_attention", "--input real --heads 3", "--input", "real", "leave out sizes" },
     { "10_standard_attention", "--q a.npy --v a.npy", "--k", "", "all three" },
     { "10_standard_attention", "--k a.npy", "--q", "", "all three" },

@@ -2,8 +2,8 @@
 """Exercises: what is cut, what is said, and that a judge judges.
 
     test_exercise.py          quick: two steps are judged
-    test_exercise.py all      every step that has a CPU version: its hole fails, its own code passes, and each of its mutants that the
-                              verifier can see is refused, and named
+    test_exercise.py all      every step that has a CPU version: its hole fails, its own code passes, and each of its mutants that
+                              the verifier can see is refused, and named
 """
 import concurrent.futures
 import json
@@ -99,7 +99,7 @@ class Exercises(unittest.TestCase):
         text = "/* a */\nstatic int f(int x)\n{\n    return x;\n}\n\nvoid g(void)\n{\n    f(1);\n}\n"
         cut, size = exercise.cut(text, ["f"], "03_online_softmax", False)
         self.assertEqual(size, 1)
-        self.assertIn("static int f(int x)\n{\n    /* Your turn: about 1 lines.", cut)
+        self.assertIn("static int f(int x)\n{\n    /* Your turn: about 1 line.", cut)
         self.assertIn("    return (int){ 0 };\n}\n\nvoid g(void)\n{\n    f(1);\n}\n", cut)
         self.assertEqual(exercise.cut(text, ["h"], "03_online_softmax", False), (text, 0))
 
@@ -136,7 +136,8 @@ class Exercises(unittest.TestCase):
         loop = "    while (cols > 20)\n        __asm__ volatile(\"\");\n"
         text = exercise.read("steps/03_online_softmax/cpu.c").replace("{\n#pragma", "{\n" + loop + "#pragma", 1)
         exercise.write(f"{FOLDER}/hangs.c", text)
-        code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/hangs.c", "--rows", "4", "--cols", "64", TRY_SECONDS="3")
+        code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/hangs.c", "--rows", "4", "--cols", "64",
+                          TRY_SECONDS="3")
         self.assertEqual(code, 1)
         self.assertIn("it was ended after 3 s", said)
         self.assertRegex(said, r"smallest +--rows 1 --cols 31 .*\n +it does not end")

@@ -84,8 +84,8 @@ static bool mistake_at(struct mistake *m, bool attention, int index)
 }
 
 /*
- * Whether the mistake gives the answer's results on every problem, the smallest that fails, if one does, and the small ones. (On a CPU, where
- * the gallery runs: what is looked for is the idea, not the last bits.)
+ * Whether the mistake gives the answer's results on every problem: the smallest that fails, if one does, and the small ones.
+ * (On a CPU, where the gallery runs: what is looked for is the idea, not the last bits.)
  */
 static bool is_mistake(const struct run *answer, const struct mistake *m, const struct options *failing)
 {

@@ -77,7 +77,8 @@ def body(text, name):
             at = next((k for k in range(i, len(lines)) if lines[k] in ("{", "}") or lines[k].endswith(";")), None)
             if at is not None and lines[at] == "{":
                 kind = re.sub(r"\b(static|inline|INLINE|__device__|__global__|__forceinline__|__noinline__|template\s*<[^>]*>)"
-                              r"\s*|\b__launch_bounds__\([^)]*\)\s*", "", line[:line.index(name + "(")]).strip()
+                              r"\s*|\b__launch_bounds__\([^)]*\)\s*|\b__attribute__\(\(.*?\)\)\s*", "",
+                              " ".join((lines[i - 1] if line[0] == " " else "", line[:line.index(name + "(")]))).strip()
                 return longest_loop(lines, at) if part else (kind, at + 1, lines.index("}", at))
     return None
 
@@ -209,8 +210,8 @@ def still_open(own):
 
 
 def run(step, options, seconds, environment, begin=""):
-    """Runs the program, and shows what it prints from the line on that begins so. Returns its exit status; and how it was ended, if
-    it did not end by itself."""
+    """Runs the program, and shows what it prints from the line on that begins so. Returns its exit status; and how it was ended,
+    if it did not end by itself."""
     process = subprocess.Popen([f"{B}/build/mine/{step}/try", *options], stdout=subprocess.PIPE, text=True, errors="replace",
                                env={**os.environ, "GUARD_PAGES": "1", **environment})
     late = threading.Timer(seconds, process.terminate)
