@@ -17,8 +17,8 @@
 #define LANES 64   /* states side by side: several vector registers on any CPU, so that their chains of operations overlap */
 
 /*
- * Every lane merges its element of x: (LANES) into its state, as softmax_merge does. Of the two exponentials there, one is always
- * exp(0): the other one is enough.
+ * Every lane merges its element of x: (LANES) into its state, m, l: (LANES), as softmax_merge does. Of the two exponentials
+ * there, one is always exp(0): the other one is enough. Without a branch or a call, so that it becomes vector instructions.
  */
 static inline void lanes_merge(float *restrict m, float *restrict l, const float *restrict x)
 {
@@ -31,7 +31,7 @@ static inline void lanes_merge(float *restrict m, float *restrict l, const float
     }
 }
 
-/* The state of x: (cols). */
+/* The state of x: (cols): all columns into the lanes' states, the last ones filled up with -inf, and those into one. */
 static inline struct softmax_state row_state(const float *x, int64_t cols)
 {
     float m[LANES], l[LANES], rest[LANES];

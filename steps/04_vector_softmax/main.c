@@ -5,6 +5,7 @@
 const struct softmax_step vector_softmax = {
     .name = "04_vector_softmax",
     .idea = "several states side by side, merged at the end",
+    .exercise = "lanes_merge row_state merge_pack warp_merge",
     .reads = 2,
     .writes = 1,
     .exps = 2,        /* one in the merge, the other being exp(0); one to normalise */
