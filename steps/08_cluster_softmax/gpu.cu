@@ -172,7 +172,10 @@ static __device__ void cluster_barrier(void)
 #endif
 }
 
-/* The merge of the states of a cluster's blocks, in each of them: every block has an inbox with a place for each. */
+/*
+ * The merge of the states of a cluster's blocks, in every thread of each of them. s: of the calling thread's block, which has
+ * number `rank` of `size`. Every block has an inbox with a place for each. Before sm_90 there are no clusters.
+ */
 static __device__ struct softmax_state cluster_merge(struct softmax_state s, int size, int rank)
 {
 #if __CUDA_ARCH__ >= 900

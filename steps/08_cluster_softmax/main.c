@@ -5,6 +5,7 @@
 const struct softmax_step cluster_softmax = {
     .name = "08_cluster_softmax",
     .idea = "a row too long for one block: a cluster of blocks",
+    .exercise = "cluster_merge",
     .reads = 1,
     .writes = 1,
     .exps = 2.25, /* five for a pack of four, one to normalise */

@@ -149,7 +149,10 @@ INLINE void part_softmax(void *y, const void *x, int64_t cols, int64_t first, in
         stream_close(&out);
 }
 
-/* All threads share each row: first its states, and when all are known its results. */
+/*
+ * All threads share each row, a part of its blocks each: first its states, and when all are known its results. The states and
+ * scales of a row's blocks lie in scratch(), memory that is kept from call to call.
+ */
 static void shared_softmax(void *y, const void *x, int64_t rows, int64_t cols, enum dtype dtype)
 {
     int64_t blocks = (cols + BLOCK - 1) / BLOCK, threads = cpu_threads();

@@ -175,7 +175,10 @@ static __device__ void cluster_barrier(void)
 #endif
 }
 
-/* The merge of the states of a cluster's blocks, in each of them: every block has an inbox with a place for each. */
+/*
+ * The merge of the states of a cluster's blocks, in every thread of each of them. s: of the calling thread's block, which has
+ * number `rank` of `size`. Every block has an inbox with a place for each. Before sm_90 there are no clusters.
+ */
 static __device__ struct softmax_state cluster_merge(struct softmax_state s, int size, int rank)
 {
 #if __CUDA_ARCH__ >= 900
@@ -190,9 +193,9 @@ static __device__ struct softmax_state cluster_merge(struct softmax_state s, int
 }
 
 /*
- * Through global memory: a row has a word for each block of its team, posts: (rows, size), 0 until the block's state
- * is known. A state fits a word that is stored and loaded as one, and no state is 0 (where l is 0, m is -inf), so
- * that the word is its own flag.
+ * The same for a team of the grid's blocks, through global memory: its row has a word for each of them, posts: (size), 0 until
+ * the block's state is known. A state fits a word that is stored and loaded as one, and no state is 0 (where l is 0, m is -inf),
+ * so that the word is its own flag.
  */
 template <int THREADS>
 static __device__ struct softmax_state grid_merge(struct softmax_state s, volatile uint64_t *posts, int size, int rank)

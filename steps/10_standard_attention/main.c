@@ -20,6 +20,7 @@ static size_t standard_attention_scratch(struct attention p, enum dtype dtype)
 const struct attention_step standard_attention = {
     .name = "10_standard_attention",
     .idea = "the definition: three kernels, and L^2 numbers in memory",
+    .exercise = "scores output scores_kernel",
     .predict = standard_attention_cost,
     .cpu_exps = 1, /* kept in S, and scaled */
     .cpu = standard_attention_cpu,

@@ -39,7 +39,10 @@ static float softmax(float *row, int64_t keys)
     return base + logf(sum);
 }
 
-/* O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), lse: (batch, heads, seq_q) or NULL. */
+/*
+ * O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), lse: (batch, heads, seq_q) or NULL. A thread has some
+ * neighbouring queries of every head, and takes them from the first product to the last. scratch() has room for S of one head.
+ */
 void library_attention_cpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
     if (!blas_available())

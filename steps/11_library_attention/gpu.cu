@@ -85,6 +85,10 @@ template <class T> static __global__ void __launch_bounds__(1024)
         lse[row] = s.m + logf(s.l);
 }
 
+/*
+ * O, Q: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), of type T, which is dtype. workspace:
+ * BLAS_WORKSPACE_BYTES for cuBLAS, then S: (batch, heads, seq_q, seq_k), of type T. Three launches: product, softmax, product.
+ */
 template <class T> static void attend(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, enum dtype dtype,
                                       void *workspace, cudaStream_t stream)
 {

@@ -21,6 +21,7 @@ static size_t library_attention_scratch(struct attention p, enum dtype dtype)
 const struct attention_step library_attention = {
     .name = "11_library_attention",
     .idea = "the same on the best matrix product there is",
+    .exercise = "library_attention_cpu attend",
     .predict = library_attention_cost,
     .cpu_exps = 1, /* kept in S, and scaled */
     .cpu = library_attention_cpu,

@@ -36,7 +36,7 @@ static __device__ float share(struct softmax_state part, float m)
     return part.l == 0.0f ? 0.0f : expf(part.m - m);
 }
 
-/* Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= DIM. */
+/* Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= DIM. lse: (batch, heads, seq_q), or NULL. */
 template <int DIM> static __global__ void __launch_bounds__(32 * BR)
     fused_attention_kernel(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {

@@ -13,6 +13,7 @@ static struct cost fused_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step fused_attention = {
     .name = "12_fused_attention",
     .idea = "merge with a payload: (m, l, o)",
+    .exercise = "attend fused_attention_kernel",
     .predict = fused_attention_cost,
     .cpu_exps = 4, /* two in softmax_merge, and the same two for o; a compiler may see that some are the same */
     .cpu = fused_attention_cpu,

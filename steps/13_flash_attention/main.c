@@ -13,6 +13,7 @@ static struct cost flash_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step flash_attention = {
     .name = "13_flash_attention",
     .idea = "tiles of queries against tiles of keys",
+    .exercise = "merge_tile add_values merge_scores",
     .predict = flash_attention_cost,
     .cpu = flash_attention_cpu,
     .gpu = GPU(flash_attention_gpu),

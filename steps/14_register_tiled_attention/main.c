@@ -13,6 +13,7 @@ static struct cost register_tiled_attention_cost(struct attention p, enum dtype 
 const struct attention_step register_tiled_attention = {
     .name = "14_register_tiled_attention",
     .idea = "every number loaded is used many times",
+    .exercise = "product_rows multiply",
     .predict = register_tiled_attention_cost,
     .cpu = register_tiled_attention_cpu,
     .gpu = GPU(register_tiled_attention_gpu),
