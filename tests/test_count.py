@@ -17,6 +17,9 @@ BESIDES = {
     "12_fused_attention": -3 / KEYS,               # the first key's merge, and its share of nothing
     "13_flash_attention": 1 / 128,                 # a rescale for each tile of keys
     "14_register_tiled_attention": 1 / 128,
+    "25_decode_attention": 1 / 128,
+    "26_split_attention": 1 / 128,
+    "27_grouped_attention": 1 / 128,
 }
 STEPS = [path.parent.name for path in sorted(ROOT.glob("steps/[0-9][0-9]_*/cpu.c"))][1:]  # without the ceilings
 
