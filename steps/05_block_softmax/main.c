@@ -5,6 +5,7 @@
 const struct softmax_step block_softmax = {
     .name = "05_block_softmax",
     .idea = "a block has a state, and blocks merge",
+    .exercise = "block_softmax_cpu row_merge",
     .reads = 2,
     .writes = 1,
     .exps = 2,        /* one for the sum, one to normalise */

@@ -5,6 +5,7 @@
 const struct softmax_step resident_softmax = {
     .name = "06_resident_softmax",
     .idea = "keep the row on chip between the passes",
+    .exercise = "chunk_turn row_scale",
     .reads = 1,
     .writes = 1,
     .exps = 1,        /* kept, and scaled in the end */
