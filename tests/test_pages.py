@@ -83,6 +83,15 @@ class Pages(unittest.TestCase):
         blank = lambda text: free.sub(lambda found: re.sub(".", "", found[0]), text)
         self.wide([n for n in sources() if n.endswith(".md")], 120, blank)
 
+    def test_a_lesson_has_1200_words(self):
+        """At most; what is generated from records does not count."""
+        long = []
+        for path in sorted(ROOT.glob("steps/*_*/README.md")):
+            text = re.sub(r"<!-- results.*?<!-- /results -->", "", path.read_text(encoding="utf-8"), flags=re.S)
+            if len(text.split()) > 1200:
+                long.append("%s: %d words" % (path.relative_to(ROOT), len(text.split())))
+        self.assertEqual(long, [])
+
     def wide(self, files, columns, blank=lambda text: text):
         wide = []
         for name in files:

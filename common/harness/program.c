@@ -280,11 +280,10 @@ static bool run_problem(struct run *r, const struct names *names, bool first)
         report_tsv(&result);
     if (o->json && !result.verdict.pass)
         fprintf(stderr, "%s: %s: %s\n", names->step, verdict_word(&result.verdict), result.verdict.what);
-    if (whole)
+    if (whole) {
         print_verdict(r, &result, small);
-    if (whole)
         print_result(r, &result, &before, other, o->noise ? &works[at_again].time : NULL);
-    else if (!o->json)
+    } else if (!o->json)
         r->kind->print_line(o, &result);
     else if (!attempt)
         report_json(&result);

@@ -64,6 +64,7 @@ struct kind {
 
 /* --trace: prints how the state of a short row grows, and what the step's CPU version makes of it (trace.c). */
 void trace(const struct kind *kind, const void *step, const struct options *asked);
+double plain(float x); /* to be printed: NaN has two signs, and one is enough */
 
 /*
  * A reader's attempt at a step (tests/try.c). Where this is set it is told each result, with the course's step as the step

@@ -4,9 +4,9 @@
 #include "merge.h"
 #include "program.h"
 
-static double plain(float x)
+double plain(float x)
 {
-    return isnan(x) ? (double)NAN : (double)x; /* NaN has two signs, and one is enough */
+    return isnan(x) ? (double)NAN : (double)x;
 }
 
 static void print_cell(float x)

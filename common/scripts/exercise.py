@@ -140,8 +140,8 @@ def start(step):
 
 # ---- trying
 
-def attempt_files(step, file):
-    """What is judged: part -> path; the course's own file for a part that the reader has not."""
+def attempt_files(what, step, file=None):
+    """What is judged, shown or helped with: part -> path."""
     if file:
         part = {".c": "cpu.c", ".cu": "gpu.cu"}.get(os.path.splitext(file)[1])
         if not part or not os.path.isfile(file):
@@ -152,14 +152,14 @@ def attempt_files(step, file):
     else:
         own = {part: f"{mine(step)}/{part}" for part in PARTS if os.path.exists(f"{mine(step)}/{part}")}
         if not own:
-            fail(f"try-{number(step)}: there is nothing in {mine(step)} yet: make start-{number(step)}", 2)
+            fail(f"{what}-{number(step)}: there is nothing in {mine(step)} yet: make start-{number(step)}", 2)
     return own
 
 
 def renamed(step, idea, as_what):
     """#defines that give all that steps.h declares of a step another name."""
     names = sorted(set(re.findall(r"\b%s(?:_\w+)?\b" % idea, read("steps/steps.h"))))
-    return "".join(f"#define {name} {as_what}{name[len(idea):]}\n" for name in names if not name[len(idea):].strip("_").isdigit())
+    return "".join(f"#define {name} {as_what}{name[len(idea):]}\n" for name in names)
 
 
 def own_mutants(step, idea):
@@ -230,7 +230,7 @@ def run(step, options, seconds, environment, begin=""):
 
 
 def try_it(step, file, options):
-    own = attempt_files(step, file)
+    own = attempt_files("try", step, file)
     sources(step, own)
     build(step)
     for path in still_open(own):
@@ -254,7 +254,7 @@ def try_it(step, file, options):
     if "--json" in options:
         print("\n".join(lines))
     if not file and lines:
-        keep(step, own, lines)
+        keep(lines)
     if not lines and devices == ["gpu"] and code != 2:
         fail(f"try-{number(step)}: it compiles, and is not judged: that takes a GPU that can run this step")
     sys.exit(code)
@@ -262,21 +262,25 @@ def try_it(step, file, options):
 
 # ---- how far one has come
 
-def keep(step, own, lines):
+def keep(lines):
+    """A line for each device: that of the type which came out worst."""
     os.makedirs(MINE, exist_ok=True)
-    day = datetime.date.today().isoformat()
+    attempts = [{"day": datetime.date.today().isoformat(), **json.loads(line)} for line in lines]
     with open(PROGRESS, "a", encoding="utf-8") as out:
-        for line in lines:
-            out.write(json.dumps({"day": day, **json.loads(line)}) + "\n")
+        for device in sorted({a["device"] for a in attempts}):
+            out.write(json.dumps(min((a for a in attempts if a["device"] == device), key=rank)) + "\n")
+
+
+def rank(attempt):
+    return attempt["solved"], attempt["verdict"] == "right", attempt.get("share", 0)
 
 
 def progress():
     best = {}
     for line in read(PROGRESS).splitlines() if os.path.exists(PROGRESS) else []:
         now = json.loads(line)
-        key, old = (now["step"], now["device"]), best.get((now["step"], now["device"]))
-        if not old or (now["solved"], now.get("share", 0)) >= (old["solved"], old.get("share", 0)):
-            best[key] = now
+        key = now["step"], now["device"]
+        best[key] = max(best.get(key, now), now, key=rank)
     steps = [step for step in sorted(os.listdir("steps")) if os.path.exists(f"steps/{step}/main.c") and holes(step)]
     for step in steps:
         said = []
@@ -294,8 +298,7 @@ def progress():
 # ---- hints and the solution
 
 def hint(step):
-    if not os.path.isdir(mine(step)):
-        fail(f"hint-{number(step)}: there is no {mine(step)} yet: make start-{number(step)}", 2)
+    attempt_files("hint", step)
     hints = re.findall(r"<details><summary>Hint \d+</summary>\n\n(.*?)\n\n\s*</details>", read(f"steps/{step}/README.md"), re.S)
     at, seen = f"{mine(step)}/.hints", 0
     if os.path.exists(at):
@@ -309,8 +312,7 @@ def hint(step):
 
 
 def solution(step):
-    own = attempt_files(step, None)
-    for part, path in own.items():
+    for part, path in attempt_files("solution", step).items():
         theirs = f"steps/{step}/{part}"
         lines = list(difflib.unified_diff(read(path).splitlines(), read(theirs).splitlines(), path, theirs, lineterm=""))
         print("\n".join(lines) if lines else f"{path} is {theirs}, to the letter")
