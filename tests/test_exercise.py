@@ -4,6 +4,8 @@
     test_exercise.py          quick: two steps are judged
     test_exercise.py all      every step that has a CPU version: its hole fails, its own code passes, and each of its mutants that
                               the verifier can see is refused, and named
+    test_exercise.py gpu      every step that has a GPU version: its hole compiles and fails, and its own code passes, where there
+                              is a GPU that can run it
 """
 import concurrent.futures
 import json
@@ -16,13 +18,15 @@ import unittest
 
 os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 sys.path[:0] = ["tests", "common/scripts"]
-os.environ.update(CUDA="0", B="build/cpu", MINE="build/exercise-test/mine")
+GPU = sys.argv[1:] == ["gpu"]
+os.environ.update(CUDA=str(int(GPU)), B="build/cuda" if GPU else "build/cpu", MINE="build/exercise-test/mine")
 import exercise
 import mutate
 
 FOLDER = "build/exercise-test"
 STEPS = [s for s in sorted(os.listdir("steps")) if os.path.exists(f"steps/{s}/main.c") and exercise.holes(s)]
-ON_CPU = [s for s in STEPS if os.path.exists(f"steps/{s}/cpu.c") and s != "00_ceilings"]
+FILE = "gpu.cu" if GPU else "cpu.c"
+HERE = [s for s in STEPS if os.path.exists(f"steps/{s}/{FILE}")]
 QUICK = ["03_online_softmax", "12_fused_attention"]
 UNSEEN = {  # mutants that a run of an ordinary size cannot see, and why; the Check suites do
     "block_sum_in_float": "takes rows of 16 Mi numbers",
@@ -41,8 +45,8 @@ def call(*words, **environment):
 
 
 def judge(step, text):
-    """What `make try-N` says of this cpu.c: (exit status, its lines of JSON, all that is said)."""
-    path = f"{FOLDER}/{step}.c"
+    """What `make try-N` says of this cpu.c or gpu.cu: (exit status, its lines of JSON, all that is said)."""
+    path = f"{FOLDER}/{step}{FILE[3:]}"
     exercise.write(path, text)
     small = "--heads 2 --seq 128" if step.endswith("attention") else "--rows 64 --cols 1Ki"
     code, said = call("try", step, "--file", path, "--json", "--budget", "0.02", *small.split())
@@ -51,16 +55,18 @@ def judge(step, text):
 
 def wrong_verdicts(step):
     """What is wrong with how this step's exercise is judged, in lines."""
-    own, bad = exercise.read(f"steps/{step}/cpu.c"), []
-    hole, size = exercise.cut(own, exercise.holes(step), step, False)
+    own, bad = exercise.read(f"steps/{step}/{FILE}"), []
+    hole, size = exercise.cut(own, exercise.holes(step), step, GPU)
     if size:
         code, lines, said = judge(step, hole)
         if code != 1 or "not written yet" not in said or any(line["verdict"] == "right" for line in lines):
             bad.append(f"{step}: the hole is not refused: {said}")
     code, lines, said = judge(step, own)
-    if not lines or any(line["verdict"] != "right" for line in lines):
+    if GPU and "it compiles, and is not judged" in said:
+        print(said.strip())
+    elif not lines or any(line["verdict"] != "right" for line in lines):
         bad.append(f"{step}: the course's own code is refused: {said}")
-    for e in mutate.read_lists():
+    for e in [] if GPU else mutate.read_lists():
         if e.kind != "mutant" or {change[0] for change in e.changes} != {f"steps/{step}/cpu.c"} or e.caught[2] not in SEEN \
                 or e.name in UNSEEN:
             continue
@@ -165,10 +171,10 @@ class Exercises(unittest.TestCase):
         self.assertRegex(call("progress")[1], r"07_narrow_softmax +cpu solved")
 
     def test_the_judge(self):
-        steps = ON_CPU if ALL else [s for s in QUICK if s in ON_CPU]
+        steps = HERE if ALL or GPU else [s for s in QUICK if s in HERE]
         self.assertEqual(judged(steps), [])
 
 
 ALL = sys.argv[1:] == ["all"]
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1])
+    unittest.main(argv=sys.argv[:1] + ["Exercises.test_the_judge"] * GPU)
