@@ -6,6 +6,7 @@ step from 14 on that the library has, in the type and head dimension asked for a
 """
 import ctypes
 import glob
+import importlib
 import math
 import os
 import re
@@ -89,13 +90,17 @@ def torch_peers(torch, device, p):
             yield "torch.sdpa-" + name, peer(getattr(SDPBackend, BACKENDS[name]))
 
 
-def flash_attention_3(device, p):
-    """The package that FlashAttention-3 installs, if it is here. Its layout is (batch, tokens, heads, dim)."""
+def function_of(module):
     try:
-        from flash_attn_interface import flash_attn_func
+        return importlib.import_module(module).flash_attn_func
     except Exception:
-        return
-    if device.backend == "cuda" and p.dtype != "fp32":
+        return None
+
+
+def flash_attention_3(device, p):
+    """FlashAttention-3, if it is here: built from its source, or the package fa3-fwd. Its layout is (batch, tokens, heads, dim)."""
+    flash_attn_func = next(filter(None, map(function_of, ("flash_attn_interface", "fa3_fwd_interface"))), None)
+    if flash_attn_func and device.backend == "cuda" and p.dtype != "fp32":
         q, k, v = (t.transpose(1, 2).contiguous() for t in (p.q, p.k, p.v))
 
         def run():
