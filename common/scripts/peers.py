@@ -29,6 +29,7 @@ GPU_FLUSH_BYTES = 512 << 20   # read between runs: ten times the largest L2 of t
 CPU_FLUSH_BYTES = 1 << 30     # tensors at least this large flush a CPU's caches themselves
 MIN_REPS = {"cpu": 5, "cuda": 20}
 MAX_REPS = 200
+LAUNCH = 1000000              # cycles: half a millisecond, more than the slowest of them takes to launch all its kernels
 WAITS = 1000, 1000, 20000     # cycles of the GPU's clock that kernels wait for behind a run, to measure it: 13 us or so in all
 CHECKED_ROWS = 8              # compared with fp64
 SEED = 1
@@ -177,7 +178,8 @@ class Gpu(Device):
 
     def time_once(self, work, own_bytes):
         begin, end, *waits = self.events
-        self.flusher.sum()  # queued in front of the first event, so that the launch of all that follows is hidden behind it
+        self.flusher.sum()
+        self.torch.cuda._sleep(LAUNCH)  # queued in front of the first event, so that the launch of all that follows is hidden
         begin.record()
         work()
         end.record()
@@ -186,7 +188,8 @@ class Gpu(Device):
             wait.record()
         self.events[-1 if self.clock else 1].synchronize()
         if self.clock:  # of the last two the difference, for starting a kernel is in both; the first has their code loaded
-            self.ghz = 1e-6 * (WAITS[2] - WAITS[1]) / (waits[1].elapsed_time(waits[2]) - waits[0].elapsed_time(waits[1]))
+            ms = waits[1].elapsed_time(waits[2]) - waits[0].elapsed_time(waits[1])
+            self.ghz = 1e-6 * (WAITS[2] - WAITS[1]) / ms if ms > 0 else self.ghz
         return begin.elapsed_time(end)
 
     def cells(self):
