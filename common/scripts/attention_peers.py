@@ -98,7 +98,7 @@ def function_of(module):
 
 
 def flash_attention_3(device, p):
-    """FlashAttention-3, if it is here: built from its source, or the package fa3-fwd. Its layout is (batch, tokens, heads, dim)."""
+    """FlashAttention-3, if it is here, from its source or as the package fa3-fwd. Its layout is (batch, tokens, heads, dim)."""
     flash_attn_func = next(filter(None, map(function_of, ("flash_attn_interface", "fa3_fwd_interface"))), None)
     if flash_attn_func and device.backend == "cuda" and p.dtype != "fp32":
         q, k, v = (t.transpose(1, 2).contiguous() for t in (p.q, p.k, p.v))
