@@ -1,6 +1,6 @@
 #!/bin/sh
 # `make test`: pages and scripts; the GPU suites, under a timeout, because a hung kernel hangs its program; the CPU suites. Where
-# there are 8 cores or more, all at once, each suite in a process of its own.
+# there are 8 cores or more, all at once, each suite, of the GPU's each case, in a process of its own.
 # Usage: B=build/cpu tests/run.sh, with SUITE or CASE to choose. Check's own counts are the last lines of each.
 set -u
 [ -n "${SUITE:-}" ] && export CK_RUN_SUITE="$SUITE"
@@ -51,11 +51,14 @@ start() {
 }
 trap 'kill $background 2>/dev/null; exit 130' INT TERM
 if nvidia-smi >/dev/null 2>&1; then
-    for suite in softmax_gpu attention_gpu layout_gpu; do
-        export CK_RUN_SUITE=$suite
-        start $suite gpu
+    for suite in $(grep -o '[a-z_]*_suite,\|[a-z_]*_suite }' tests/main_gpu.c | sed 's/_suite.*//'); do
+        file=$(grep -l "suite_create(\"$suite\")" tests/*.c)
+        for case in $(grep -o 'tcase_create("[^"]*")' "$file" | cut -d '"' -f 2); do # names of one word
+            export CK_RUN_SUITE=$suite CK_RUN_CASE=$case
+            start "$suite-$case" gpu
+        done
     done
-    unset CK_RUN_SUITE
+    unset CK_RUN_SUITE CK_RUN_CASE
 else
     gpu || status=1
 fi
