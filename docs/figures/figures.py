@@ -159,8 +159,8 @@ def lanes():
 
 
 def resident():
-    f = Figure(720, 250, "Trips of a row between memory and chip: three passes read it three times, a resident row once")
-    for k, (title, trips) in enumerate((("three passes: 3 reads, 1 write", ("maximum", "sum", "divide", "")),
+    f = Figure(720, 250, "Trips of a row between memory and chip: two passes read it twice, a resident row once")
+    for k, (title, trips) in enumerate((("two passes: 2 reads, 1 write", ("(m, l)", "divide", "")),
                                         ("a resident row: 1 read, 1 write", ("all of it", "")))):
         x0 = 20 + 370 * k
         width = 320
