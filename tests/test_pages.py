@@ -55,6 +55,14 @@ class Pages(unittest.TestCase):
                 if "://" not in link:
                     self.assertTrue((ROOT / page).parent.joinpath(link).exists(), "%s: %s" % (page, link))
 
+    def test_common_says_which_step_first_includes_a_file(self):
+        for line in (ROOT / "common/README.md").read_text(encoding="utf-8").split("\n"):
+            names, said = re.findall(r"\[`([\w.]+)`\]", line), re.search(r"\| (\d\d) \|$", line)
+            first = [folder.name[:2] for folder in STEPS[1:] for path in folder.glob("*.c*") if path.name != "main.c"
+                     if any('#include "%s"' % name in path.read_text(encoding="utf-8") for name in names)]
+            if said and first:  # types.h comes with steps.h
+                self.assertEqual(said[1], min(first), line)
+
     def test_a_room_names_what_is_in_it(self):
         for room in ("common", "common/harness", "common/scripts", "docs"):
             page = (ROOT / room / "README.md").read_text(encoding="utf-8")
