@@ -35,6 +35,14 @@ typedef void softmax_fp16_gpu_fn(fp16 *y, const fp16 *x, int64_t rows, int64_t c
 typedef void softmax_bf16_gpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream);
 
 /*
+ * The gradient of softmax. y: (rows, cols), the softmax of some x; dy: how a loss changes with each element of y; dx becomes how
+ * it changes with each of x. A NaN in y or dy: NaN in all of that row of dx.
+ */
+typedef void softmax_backward_cpu_fn(float *dx, const float *y, const float *dy, int64_t rows, int64_t cols);
+typedef void softmax_backward_gpu_fn(float *dx, const float *y, const float *dy, int64_t rows, int64_t cols, void *workspace,
+                                     cudaStream_t stream);
+
+/*
  * An attention problem. Q and O are (batch, heads, seq_q, dim), K and V (batch, kv_heads, seq_k, dim), all row-major: the layout
  * of PyTorch's scaled_dot_product_attention. Query head h attends to key-value head h / (heads / kv_heads) (GQA).
  *
@@ -93,6 +101,20 @@ typedef void attention_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp1
                                    void *workspace, cudaStream_t stream);
 typedef void attention_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream);
+/*
+ * The gradient of attention: how a loss changes with Q, K and V. dO, of O's shape, says how it changes with O, and dlse, of
+ * lse's, how it changes with lse (NULL: not at all). O and lse are what an attention step made of Q, K and V. All are finite, but
+ * for the lse of a query without a key, -inf: its gradients are 0, and it adds nothing to others.
+ */
+#define ATTENTION_BACKWARD(T)                                                                                              \
+    T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO, const float *dlse, \
+        struct attention p
+typedef void attention_backward_cpu_fn(ATTENTION_BACKWARD(float));
+typedef void attention_backward_fp16_cpu_fn(ATTENTION_BACKWARD(fp16));
+typedef void attention_backward_bf16_cpu_fn(ATTENTION_BACKWARD(bf16));
+typedef void attention_backward_gpu_fn(ATTENTION_BACKWARD(float), void *workspace, cudaStream_t stream);
+typedef void attention_backward_fp16_gpu_fn(ATTENTION_BACKWARD(fp16), void *workspace, cudaStream_t stream);
+typedef void attention_backward_bf16_gpu_fn(ATTENTION_BACKWARD(bf16), void *workspace, cudaStream_t stream);
 /* The same on a CPU, for any type of element, with the keys of each query cut into so many pieces. */
 typedef void attention_pieces_fn(void *O, float *lse, const void *Q, const void *K, const void *V, struct attention p,
                                  enum dtype dtype, int64_t pieces);

@@ -130,6 +130,9 @@ attention_cpu_fn grouped_attention_cpu;
 attention_fp16_cpu_fn grouped_attention_fp16_cpu; attention_bf16_cpu_fn grouped_attention_bf16_cpu;
 attention_pieces_fn grouped_attention_pieces;
 attention_workspace_fn grouped_attention_scratch;
+/* 29_softmax_backward */
+extern const struct softmax_step softmax_backward;
+softmax_backward_cpu_fn softmax_backward_cpu;   softmax_backward_gpu_fn softmax_backward_gpu;
 
 #ifdef __cplusplus
 }

@@ -43,11 +43,13 @@ Suite *program_suite(void);
 Suite *probes_suite(void);
 Suite *softmax_cpu_suite(void);
 Suite *attention_cpu_suite(void);
+Suite *backward_suite(void);
 Suite *mutants_suite(void);
 
 Suite *softmax_gpu_suite(void);
 Suite *attention_gpu_suite(void);
 Suite *layout_gpu_suite(void);
+Suite *backward_gpu_suite(void);
 
 /*
  * Says what is being tested, and how many seconds have gone by: a line for each new subject, and one for each check that took

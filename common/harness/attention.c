@@ -30,9 +30,9 @@ double attention_bytes(struct attention p, enum dtype dtype)
 bool attention_has(const struct attention_step *s, const struct device *device, enum dtype dtype)
 {
     switch (dtype) {
-    case FP16: return device->apart ? s->gpu_fp16 != NULL : s->cpu_fp16 != NULL;
-    case BF16: return device->apart ? s->gpu_bf16 != NULL : s->cpu_bf16 != NULL;
-    default:   return device->apart ? s->gpu != NULL : s->cpu != NULL;
+    case FP16: return device->apart ? s->gpu_fp16 || s->backward.gpu_fp16 : s->cpu_fp16 || s->backward.cpu_fp16;
+    case BF16: return device->apart ? s->gpu_bf16 || s->backward.gpu_bf16 : s->cpu_bf16 || s->backward.cpu_bf16;
+    default:   return device->apart ? s->gpu || s->backward.gpu : s->cpu || s->backward.cpu;
     }
 }
 
@@ -79,8 +79,8 @@ static void finish(const void *step, struct options *o)
     const struct attention_step *s = step;
     char list[64] = "1 to 256";
     if (!o->dtype_given)
-        o->dtype = s->cpu ? FP32 : BF16;
-    if (o->dtype == FP32 && !s->cpu)
+        o->dtype = attention_has(s, &cpu_device, FP32) ? FP32 : BF16;
+    if (o->dtype == FP32 && !attention_has(s, &cpu_device, FP32))
         usage_error("--dtype fp32: %s takes fp16 and bf16", s->name);
     for (size_t i = 0, at = 0; s->dims[i]; i++)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", i == 0 ? "" : s->dims[i + 1] ? ", " : " and ", s->dims[i]);
@@ -156,6 +156,11 @@ static double units(const struct options *o)
     return attention_pairs(o->attention);
 }
 
+static double useful(const struct options *o)
+{
+    return attention_bytes(o->attention, o->dtype);
+}
+
 static void inputs_new(const struct options *o, struct buffer *inputs)
 {
     struct qkv t = input_qkv(o);
@@ -202,7 +207,7 @@ static const char *missing(const void *step, const struct options *o, const stru
     const struct attention_step *s = step;
     if (device->missing())
         return device->missing();
-    if (!device->apart && !s->cpu)
+    if (!device->apart && !attention_has(s, device, FP32))
         return "this step is for GPUs alone";
     snprintf(why, sizeof why, "the step has no %s version for it", dtype_name(o->dtype));
     if (!attention_has(s, device, o->dtype))
@@ -308,8 +313,8 @@ static void measure(const struct run *r, struct result *result, const struct tim
     result->batch = p->batch, result->heads = p->heads, result->kv_heads = p->kv_heads;
     result->seq_q = p->seq_q, result->seq_k = p->seq_k, result->dim = p->dim, result->causal = p->causal;
     result->input = input_text(r->o);
-    result->useful_bytes = attention_bytes(*p, r->o->dtype);
-    result->flops = 4 * attention_pairs(*p) * (double)p->dim;
+    result->useful_bytes = r->kind->useful(r->o);
+    result->flops = r->kind->products * attention_pairs(*p) * (double)p->dim;
     bool tensor_cores = result->dtype != FP32 && r->device->apart;
     double products = tensor_cores ? ceiling_get(result->device, result->threads, "matmul", BF16)
                                    : ceiling_get(result->device, result->threads, "fma", FP32);
@@ -346,12 +351,14 @@ static void print_problem(const struct options *o)
 static void print_cost(const struct run *r, const struct result *result, const struct timing *beside)
 {
     if (decodes(r))
-        printf("; reading K and V alone %.4g ms\n    bandwidth   %.4g GB/s effective, Q, K, V and O once each; reading %.4g GB/s",
-               beside->median, result->useful_bytes / result->time.median * 1e-6, memory_rate(r, result, beside) * 1e-6);
+        printf("; reading K and V alone %.4g ms\n    bandwidth   %.4g GB/s effective, %s once each; reading %.4g GB/s",
+               beside->median, result->useful_bytes / result->time.median * 1e-6, r->kind->compulsory,
+               memory_rate(r, result, beside) * 1e-6);
     printf("\n    products    %.4g GFLOP, at %.4g TFLOP/s\n", result->flops * 1e-9, result->flops / result->time.median * 1e-9);
     printf("    predicted   ");
     print_bytes(result->predicted_bytes);
-    printf(" of memory traffic, at %.4g GB/s; Q, K, V and O alone are ", result->predicted_bytes / result->time.median * 1e-6);
+    printf(" of memory traffic, at %.4g GB/s; %s alone are ", result->predicted_bytes / result->time.median * 1e-6,
+           r->kind->compulsory);
     print_bytes(result->useful_bytes);
     printf("\n    workspace   ");
     print_bytes((double)r->workspace.bytes);
@@ -399,7 +406,7 @@ const struct kind attention_kind = {
     .options = ATTENTION_STEP, .inputs = 3, .outputs = 2,
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
     .predicted = "to move %.3gx the bytes, and %.3gx the exponentials",
-    .unit = "a score", .units = units,
+    .unit = "a score", .units = units, .compulsory = "Q, K, V and O", .useful = useful, .products = 4,
     .usual = usual, .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
     .missing = missing, .workspace = workspace, .call = call, .predict = predict,
     .verify = verify, .verify_bytes = verify_bytes, .beside = beside, .measure = measure,

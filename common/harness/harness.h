@@ -222,7 +222,7 @@ void softmax_answers_free(struct softmax_answers *a);
 /* How an attention step rounds on the way, besides its fp32 arithmetic. */
 struct attention_rounding {
     bool scores;   /* the scores are rounded to the 16-bit type */
-    bool weights;  /* so are the weights, exp(score - max), before they multiply V */
+    bool weights;  /* so are the weights, exp(score - max), before they multiply V; in the gradient, dS, too */
 };
 
 /* Whether a row can be judged at all. */
@@ -262,6 +262,33 @@ void answers_free(struct answers *a);
 void reference_attention_gpu(struct answers *a, const void *Q, const void *K, const void *V, struct attention_rounding how);
 double reference_gpu_work(void);  /* on a GPU: products of a query with a key, times dim, that a second or so is good for */
 enum { REFERENCE_GPU_DIM = 256 }; /* the largest dim that it takes */
+
+/* ---- reference_backward.c: the gradients in fp64, from the definition */
+
+/* want: (cols) = dx, from y, dy: (cols) of type dtype. Returns sum y dy; *size: sum |y dy|. */
+double reference_softmax_backward_row(double *want, const void *y, const void *dy, enum dtype dtype, int64_t cols, double *size);
+
+/* Q, K, V; O and lse, as an attention step would hand them over; what the loss changes by with those two. In host memory. */
+struct backward_inputs {
+    const void *Q, *K, *V, *O;
+    const float *lse;
+    const void *dO;
+    const float *dlse; /* NULL: zeros */
+};
+
+/* Gradients of one head of K and V and its group of heads of Q, and how far a step may be from them (docs/numerics.md). */
+struct gradients {
+    double *dQ, *dQ_bound; /* (group, seq_q, dim) */
+    double *dK, *dK_bound; /* (seq_k, dim) */
+    double *dV, *dV_bound;
+    int64_t doubtful;      /* queries whose weights fp32 does not know to a quarter */
+};
+
+/* kv: counted through all batches. Neither O nor lse is used: both are computed again. */
+struct gradients reference_attention_backward(const struct backward_inputs *in, enum dtype dtype, struct attention p,
+                                              struct attention_rounding how, int64_t kv);
+void gradients_free(struct gradients *g);
+double reference_backward_bytes(struct attention p); /* of memory that one head takes */
 
 /* ---- count.c: what a CPU version did, in a build with COUNT=1 */
 
@@ -324,6 +351,13 @@ struct verdict verify_attention_rows(const void *O, const float *lse, const void
                                      enum dtype dtype, struct attention p, struct attention_rounding how, double wanted,
                                      uint64_t seed, bool gpu);
 struct verdict verify_answers(const void *O, const float *lse, const struct answers *a); /* with answers that are there already */
+/* dx with the gradient in fp64 of the softmax y, where the loss changes by dy: every element. */
+struct verdict verify_softmax_backward(const void *dx, const void *y, const void *dy, enum dtype dtype, int64_t rows,
+                                       int64_t cols, struct rounding how);
+/* The gradients of attention: of all heads of K and V where that takes some seconds, otherwise of some that `seed` draws, whole,
+   and of the first that are not finite. */
+struct verdict verify_attention_backward(const void *dQ, const void *dK, const void *dV, const struct backward_inputs *in,
+                                         enum dtype dtype, struct attention p, struct attention_rounding how, uint64_t seed);
 /* The bound on |got - want|. want: the exact value; below: the row's maximum minus x; spread: as in struct row_facts. */
 double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how);
 
@@ -487,6 +521,8 @@ struct softmax_step {
     softmax_fp16_gpu_fn *gpu_fp16;
     softmax_bf16_cpu_fn *cpu_bf16;
     softmax_bf16_gpu_fn *gpu_bf16;
+    softmax_backward_cpu_fn *backward_cpu; /* of a step for softmax_backward_main(), in place of all those */
+    softmax_backward_gpu_fn *backward_gpu;
     bool overflows;                      /* on purpose: it is judged on ordinary inputs alone */
     double fp16_unit;                    /* unit roundoff of the fp16 versions' arithmetic; 0: they compute in fp32 */
     workspace_fn *workspace;             /* bytes of zeroed workspace that the GPU version wants; NULL: none */
@@ -497,6 +533,8 @@ struct softmax_step {
  * with it, or NULL. Returns the exit status.
  */
 int softmax_main(const struct softmax_step *step, const struct softmax_step *before, int argc, char **argv);
+/* The same of a step that computes the gradient. */
+int softmax_backward_main(const struct softmax_step *step, const struct softmax_step *before, int argc, char **argv);
 
 extern int small_limit; /* no more small problems than these are judged in a run: for tests */
 
@@ -505,6 +543,17 @@ bool softmax_has(const struct softmax_step *s, const struct device *device, enum
 void softmax_run(const struct softmax_step *s, const struct device *device, enum dtype dtype, void *y, const void *x,
                  int64_t rows, int64_t cols, void *workspace);
 struct rounding softmax_rounding(const struct softmax_step *s, const struct device *device, enum dtype dtype);
+
+/* The functions of a step that computes the gradient of attention. */
+struct attention_backward {
+    attention_backward_cpu_fn *cpu;
+    attention_backward_gpu_fn *gpu;
+    attention_backward_fp16_cpu_fn *cpu_fp16;
+    attention_backward_fp16_gpu_fn *gpu_fp16;
+    attention_backward_bf16_cpu_fn *cpu_bf16;
+    attention_backward_bf16_gpu_fn *gpu_bf16;
+    bool any_order;                      /* its GPU version adds in whatever order: not the same bits when run again */
+};
 
 /* One attention step: what it claims, and the functions that are held to it. */
 struct attention_step {
@@ -517,6 +566,7 @@ struct attention_step {
     attention_fp16_gpu_fn *gpu_fp16;
     attention_bf16_cpu_fn *cpu_bf16;
     attention_bf16_gpu_fn *gpu_bf16;
+    struct attention_backward backward;  /* of a step for attention_backward_main(), in place of all those */
     attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, zeroed; NULL: none */
     attention_workspace_fn *scratch;     /* bytes that the CPU version takes from scratch(); NULL: none */
     struct attention_rounding rounding;  /* of the 16-bit versions */
@@ -541,6 +591,7 @@ struct attention_rounding attention_rounding(const struct attention_step *s, enu
 
 /* main() of an attention step. Returns the exit status. */
 int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);
+int attention_backward_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);
 
 /* Q, K, V and O, once each: what any attention must move at least. */
 double attention_bytes(struct attention p, enum dtype dtype);

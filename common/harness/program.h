@@ -8,7 +8,7 @@
 
 #include "harness.h"
 
-enum { MAX_TENSORS = 8 };
+enum { MAX_TENSORS = 10 };
 
 /* One step on one problem on one device. `step` is what it claims: a
    struct softmax_step, an attention_step, or whatever its kind has. */
@@ -29,6 +29,8 @@ struct kind {
     /* how the prediction for the step before is said: two %g, the quotients of bytes and of exponentials */
     const char *predicted;
     const char *unit;       /* what exponentials are counted for: "an element" */
+    const char *compulsory; /* the tensors that `useful` counts: "Q, K, V and O" */
+    double products;        /* FLOPs of a unit, for each dim; 0: they are not counted */
 
     /* The problem. finish: what this step cannot take is a usage_error, and what was not given becomes the step's default. */
     const struct attention *(*usual)(const void *step); /* the problem where none is given, if the step has its own. Or NULL */
@@ -39,6 +41,8 @@ struct kind {
     const char *(*small)(const void *step, struct options *o, int index);
     double (*units)(const struct options *o); /* how many of these there are */
     int64_t (*rows)(const struct options *o); /* of the first input, and of all outputs: none depends on another */
+    bool (*any_order)(const void *step, const struct device *device); /* a row may have other bits when run again. Or NULL: no */
+    double (*useful)(const struct options *o); /* bytes: every input once, every output once */
     void (*inputs_new)(const struct options *o, struct buffer *inputs);
     size_t (*bytes)(const struct options *o, int tensor);
 
@@ -80,6 +84,10 @@ struct verdict problem_judge(struct run *r, const char *name);
  */
 bool rows_stand_alone(struct run *r, const char *name);
 void problem_free(struct run *r);
+
+/* The gradients of softmax and attention: like the kinds below, but for what backward.c puts in their place. */
+struct kind softmax_backward_kind(void);
+struct kind attention_backward_kind(void);
 
 extern const struct kind softmax_kind, attention_kind;
 

@@ -12,6 +12,7 @@
 #define WORST_ALLOWED 0.5        /* however long the chain: a result that is wrong by half is wrong */
 #define BLOCK 1024               /* numbers that are converted to double at a time */
 #define ATTENTION_WORK 0x1p33    /* products of a query with a key, times dim, that a CPU is given: a few seconds at most */
+#define BACKWARD_WORK 0x1p30     /* the same for gradients, which take five products of fp64 and as many for the bound */
 #define BROKEN_ROWS 64           /* rows that are not finite, and are compared although they were not drawn */
 #define CHUNK (4 << 20)          /* elements of O whose answers are in memory at a time */
 #define CROSS_CHECKED 32         /* rows of which both references are computed */
@@ -94,13 +95,19 @@ struct softmax_limit {
     double base, slope, floor;
 };
 
+/* Additions that an addend of a row's sum passes through, at most. */
+static double chain_of(int64_t cols, struct rounding how)
+{
+    double lanes = how.lanes > 0 ? how.lanes : 1;
+    double addends = how.block > 0 && how.block < cols ? (double)how.block : (double)cols;
+    return ceil(addends / lanes) + log2(lanes) + how.extra;
+}
+
 static struct softmax_limit softmax_limit(double spread, enum dtype dtype, int64_t cols, struct rounding how)
 {
     double unit = how.unit > 0 ? how.unit : format[FP32].unit;
-    double lanes = how.lanes > 0 ? how.lanes : 1;
-    double addends = how.block > 0 && how.block < cols ? (double)how.block : (double)cols;
-    double chain = ceil(addends / lanes) + log2(lanes) + how.extra;
-    double sum = (3 * spread + 4 + 4 * chain) * unit; /* x - m and exp, averaged over the row; a rescale and an addition a link */
+    /* x - m and exp, averaged over the row; a rescale and an addition a link */
+    double sum = (3 * spread + 4 + 4 * chain_of(cols, how)) * unit;
     double output = dtype == FP32 ? 0 : format[dtype].unit;
     return (struct softmax_limit){ 4 * unit + sum + output, 3 * unit, format[dtype].half_step + format[FP32].tiny };
 }
@@ -194,6 +201,48 @@ struct verdict verify_softmax_answers(const void *y, const void *x, enum dtype d
                                       struct rounding how, const struct softmax_answers *a)
 {
     return compare_rows(y, x, dtype, rows, cols, how, a);
+}
+
+/* Compare a row of dx; dx, y, dy: (cols). */
+static struct verdict compare_gradient_row(const void *dx, const void *y, const void *dy, enum dtype dtype, int64_t row,
+                                           int64_t cols, struct rounding how)
+{
+    struct verdict mine = { .checked = 1, .first_wrong = -1 };
+    double *want = malloc((size_t)cols * sizeof *want), size, largest = format[dtype].tiny, unit = format[FP32].unit;
+    if (!want)
+        fatal("not enough CPU memory: %.2f GiB needed to verify a row", (double)cols * sizeof *want / (1 << 30));
+    double output = dtype == FP32 ? 0 : format[dtype].unit, floor = format[dtype].half_step + format[FP32].tiny;
+    double sum = reference_softmax_backward_row(want, y, dy, dtype, cols, &size), error = chain_of(cols, how) * unit * size;
+    for (int64_t col = 0; col < cols; col++)
+        largest = fmax(largest, fabs(want[col]));
+    for (int64_t col = 0; col < cols; col++) { /* y times the error of the sum, and three roundings */
+        double off = error + 3 * unit * fabs(element(dy, dtype, col) - sum);
+        double bound = fabs(element(y, dtype, col)) * off + output * fabs(want[col]) + floor;
+        judge_element(&mine, element(dx, dtype, col), want[col], bound, largest, row, "column", col);
+    }
+    mine.doubtful = error > WORST_ALLOWED * size;
+    if (mine.doubtful && !mine.wrong)
+        snprintf(mine.what, sizeof mine.what, "row %lld: its sum has so many addends that it may be wrong by half",
+                 (long long)row);
+    free(want);
+    return mine;
+}
+
+struct verdict verify_softmax_backward(const void *dx, const void *y, const void *dy, enum dtype dtype, int64_t rows,
+                                       int64_t cols, struct rounding how)
+{
+    struct verdict v = { .first_wrong = -1, .rows = rows };
+    size_t bytes = (size_t)cols * dtype_bytes(dtype);
+#pragma omp parallel for schedule(guided)
+    for (int64_t row = 0; row < rows; row++) {
+        size_t at = (size_t)row * bytes;
+        struct verdict mine =
+            compare_gradient_row((const char *)dx + at, (const char *)y + at, (const char *)dy + at, dtype, row, cols, how);
+#pragma omp critical
+        fold(&v, &mine);
+    }
+    conclude(&v);
+    return v;
 }
 
 double verify_softmax_bytes(int64_t rows, int64_t cols)
@@ -334,4 +383,60 @@ struct verdict verify_attention(const void *O, const float *lse, const void *Q, 
     double work = attention_pairs(p) * (double)p.dim, affordable = gpu ? reference_gpu_work() : ATTENTION_WORK;
     double rows = (double)(p.batch * p.heads * p.seq_q);
     return verify_attention_rows(O, lse, Q, K, V, dtype, p, how, work <= affordable ? rows : rows * affordable / work, seed, gpu);
+}
+
+/* ---- the gradient of attention */
+
+static bool finite_tensor(const void *x, enum dtype dtype, int64_t at, int64_t count)
+{
+    bool finite = true;
+    for (int64_t i = at; i < at + count && finite; i++)
+        finite = isfinite(element(x, dtype, i));
+    return finite;
+}
+
+/* Compare `rows` rows from `first` on with want, (rows, dim). Errors are relative to the largest of them all: they cancel. */
+static void compare_gradient(struct verdict *v, const char *name, const void *got, enum dtype dtype, const double *want,
+                             const double *bound, int64_t first, int64_t rows, int64_t dim)
+{
+    double largest = format[dtype].tiny;
+    for (int64_t i = 0; i < rows * dim; i++)
+        largest = fmax(largest, fabs(want[i]));
+#pragma omp parallel for
+    for (int64_t row = 0; row < rows; row++) {
+        struct verdict mine = { .checked = 1, .first_wrong = -1 };
+        for (int64_t i = row * dim; i < (row + 1) * dim; i++)
+            judge_element(&mine, element(got, dtype, first * dim + i), want[i], bound[i], largest, first + row, name, i % dim);
+#pragma omp critical
+        fold(v, &mine);
+    }
+}
+
+struct verdict verify_attention_backward(const void *dQ, const void *dK, const void *dV, const struct backward_inputs *in,
+                                         enum dtype dtype, struct attention p, struct attention_rounding how, uint64_t seed)
+{
+    int64_t heads = p.batch * p.kv_heads, group = attention_group(p), broken = 0;
+    struct verdict v = { .first_wrong = -1, .rows = heads * (group * p.seq_q + 2 * p.seq_k), .seed = seed };
+    double work = attention_pairs(p) * (double)p.dim, wanted = work <= BACKWARD_WORK ? 1 : BACKWARD_WORK / work;
+    int64_t certain = (int64_t)(random_bits(seed, (uint64_t)heads) % (uint64_t)heads);
+    for (int64_t kv = 0; kv < heads; kv++) {
+        int64_t queries = group * p.seq_q, keys = p.seq_k;
+        bool drawn = kv == certain || (double)(random_bits(seed, (uint64_t)kv) >> 11) * 0x1p-53 < wanted;
+        bool finite = finite_tensor(dQ, dtype, kv * queries * p.dim, queries * p.dim) &&
+                      finite_tensor(dK, dtype, kv * keys * p.dim, keys * p.dim) &&
+                      finite_tensor(dV, dtype, kv * keys * p.dim, keys * p.dim);
+        if (!drawn && (finite || broken++))
+            continue;
+        struct gradients g = reference_attention_backward(in, dtype, p, how, kv);
+        compare_gradient(&v, "dQ", dQ, dtype, g.dQ, g.dQ_bound, kv * queries, queries, p.dim);
+        compare_gradient(&v, "dK", dK, dtype, g.dK, g.dK_bound, kv * keys, keys, p.dim);
+        compare_gradient(&v, "dV", dV, dtype, g.dV, g.dV_bound, kv * keys, keys, p.dim);
+        v.doubtful += g.doubtful;
+        if (g.doubtful && !v.wrong)
+            snprintf(v.what, sizeof v.what, "head %lld of K: scores so large that fp32 does not know the weights of %lld queries",
+                     (long long)kv, (long long)g.doubtful);
+        gradients_free(&g);
+    }
+    conclude(&v);
+    return v;
 }

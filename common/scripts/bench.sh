@@ -11,7 +11,7 @@ results=${RESULTS:-build/results.tsv}
 # fewer.) Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
     case $step in
-    10_* | 12_* | 1[34]_*) types=fp32 ;;
+    10_* | 12_* | 1[34]_* | 3[01]_*) types=fp32 ;;
     11_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
     *) types=${BENCH_DTYPES:-fp16 bf16} ;;
     esac
@@ -48,8 +48,8 @@ for program; do
         continue
     fi
     case $step in
-    0[1-9]_*) ;;
-    2[5-9]_*) decoding "$program"; continue ;;
+    0[1-9]_* | 29_*) ;;
+    2[5-8]_*) decoding "$program"; continue ;;
     *) attention "$program"; continue ;;
     esac
     "$program" --sweep ${BENCH_ARGS:-}

@@ -22,8 +22,8 @@ for program; do
         continue
     fi
     case $step in # a softmax; an attention
-    0[1-9]_*) real="--rows 16Ki" random="16384 x 8192" ;;
-    2[5-9]_*) real=--causal random="one query" ;;
+    0[1-9]_* | 29_*) real="--rows 16Ki" random="16384 x 8192" ;;
+    2[5-8]_*) real=--causal random="one query" ;;
     *) real=--causal random="16 heads, 2048 tokens" ;;
     esac
     before=$(lines)

@@ -1,0 +1,268 @@
+/*
+ * What the programs of steps that compute gradients have of their own. The problem is that of the forward step: the same options,
+ * shapes and families. What that step would have made (y; O and lse) is computed here, in double, and rounded once.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "program.h"
+
+/* Normal random numbers: how the loss changes with each result of the forward step. */
+static struct buffer change_of(int64_t rows, int64_t cols, enum dtype dtype, uint64_t seed)
+{
+    struct buffer b = buffer_new((size_t)(rows * cols) * dtype_bytes(dtype), &cpu_device);
+    input_fill(b.data, dtype, rows, cols, "normal", seed);
+    return b;
+}
+
+/* What no gradient is asked of. */
+static void refuse_input(const struct options *o, const char *family, const char *why)
+{
+    if (strcmp(o->input, family) == 0)
+        usage_error("--input %s: %s", family, why);
+}
+
+/* ---- softmax */
+
+enum { Y, DY, DX };
+
+static void softmax_inputs(const struct options *o, struct buffer *inputs)
+{
+    inputs[Y] = input_tensor(o);
+    inputs[DY] = change_of(o->rows, o->cols, o->dtype, o->seed + 1);
+#pragma omp parallel
+    {
+        double *row = malloc((size_t)o->cols * sizeof *row);
+        if (!row)
+            fatal("not enough CPU memory: %.2f GiB needed for a row", (double)o->cols * sizeof *row / (1 << 30));
+#pragma omp for
+        for (int64_t r = 0; r < o->rows; r++) {
+            char *x = (char *)inputs[Y].data + (size_t)(r * o->cols) * dtype_bytes(o->dtype);
+            reference_softmax_row(row, x, o->dtype, o->cols);
+            for (int64_t col = 0; col < o->cols; col++)
+                element_set(x, o->dtype, col, row[col]);
+        }
+        free(row);
+    }
+}
+
+static void softmax_call(const struct run *r)
+{
+    const struct softmax_step *s = r->step;
+    float *dx = r->tensor[DX].data;
+    const float *y = r->tensor[Y].data, *dy = r->tensor[DY].data;
+    if (r->device->apart)
+        s->backward_gpu(dx, y, dy, r->o->rows, r->o->cols, r->workspace.data, NULL);
+    else
+        s->backward_cpu(dx, y, dy, r->o->rows, r->o->cols);
+}
+
+static struct verdict softmax_verify(const struct run *r)
+{
+    const struct options *o = r->o;
+    return verify_softmax_backward(r->host[DX].data, r->host[Y].data, r->host[DY].data, o->dtype, o->rows, o->cols,
+                                   softmax_rounding(r->step, r->device, o->dtype));
+}
+
+static void softmax_problem(const struct options *o)
+{
+    printf("y and dy are (%lld, %lld) %s, y the softmax of x, %s; ", (long long)o->rows, (long long)o->cols,
+           dtype_name(o->dtype), o->input);
+    print_bytes(2 * (double)o->rows * (double)o->cols * (double)dtype_bytes(o->dtype));
+    printf(" to read and half as much to write\n");
+}
+
+static void softmax_finish(const void *step, struct options *o)
+{
+    if (o->traced)
+        usage_error("--trace: it shows how a softmax grows, and this step has one already");
+    softmax_kind.finish(step, o);
+}
+
+struct kind softmax_backward_kind(void)
+{
+    struct kind k = softmax_kind;
+    k.inputs = 2;
+    k.error = "worst error %.2g of the row's largest, allowed there %.2g";
+    k.finish = softmax_finish;
+    k.inputs_new = softmax_inputs;
+    k.call = softmax_call;
+    k.verify = softmax_verify;
+    k.print_problem = softmax_problem;
+    return k;
+}
+
+int softmax_backward_main(const struct softmax_step *step, const struct softmax_step *before, int argc, char **argv)
+{
+    struct kind k = softmax_backward_kind();
+    return program_main(&k, step, step->name, step->idea, before, before ? before->name : NULL, argc, argv);
+}
+
+/* ---- attention */
+
+enum { Q, K, V, O, LSE, DO, DLSE, DQ, DK, DV };
+
+static int64_t queries_of(const struct options *o)
+{
+    return o->attention.batch * o->attention.heads * o->attention.seq_q;
+}
+
+static size_t attention_tensor_bytes(const struct options *o, int tensor)
+{
+    const struct attention *p = &o->attention;
+    bool of_keys = tensor == K || tensor == V || tensor == DK || tensor == DV;
+    int64_t rows = of_keys ? p->batch * p->kv_heads * p->seq_k : queries_of(o);
+    return tensor == LSE || tensor == DLSE ? (size_t)rows * sizeof(float) : (size_t)(rows * p->dim) * dtype_bytes(o->dtype);
+}
+
+/* O and lse, some rows at a time: the answers of verify.c take 16 bytes an element. */
+static void forward(const struct options *o, struct buffer *t)
+{
+    const struct attention *p = &o->attention;
+    const struct attention_rounding exactly = { 0 };
+    int64_t some = (1 << 22) / p->dim, rows = queries_of(o), *row = malloc((size_t)some * sizeof *row);
+    if (!row)
+        fatal("not enough CPU memory for %lld rows", (long long)some);
+    for (int64_t first = 0; first < rows; first += some) {
+        int64_t count = rows - first < some ? rows - first : some;
+        for (int64_t i = 0; i < count; i++)
+            row[i] = first + i;
+        struct answers a = reference_attention(t[Q].data, t[K].data, t[V].data, o->dtype, *p, exactly, row, count,
+                                               o->gpu && gpu_count() > 0);
+        for (int64_t i = 0; i < count; i++) {
+            ((float *)t[LSE].data)[first + i] = (float)a.lse[i].want;
+            for (int64_t at = i * p->dim; at < (i + 1) * p->dim; at++)
+                element_set(t[O].data, o->dtype, first * p->dim + at, a.want[at]);
+        }
+        answers_free(&a);
+    }
+    free(row);
+}
+
+static void attention_inputs(const struct options *o, struct buffer *inputs)
+{
+    struct qkv t = input_qkv(o);
+    inputs[Q] = t.q, inputs[K] = t.k, inputs[V] = t.v;
+    inputs[O] = buffer_new(attention_tensor_bytes(o, O), &cpu_device);
+    inputs[LSE] = buffer_new(attention_tensor_bytes(o, LSE), &cpu_device);
+    inputs[DO] = change_of(queries_of(o), o->attention.dim, o->dtype, o->seed + 3);
+    inputs[DLSE] = change_of(queries_of(o), 1, FP32, o->seed + 4);
+    forward(o, inputs);
+}
+
+static double attention_useful(const struct options *o)
+{
+    double sum = 0;
+    for (int t = Q; t <= DV; t++)
+        sum += (double)attention_tensor_bytes(o, t);
+    return sum;
+}
+
+/* A head of K and V with its group: no gradient depends on another one's. */
+static int64_t attention_groups(const struct options *o)
+{
+    return o->attention.batch * o->attention.kv_heads;
+}
+
+static bool attention_any_order(const void *step, const struct device *device)
+{
+    return device->apart && ((const struct attention_step *)step)->backward.any_order;
+}
+
+static void attention_finish(const void *step, struct options *o)
+{
+    if (o->traced)
+        usage_error("--trace: it shows how attention grows, and this step begins where that ends");
+    if (o->out_path || o->lse_path)
+        usage_error("--%s '%s': this step makes neither O nor lse", o->out_path ? "out" : "lse",
+                    o->out_path ? o->out_path : o->lse_path);
+    refuse_input(o, "masked", "its keys are not all finite, which gradients need; a mask is --causal");
+    refuse_input(o, "nan", "a gradient is asked for finite numbers alone");
+    attention_kind.finish(step, o);
+}
+
+/* Those of attention whose numbers, and whose gradients, every type holds. */
+static const char *attention_small(const void *step, struct options *o, int index)
+{
+    struct options asked = *o;
+    for (int i = 0;; i++) {
+        *o = asked;
+        const char *name = attention_kind.small(step, o, i);
+        if (!name)
+            return NULL;
+        if (strcmp(o->input, "masked") && strcmp(o->input, "nan") && strcmp(o->input, "slopes") && index-- == 0)
+            return name;
+    }
+}
+
+static void attention_call(const struct run *r)
+{
+    const struct attention_backward *b = &((const struct attention_step *)r->step)->backward;
+    const struct buffer *t = r->tensor;
+    const float *lse = t[LSE].data, *dlse = t[DLSE].data;
+    void *work = r->workspace.data;
+    struct attention p = r->o->attention;
+#define TENSORS \
+    t[DQ].data, t[DK].data, t[DV].data, t[Q].data, t[K].data, t[V].data, t[O].data, lse, t[DO].data, dlse, p
+    if (!r->device->apart)
+        switch (r->o->dtype) {
+        case FP16: b->cpu_fp16(TENSORS); break;
+        case BF16: b->cpu_bf16(TENSORS); break;
+        default:   b->cpu(TENSORS); break;
+        }
+    else
+        switch (r->o->dtype) {
+        case FP16: b->gpu_fp16(TENSORS, work, NULL); break;
+        case BF16: b->gpu_bf16(TENSORS, work, NULL); break;
+        default:   b->gpu(TENSORS, work, NULL); break;
+        }
+}
+
+static struct verdict attention_verify(const struct run *r)
+{
+    const struct options *o = r->o;
+    const struct buffer *t = r->host;
+    const struct backward_inputs in = { t[Q].data, t[K].data, t[V].data, t[O].data, t[LSE].data, t[DO].data, t[DLSE].data };
+    return verify_attention_backward(t[DQ].data, t[DK].data, t[DV].data, &in, o->dtype, o->attention,
+                                     attention_rounding(r->step, o->dtype), o->seed_given ? o->seed : fresh_seed());
+}
+
+static double attention_verify_bytes(const struct options *o, const struct device *device)
+{
+    return device->apart ? reference_gpu_bytes(o->attention, o->dtype)
+                         : fmax(reference_backward_bytes(o->attention), verify_attention_bytes(o->attention));
+}
+
+static void attention_write(const struct run *r)
+{
+    (void)r;
+}
+
+struct kind attention_backward_kind(void)
+{
+    struct kind k = attention_kind;
+    k.inputs = DQ;
+    k.outputs = 3;
+    k.error = "worst error %.2g of the head's largest, allowed there %.2g";
+    k.compulsory = "Q, K, V, O, dO, lse and the gradients";
+    k.products = 10;
+    k.useful = attention_useful;
+    k.finish = attention_finish;
+    k.small = attention_small;
+    k.rows = attention_groups;
+    k.any_order = attention_any_order;
+    k.inputs_new = attention_inputs;
+    k.bytes = attention_tensor_bytes;
+    k.call = attention_call;
+    k.verify = attention_verify;
+    k.verify_bytes = attention_verify_bytes;
+    k.write = attention_write;
+    return k;
+}
+
+int attention_backward_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv)
+{
+    struct kind k = attention_backward_kind();
+    return program_main(&k, step, step->name, step->idea, before, before ? before->name : NULL, argc, argv);
+}

@@ -1,0 +1,252 @@
+/*
+ * Gradients: their reference against finite differences, and every step that computes one, on the grid, between guards, into
+ * memory that is all NaN.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "program.h"
+#include "steps.h"
+#include "suites.h"
+
+#define STEP 1e-4 /* of finite differences: they are off by its square, and by 1e-16 over it */
+#define NEAR 1e-6
+
+/* ---- the reference */
+
+static void random_doubles(double *x, int64_t count, uint64_t seed)
+{
+    for (int64_t i = 0; i < count; i++)
+        x[i] = (double)(random_bits(seed, (uint64_t)i) >> 11) * 0x1p-52 - 1;
+}
+
+/* A loss of which the gradient is known, and what it is a function of. */
+struct loss {
+    double *x;
+    double (*of)(const struct loss *l);
+    struct attention p;
+    const double *Q, *K, *V, *change; /* by dy, or dO */
+    const float *dlse;
+    int64_t count;
+};
+
+static double difference(struct loss *l, int64_t at)
+{
+    double x = l->x[at], above, below;
+    l->x[at] = x + STEP;
+    above = l->of(l);
+    l->x[at] = x - STEP;
+    below = l->of(l);
+    l->x[at] = x;
+    return (above - below) / (2 * STEP);
+}
+
+static double loss_of_softmax(const struct loss *l)
+{
+    double sum = 0, loss = 0;
+    for (int64_t i = 0; i < l->count; i++)
+        sum += exp(l->x[i]);
+    for (int64_t i = 0; i < l->count; i++)
+        loss += l->change[i] * exp(l->x[i]) / sum;
+    return loss;
+}
+
+START_TEST(test_softmax_differences)
+{
+    enum { COLS = 17 };
+    double x[COLS], dy[COLS], y[COLS], want[COLS], size;
+    random_doubles(x, COLS, 1);
+    random_doubles(dy, COLS, 2);
+    struct loss l = { .x = x, .of = loss_of_softmax, .change = dy, .count = COLS };
+    reference_softmax_row(y, x, FP64, COLS);
+    reference_softmax_backward_row(want, y, dy, FP64, COLS, &size);
+    for (int64_t i = 0; i < COLS; i++)
+        REQUIRE(fabs(difference(&l, i) - want[i]) < NEAR, "column %lld: %g, and by differences %g", (long long)i, want[i],
+                difference(&l, i));
+}
+END_TEST
+
+static double product(const double *a, const double *b, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+/* sum dO O + sum dlse lse, from the definition. */
+static double loss_of_attention(const struct loss *l)
+{
+    struct attention p = l->p;
+    double loss = 0;
+    for (int64_t row = 0; row < p.batch * p.heads * p.seq_q; row++) {
+        int64_t keys = attention_visible(p, row % p.seq_q), first = attention_kv_head(p, row / p.seq_q) * p.seq_k;
+        double sum = 0, output = 0;
+        for (int64_t key = first; key < first + keys; key++) {
+            double weight = exp((double)p.scale * product(l->Q + row * p.dim, l->K + key * p.dim, p.dim));
+            sum += weight;
+            output += weight * product(l->change + row * p.dim, l->V + key * p.dim, p.dim);
+        }
+        if (keys)
+            loss += output / sum + (l->dlse ? (double)l->dlse[row] * log(sum) : 0);
+    }
+    return loss;
+}
+
+static const struct attention differentiated[] = {
+    { 1, 1, 1, 5, 7, 3, false, 0.5f },
+    { 2, 4, 2, 3, 4, 5, false, 1.25f },
+    { 1, 2, 1, 6, 6, 4, true, 0.5f },
+    { 1, 2, 2, 7, 4, 3, true, -0.75f }, /* queries that see no key */
+    { 1, 1, 1, 3, 6, 2, true, 0 },
+};
+
+static void compare_differences(struct loss *l, double *x, const double *want, int64_t count, int64_t first, const char *name)
+{
+    l->x = x + first;
+    for (int64_t i = 0; i < count; i++)
+        REQUIRE(fabs(difference(l, i) - want[i]) < NEAR, "%s %lld: %g, and by differences %g", name, (long long)(first + i),
+                want[i], difference(l, i));
+}
+
+START_TEST(test_attention_differences)
+{
+    struct attention p = differentiated[_i / 2];
+    int64_t queries = p.batch * p.heads * p.seq_q, keys = p.batch * p.kv_heads * p.seq_k, of_q = queries * p.dim,
+            of_k = keys * p.dim, group = attention_group(p) * p.seq_q * p.dim, head = p.seq_k * p.dim;
+    double *x = malloc((size_t)(3 * of_q + 2 * of_k) * sizeof *x);
+    double *Q = x, *K = Q + of_q, *V = K + of_k, *dO = V + of_k, *O = dO + of_q;
+    float *dlse = malloc((size_t)queries * sizeof *dlse);
+    random_doubles(x, 3 * of_q + 2 * of_k, 3);
+    for (int64_t i = 0; i < queries; i++)
+        dlse[i] = (float)O[i] - 0.5f;
+    const struct backward_inputs in = { .Q = Q, .K = K, .V = V, .O = O, .dO = dO, .dlse = _i % 2 ? dlse : NULL };
+    struct loss l = { .of = loss_of_attention, .p = p, .Q = Q, .K = K, .V = V, .change = dO, .dlse = in.dlse };
+    for (int64_t kv = 0; kv < p.batch * p.kv_heads; kv++) {
+        struct gradients g = reference_attention_backward(&in, FP64, p, (struct attention_rounding){ 0 }, kv);
+        compare_differences(&l, Q, g.dQ, group, kv * group, "dQ");
+        compare_differences(&l, K, g.dK, head, kv * head, "dK");
+        compare_differences(&l, V, g.dV, head, kv * head, "dV");
+        ck_assert_int_eq(g.doubtful, 0);
+        gradients_free(&g);
+    }
+    free(x);
+    free(dlse);
+}
+END_TEST
+
+/* ---- the steps */
+
+static const struct softmax_step *const softmax_steps[] = { &softmax_backward };
+
+/* Judge a step on a problem; a row, or a group of heads, must depend on no other. */
+static void judge(const struct kind *kind, const void *step, const char *name, const struct options *o, bool gpu,
+                  const char *problem)
+{
+    struct run r = { .kind = kind, .step = step, .o = o, .device = gpu ? &gpu_device : &cpu_device };
+    if (kind->missing(step, o, r.device))
+        return;
+    struct verdict v = problem_judge(&r, name);
+    bool again = !v.pass || (kind->any_order && kind->any_order(step, r.device)) || rows_stand_alone(&r, name);
+    problem_free(&r);
+    const char *type = dtype_name(o->dtype), *where = r.device->name;
+    REQUIRE(v.pass || (v.doubtful && !v.wrong), "%s %s on the %s, %s: %s", name, type, where, problem, v.what);
+    REQUIRE(again, "%s %s on the %s, %s: not the same bits when run again, with another last row", name, type, where, problem);
+}
+
+static void judge_softmax(bool gpu, int step)
+{
+    static const int64_t rows[] = { 1, 2, 7, 65 };
+    static const int64_t cols[] = { 1, 2, 3, 4, 31, 32, 33, 127, 129, 256, 511, 513, 1000, 1024, 1025, 4099, 8192, 8193, 20003 };
+    struct kind kind = softmax_backward_kind();
+    const struct softmax_step *s = softmax_steps[step];
+    char name[64];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows * (sizeof cols / sizeof *cols); i++) {
+        struct options o = { .rows = rows[i % 4], .cols = cols[i / 4], .input = "normal", .seed = i };
+        snprintf(name, sizeof name, "%lld x %lld", (long long)o.rows, (long long)o.cols);
+        judge(&kind, s, s->name, &o, gpu, name);
+    }
+    struct options o = { .rows = 0 };
+    for (int i = 0; ; i++) {
+        const char *problem = kind.small(s, &o, i);
+        if (!problem)
+            break;
+        judge(&kind, s, s->name, &o, gpu, problem);
+    }
+}
+
+START_TEST(test_softmax_steps)
+{
+    judge_softmax(false, _i);
+}
+END_TEST
+
+START_TEST(test_softmax_steps_gpu)
+{
+    judge_softmax(true, _i);
+}
+END_TEST
+
+/* Where y is 1 for one column of a row, nothing moves; and a change that is the same everywhere moves nothing. */
+START_TEST(test_softmax_that_cannot_move)
+{
+    float y[] = { 1, 0, 0, 0.25f, 0.25f, 0.5f }, dy[] = { 3, -7, 1e6f, 4, 4, 4 }, dx[6];
+    softmax_steps[_i]->backward_cpu(dx, y, dy, 2, 3);
+    for (int i = 0; i < 6; i++)
+        ck_assert(dx[i] == 0);
+}
+END_TEST
+
+START_TEST(test_softmax_verdict)
+{
+    enum { ROWS = 3, COLS = 100 };
+    float x[ROWS * COLS], y[ROWS * COLS], dy[ROWS * COLS], dx[ROWS * COLS];
+    input_fill(x, FP32, ROWS, COLS, "normal", 1);
+    input_fill(dy, FP32, ROWS, COLS, "normal", 2);
+    for (int row = 0; row < ROWS; row++) {
+        double want[COLS];
+        reference_softmax_row(want, x + row * COLS, FP32, COLS);
+        for (int i = 0; i < COLS; i++)
+            y[row * COLS + i] = (float)want[i];
+    }
+    softmax_backward_cpu(dx, y, dy, ROWS, COLS);
+    struct rounding how = softmax_backward.cpu_sum;
+    ck_assert(verify_softmax_backward(dx, y, dy, FP32, ROWS, COLS, how).pass);
+    dx[150] *= 1 + 1e-4f;
+    struct verdict v = verify_softmax_backward(dx, y, dy, FP32, ROWS, COLS, how);
+    ck_assert(!v.pass);
+    ck_assert_int_eq(v.wrong, 1);
+    ck_assert_int_eq(v.first_wrong, 1);
+    memset(dx, 0, sizeof dx);
+    ck_assert_int_eq(verify_softmax_backward(dx, y, dy, FP32, ROWS, COLS, how).wrong, ROWS * COLS);
+    /* a sum whose chain is so long that it may be wrong by half says nothing */
+    v = verify_softmax_backward(dx, y, dy, FP32, ROWS, COLS, (struct rounding){ .extra = 1 << 24 });
+    ck_assert_int_eq(v.doubtful, ROWS);
+}
+END_TEST
+
+Suite *backward_suite(void)
+{
+    enum { SOFTMAX_STEPS = sizeof softmax_steps / sizeof *softmax_steps };
+    Suite *s = suite_create("backward");
+    TCase *reference = tcase_create("reference"), *steps = tcase_create("softmax");
+    tcase_add_test(reference, test_softmax_differences);
+    tcase_add_loop_test(reference, test_attention_differences, 0, 2 * (int)(sizeof differentiated / sizeof *differentiated));
+    suite_add_tcase(s, reference);
+    tcase_set_timeout(steps, 120);
+    tcase_add_loop_test(steps, test_softmax_steps, 0, SOFTMAX_STEPS);
+    tcase_add_loop_test(steps, test_softmax_that_cannot_move, 0, SOFTMAX_STEPS);
+    tcase_add_test(steps, test_softmax_verdict);
+    suite_add_tcase(s, steps);
+    return s;
+}
+
+Suite *backward_gpu_suite(void)
+{
+    Suite *s = suite_create("backward_gpu");
+    TCase *steps = tcase_create("softmax");
+    tcase_add_loop_test(steps, test_softmax_steps_gpu, 0, (int)(sizeof softmax_steps / sizeof *softmax_steps));
+    suite_add_tcase(s, steps);
+    return s;
+}
