@@ -25,7 +25,8 @@ $B/bug $B/quiz: $B/%: $B/tests/%.o
 
 # A reader's answer to an exercise, and the course's step, in one program; exercise.py says of which step, and writes its sources.
 ANSWER := build/mine/$(TRY)
-$B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $(wildcard $(ANSWER)/cpu.c $(ANSWER)/gpu.cu)))) \
+$B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $(wildcard $(ANSWER)/cpu.c \
+    $(if $(filter 1,$(CUDA)),$(ANSWER)/gpu.cu))))) \
     $(patsubst %.c,$B/%.o,$(wildcard $(ANSWER)/mutants/*.c)) \
     $(GALLERY_O) $(filter $B/tests/mutants/%,$(if $(filter 1,$(CUDA)),$(TESTS_GPU_O))) \
     $(sort $(foreach s,$(TRY) 00_ceilings 07_narrow_softmax,$(call parts,$s))) $(TRY:%=$B/steps/%/claims.o) $B/libharness.a
