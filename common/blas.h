@@ -17,8 +17,8 @@ extern "C" {
 bool blas_available(void);
 
 /*
- * C = A B in fp32, all row-major and dense: A (m, k), B (k, n), C (m, n). On as many threads as OpenMP uses; called from a
- * parallel region, on the calling thread.
+ * C = A B in fp32, all row-major and dense: A (m, k), B (k, n), C (m, n); m may be 0. On as many threads as OpenMP uses; called
+ * from a parallel region, on the calling thread.
  */
 bool blas_sgemm(float *c, const float *a, const float *b, int m, int n, int k);
 

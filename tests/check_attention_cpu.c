@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "attention_checks.h"
+#include "blas.h"
 #include "steps.h"
 #include "suites.h"
 
@@ -196,6 +197,16 @@ START_TEST(test_more_elements_than_32_bits_count)
 }
 END_TEST
 
+/* Of threads that share few queries some have none. */
+START_TEST(test_a_library_product_of_no_rows)
+{
+    float c = 7, one = 1;
+    blas_sgemm(&c, &one, &one, 0, 1, 1);
+    blas_sgemm_transposed(&c, &one, &one, 0, 1, 1, 1);
+    ck_assert(c == 7);
+}
+END_TEST
+
 Suite *attention_cpu_suite(void)
 {
     Suite *suite = suite_create("attention_cpu");
@@ -205,6 +216,7 @@ Suite *attention_cpu_suite(void)
     tcase_add_loop_test(checks, test_check, 0, attention_group_count(false));
     suite_add_tcase(suite, checks);
     tcase_add_loop_test(rule, test_flash_attention_rule, 0, 2);
+    tcase_add_test(rule, test_a_library_product_of_no_rows);
     suite_add_tcase(suite, rule);
     TCase *pieces = tcase_create("pieces");
     tcase_set_timeout(pieces, 120);

@@ -22,6 +22,8 @@ void openblas_set_num_threads(int threads) __attribute__((weak));
 static void product(float *c, const float *a, const float *b, bool transpose_b, int m, int n, int k, float alpha)
 {
     int threads = omp_in_parallel() ? 1 : cpu_threads(), rows = (m + threads - 1) / threads;
+    if (m == 0) /* a thread's share of few rows */
+        return;
     if (openblas_set_num_threads)
         openblas_set_num_threads(1);
 #pragma omp parallel for
