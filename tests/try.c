@@ -8,6 +8,7 @@
  */
 #include <math.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -144,7 +145,7 @@ enum { FAMILIES = sizeof families / sizeof families[0], ORDINARY = 1 };
 static bool tiny(struct options *o, int index)
 {
     static const int64_t cols[] = { 1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 130, 257, 1000, 1023, 4097, 20003, 131073 };
-    static const int64_t keys[] = { 1, 2, 3, 4, 8, 16, 17, 33, 64, 65, 130, 300 };
+    static const int64_t keys[] = { 1, 2, 3, 4, 8, 16, 17, 33, 64, 65, 130, 300, 515 };
     static const struct attention shapes[] = { /* batch, heads, kv_heads, seq_q, and seq_k, dim times these; causal */
         { 1, 1, 1, 1, 1, 1, false, 0 },  { 1, 1, 1, 2, 1, 1, true, 0 },   { 1, 1, 1, 5, 1, 1, true, 0 },
         { 1, 2, 1, 2, 1, 1, false, 0 },  { 2, 2, 2, 2, 1, 1, false, 0 },  { 1, 1, 1, 2, 1, 64, false, 0 },
@@ -239,9 +240,14 @@ static void write_json(const struct run *r, const struct result *result, double 
 /* It touches what it must not, or was told to end because it does not: the problem under way is the smallest that shows it. */
 static void ended(int signal_number)
 {
+    static atomic_flag said = ATOMIC_FLAG_INIT; /* several threads may have got here */
+    while (atomic_flag_test_and_set(&said))
+        pause();
     char text[512];
+    const char *what = signal_number == SIGTERM ? "does not end" :
+                       signal_number == SIGFPE ? "divides by an integer 0" : "reads or writes outside its tensors";
     int size = snprintf(text, sizeof text, "    smallest    %s\n                it %s\n", *smallest ? smallest : "one element",
-                        signal_number == SIGTERM ? "does not end" : "reads or writes outside its tensors");
+                        what);
     _exit(write(STDOUT_FILENO, text, (size_t)size) == size ? EXIT_FAILED : EXIT_FAILED + 1);
 }
 
@@ -275,7 +281,7 @@ static void judged(const struct run *r, const struct result *result, const struc
         printf("    the course  %.2fx the speed of %s, which took turns\n  %s\n", share, before->step,
                share > BETTER   ? "solved, and better than the book"
                : share >= SOLVED ? "solved: right, and about as fast as the book (from 0.8 of its speed on; above 1.05 is better)"
-                                : "not solved yet: right, but slower than 0.8 of the course's speed");
+                                : "not solved yet: right, but slower than 0.8 of the course's speed; make hint-N may say why");
     write_json(r, result, share, solved);
 }
 
@@ -298,6 +304,7 @@ int main(int argc, char **argv)
     if (getenv("SMALLEST")) {
         signal(SIGSEGV, ended);
         signal(SIGBUS, ended);
+        signal(SIGFPE, ended);
         signal(SIGTERM, ended);
     }
     attempt = judged;

@@ -225,7 +225,8 @@ def run(step, options, seconds, environment, begin=""):
     late.cancel()
     if hung:
         return 1, f"after {seconds} s: it hangs, or is far slower than the course's (TRY_SECONDS=... waits longer)"
-    why = ": it reads or writes where nothing is" if -code in (signal.SIGSEGV, signal.SIGBUS) else ""
+    why = {-signal.SIGSEGV: ": it reads or writes where nothing is", -signal.SIGBUS: ": it reads or writes where nothing is",
+           -signal.SIGFPE: ": it divides by an integer 0"}.get(code, "")
     return code, f"by signal {-code}{why}" if code < 0 else ""
 
 
