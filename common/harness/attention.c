@@ -361,7 +361,7 @@ static void print_cost(const struct run *r, const struct result *result, const s
            r->kind->compulsory);
     print_bytes(result->useful_bytes);
     printf("\n    workspace   ");
-    print_bytes((double)r->workspace.bytes);
+    print_bytes((double)workspace(r->step, r->o, r->device));
     printf("\n");
     if (result->ceiling && strcmp(result->ceiling, "matmul") == 0)
         printf("    ceiling     %.0f %% of a matrix product by cuBLAS, which is a peer: one can be faster\n", result->percent);
