@@ -19,7 +19,7 @@
 #include "steps.h"
 
 #define SOLVED 0.8    /* of the course's speed: what differs by less differs by more than the idea */
-#define BETTER 1.05   /* more than two runs of the same program differ by */
+#define BETTER 1.05   /* more than two runs of the same program differ by, on a machine that is not busy */
 #define SAME 1e-4     /* relative: two ways of making the same mistake round differently */
 #define MAX_ROW 16    /* elements of a row that are shown */
 
@@ -279,7 +279,7 @@ static void judged(const struct run *r, const struct result *result, const struc
         printf("    the course's was not timed: %s\n", before->why_not);
     else if (said)
         printf("    the course  %.2fx the speed of %s, which took turns\n  %s\n", share, before->step,
-               share > BETTER   ? "solved, and better than the book"
+               share > BETTER   ? "solved, and better than the book (on a busy machine try again: turns can differ by more)"
                : share >= SOLVED ? "solved: right, and about as fast as the book (from 0.8 of its speed on; above 1.05 is better)"
                                 : "not solved yet: right, but slower than 0.8 of the course's speed; make hint-N may say why");
     write_json(r, result, share, solved);

@@ -489,7 +489,7 @@ void report_json(const struct result *r); /* one line on stdout */
 void report_json_ceiling(const struct ceiling *c);
 /*
  * The time of `before` over that of `run`, in turn, for `reps` rounds, or if that is 0 for half of `budget` seconds; both may
- * write the same output. Where one run of `before` takes longer than that, it is divided by run.time, which was taken just now.
+ * write the same output. Where one run of `before` takes longer than that, it is one round.
  */
 double time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget);
 /* The same ratio in a recorded table, for r's problem, and the device's name; 0 when it is not there. */

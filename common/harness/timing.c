@@ -95,7 +95,7 @@ double time_ratio(struct work run, struct work before, const struct device *devi
 {
     double first = device->run_once(&before);
     if (first > 500 * budget)
-        return first / run.time.median;
+        return first / device->run_once(&run);
     struct work both[] = { run, before };
     time_in_turn(both, 2, reps, budget / 2, device->run_once);
     return both[1].time.median / both[0].time.median;

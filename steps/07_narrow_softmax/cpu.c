@@ -22,7 +22,7 @@
 
 #define BLOCK 512  /* columns that share a maximum: they stay in the first-level cache */
 #define AHEAD 3072 /* bytes from what is computed to what is fetched: farther than a page (4096) was slower */
-#define WAIT 1024  /* columns between computing and storing, at least */
+#define WAIT 1024  /* columns between computing and storing: of short rows as many as fit */
 
 /* One turn: fetch what comes next, store the old e times scale (if there is a y), compute e = exp(x - m), add that to sum. */
 INLINE void chunk_turn(struct stream *y, float *restrict e, float scale, const void *x, float m, float *restrict sum, int cols,
