@@ -133,6 +133,15 @@ attention_workspace_fn grouped_attention_scratch;
 /* 29_softmax_backward */
 extern const struct softmax_step softmax_backward;
 softmax_backward_cpu_fn softmax_backward_cpu;   softmax_backward_gpu_fn softmax_backward_gpu;
+/* 30_attention_backward */
+extern const struct attention_step attention_backward;
+attention_backward_cpu_fn attention_backward_cpu; attention_backward_gpu_fn attention_backward_gpu;
+attention_workspace_fn attention_backward_workspace;
+/* 31_recomputed_backward */
+extern const struct attention_step recomputed_backward;
+attention_backward_cpu_fn recomputed_backward_cpu; attention_backward_gpu_fn recomputed_backward_gpu;
+attention_workspace_fn recomputed_backward_scratch, recomputed_backward_workspace;
+attention_shared_fn recomputed_backward_shared;
 
 #ifdef __cplusplus
 }

@@ -139,6 +139,7 @@ END_TEST
 /* ---- the steps */
 
 static const struct softmax_step *const softmax_steps[] = { &softmax_backward };
+enum { SOFTMAX_STEPS = sizeof softmax_steps / sizeof *softmax_steps };
 
 /* Judge a step on a problem; a row, or a group of heads, must depend on no other. */
 static void judge(const struct kind *kind, const void *step, const char *name, const struct options *o, bool gpu,
@@ -226,9 +227,168 @@ START_TEST(test_softmax_verdict)
 }
 END_TEST
 
+/* ---- attention's */
+
+static const struct attention_step *const attention_steps[] = { &attention_backward, &recomputed_backward };
+enum { ATTENTION_STEPS = sizeof attention_steps / sizeof *attention_steps };
+
+/* batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale */
+static const struct attention shapes[] = {
+    { 1, 1, 1, 1, 1, 1, false, 0 },      { 1, 1, 1, 1, 1, 64, true, 0 },      { 1, 1, 1, 1, 300, 64, false, 0 },
+    { 1, 1, 1, 300, 1, 64, true, 0 },    { 2, 3, 3, 33, 65, 5, false, 0 },    { 1, 2, 1, 15, 16, 16, true, 0 },
+    { 1, 2, 2, 31, 32, 32, true, 0 },    { 1, 6, 2, 64, 64, 33, true, 0 },    { 2, 4, 1, 65, 63, 64, false, 0 },
+    { 1, 1, 1, 127, 129, 64, true, 0 },  { 1, 2, 1, 128, 128, 80, true, 0 },  { 1, 1, 1, 130, 257, 128, false, 0 },
+    { 1, 3, 3, 66, 200, 128, true, 0 },  { 2, 2, 1, 200, 66, 64, true, 0 },   { 1, 1, 1, 17, 200, 256, true, 0 },
+    { 1, 2, 1, 70, 70, 100, true, 1.5f }, { 1, 2, 2, 70, 90, 64, false, -0.4f }, { 1, 1, 1, 70, 90, 64, false, 0 },
+    { 1, 2, 1, 257, 191, 64, true, 0 },  { 1, 2, 2, 256, 192, 128, false, 0 },
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes };
+
+static void judge_attention(bool gpu, int step)
+{
+    struct kind kind = attention_backward_kind();
+    const struct attention_step *s = attention_steps[step];
+    char name[96];
+    for (enum dtype dtype = FP32; dtype <= BF16; dtype++)
+        for (int i = 0; i < SHAPES; i++) {
+            struct options o = { .is_attention = true, .attention = shapes[i], .dtype = dtype, .input = "normal", .seed = 1 };
+            struct attention *p = &o.attention;
+            if (p->scale == 0 && i != 17) /* which has a scale of 0 */
+                p->scale = default_scale(p->dim);
+            snprintf(name, sizeof name, "batch %d, heads %d of %d, %d x %d, dim %d%s, scale %g", (int)p->batch, (int)p->heads,
+                     (int)p->kv_heads, (int)p->seq_q, (int)p->seq_k, (int)p->dim, p->causal ? ", causal" : "", (double)p->scale);
+            judge(&kind, s, s->name, &o, gpu, name);
+        }
+    for (enum dtype dtype = FP32; dtype <= BF16; dtype++)
+        for (int i = 0;; i++) {
+            struct options o = { .is_attention = true, .attention.dim = 64, .dtype = dtype };
+            const char *problem = kind.small(s, &o, i);
+            if (!problem)
+                break;
+            judge(&kind, s, s->name, &o, gpu, problem);
+        }
+}
+
+START_TEST(test_attention_steps)
+{
+    judge_attention(false, _i);
+}
+END_TEST
+
+START_TEST(test_attention_steps_gpu)
+{
+    judge_attention(true, _i);
+}
+END_TEST
+
+/* The tensors of a problem and gradients that are right, to be spoilt. */
+struct spoilt {
+    struct attention p;
+    struct buffer t[MAX_TENSORS];
+    struct backward_inputs in;
+    float *dQ, *dK, *dV;
+};
+
+enum { Q, K, V, O, LSE, DO, DLSE, DQ, DK, DV };
+
+static struct spoilt spoilt_new(void)
+{
+    struct spoilt s = { .p = { 1, 4, 2, 40, 50, 64, true, 0.125f } };
+    struct kind kind = attention_backward_kind();
+    struct options o = { .is_attention = true, .attention = s.p, .input = "normal", .seed = 1 };
+    kind.inputs_new(&o, s.t);
+    for (int i = DQ; i <= DV; i++)
+        s.t[i] = buffer_new(kind.bytes(&o, i), &cpu_device);
+    s.in = (struct backward_inputs){ s.t[Q].data, s.t[K].data, s.t[V].data, s.t[O].data, s.t[LSE].data, s.t[DO].data,
+                                     s.t[DLSE].data };
+    s.dQ = s.t[DQ].data, s.dK = s.t[DK].data, s.dV = s.t[DV].data;
+    attention_backward_cpu(s.dQ, s.dK, s.dV, s.in.Q, s.in.K, s.in.V, s.in.O, s.in.lse, s.in.dO, s.in.dlse, s.p);
+    return s;
+}
+
+static struct verdict verdict_of(const struct spoilt *s)
+{
+    return verify_attention_backward(s->dQ, s->dK, s->dV, &s->in, FP32, s->p, (struct attention_rounding){ 0 }, 1);
+}
+
+/* An element, a row, a sign, a factor, a tensor of zeros, another head's: each is seen. */
+START_TEST(test_attention_verdict)
+{
+    struct spoilt s = spoilt_new();
+    int64_t rows = s.p.heads * s.p.seq_q, keys = s.p.kv_heads * s.p.seq_k, head = s.p.seq_k * s.p.dim;
+    struct verdict v = verdict_of(&s);
+    ck_assert_msg(v.pass, "%s", v.what);
+    ck_assert_int_eq(v.checked, rows + 2 * keys);
+    switch (_i) {
+    case 0: s.dQ[77 * s.p.dim + 5] += 1e-3f; break;
+    case 1: memset(s.dK + 60 * s.p.dim, 0, (size_t)s.p.dim * sizeof *s.dK); break;
+    case 2: s.dV[head] *= -1; break;
+    case 3:
+        for (int64_t i = 0; i < rows * s.p.dim; i++)
+            s.dQ[i] *= 1.001f;
+        break;
+    case 4: memset(s.dK, 0, s.t[DK].bytes); break;
+    case 5: memcpy(s.dV, s.dV + head, (size_t)head * sizeof *s.dV); break;
+    case 6: s.dQ[3] = NAN; break;
+    case 7: s.dK[3] = INFINITY; break;
+    }
+    v = verdict_of(&s);
+    ck_assert(!v.pass && v.wrong > 0 && v.first_wrong >= 0);
+    for (int i = Q; i <= DV; i++)
+        buffer_free(&s.t[i]);
+}
+END_TEST
+
+/* A large problem: some heads are drawn, whole; and one that is not finite is looked at, whether it was drawn or not. */
+START_TEST(test_attention_verdict_draws)
+{
+    const struct attention_rounding none = { 0 };
+    struct options o = { .is_attention = true, .attention = { 64, 1, 1, 512, 1024, 64, false, 0.125f }, .input = "uniform" };
+    struct kind kind = attention_backward_kind();
+    struct buffer t[MAX_TENSORS];
+    for (int i = Q; i <= DV; i++) {
+        t[i] = buffer_new(kind.bytes(&o, i), &cpu_device);
+        memset(t[i].data, 0, t[i].bytes); /* all gradients of zeros are zeros */
+    }
+    struct backward_inputs in = { t[Q].data, t[K].data, t[V].data, t[O].data, t[LSE].data, t[DO].data, t[DLSE].data };
+    struct verdict v = verify_attention_backward(t[DQ].data, t[DK].data, t[DV].data, &in, FP32, o.attention, none, 5);
+    ck_assert(v.pass && v.checked % (512 + 2 * 1024) == 0 && v.checked > 0 && v.checked < v.rows);
+    ((float *)t[DV].data)[62 * 1024 * 64 + 7] = NAN; /* a head that this seed does not draw */
+    struct verdict broken = verify_attention_backward(t[DQ].data, t[DK].data, t[DV].data, &in, FP32, o.attention, none, 5);
+    ck_assert(!broken.pass && broken.first_wrong == 62 * 1024 && broken.checked == v.checked + 512 + 2 * 1024);
+    for (int i = Q; i <= DV; i++)
+        buffer_free(&t[i]);
+}
+END_TEST
+
+/* dlse may be left out. */
+START_TEST(test_attention_without_dlse)
+{
+    struct spoilt s = spoilt_new();
+    const struct attention_backward *b = &attention_steps[_i]->backward;
+    s.in.dlse = NULL;
+    b->cpu(s.dQ, s.dK, s.dV, s.in.Q, s.in.K, s.in.V, s.in.O, s.in.lse, s.in.dO, NULL, s.p);
+    struct verdict v = verdict_of(&s);
+    ck_assert_msg(v.pass, "%s", v.what);
+    for (int i = Q; i <= DV; i++)
+        buffer_free(&s.t[i]);
+}
+END_TEST
+
+/* More threads than heads of K and V: sums are shared. */
+START_TEST(test_attention_threads)
+{
+    struct kind kind = attention_backward_kind();
+    struct options o = { .is_attention = true, .attention = { 1, 2, 1, 333, 200, 64, true, 0.125f }, .input = "normal" };
+    for (int threads = 1; threads <= THREADS_UP_TO(5); threads++) {
+        cpu_set_threads(threads);
+        judge(&kind, attention_steps[_i], attention_steps[_i]->name, &o, false, "shared heads");
+    }
+}
+END_TEST
+
 Suite *backward_suite(void)
 {
-    enum { SOFTMAX_STEPS = sizeof softmax_steps / sizeof *softmax_steps };
     Suite *s = suite_create("backward");
     TCase *reference = tcase_create("reference"), *steps = tcase_create("softmax");
     tcase_add_test(reference, test_softmax_differences);
@@ -239,6 +399,14 @@ Suite *backward_suite(void)
     tcase_add_loop_test(steps, test_softmax_that_cannot_move, 0, SOFTMAX_STEPS);
     tcase_add_test(steps, test_softmax_verdict);
     suite_add_tcase(s, steps);
+    TCase *attention = tcase_create("attention");
+    tcase_set_timeout(attention, 300);
+    tcase_add_loop_test(attention, test_attention_steps, 0, ATTENTION_STEPS);
+    tcase_add_loop_test(attention, test_attention_threads, 0, ATTENTION_STEPS);
+    tcase_add_loop_test(attention, test_attention_without_dlse, 0, ATTENTION_STEPS);
+    tcase_add_loop_test(attention, test_attention_verdict, 0, 8);
+    tcase_add_test(attention, test_attention_verdict_draws);
+    suite_add_tcase(s, attention);
     return s;
 }
 
@@ -246,7 +414,10 @@ Suite *backward_gpu_suite(void)
 {
     Suite *s = suite_create("backward_gpu");
     TCase *steps = tcase_create("softmax");
-    tcase_add_loop_test(steps, test_softmax_steps_gpu, 0, (int)(sizeof softmax_steps / sizeof *softmax_steps));
+    tcase_add_loop_test(steps, test_softmax_steps_gpu, 0, SOFTMAX_STEPS);
     suite_add_tcase(s, steps);
+    TCase *attention = tcase_create("attention");
+    tcase_add_loop_test(attention, test_attention_steps_gpu, 0, ATTENTION_STEPS);
+    suite_add_tcase(s, attention);
     return s;
 }

@@ -495,9 +495,63 @@ def group():
     return f
 
 
+def chain():
+    f = Figure(740, 340, "Two products make S and dP, exp makes P, the gradient of softmax dS, three products dV, dQ and dK")
+    f.text(185, 24, "L x L, a tile or all of it", "head")
+    f.text(600, 24, "gradients", "head")
+    f.box(20, 60, 70, 30, "a", "Q, K")
+    f.box(20, 200, 70, 30, "a", "dO, V")
+    f.box(150, 60, 70, 30, "b", "S")
+    f.box(280, 60, 70, 30, "b", "P")
+    f.box(150, 200, 70, 30, "b", "dP")
+    f.box(280, 200, 70, 30, "b", "dS")
+    f.arrow(92, 75, 148, 75)
+    f.text(120, 66, "1", "head")
+    f.arrow(222, 75, 278, 75)
+    f.text(250, 66, "exp", "small")
+    f.text(250, 94, "- lse", "small")
+    f.arrow(92, 215, 148, 215)
+    f.text(120, 206, "2", "head")
+    f.arrow(222, 215, 278, 215)
+    f.text(250, 206, "- D", "small")
+    f.arrow(315, 92, 315, 198)
+    f.text(322, 150, "times P", "small", "start")
+    for y, words, number, start in (75, "dV = Pᵀ dO", "3", 75), (195, "dQ = dS K", "4", 209), (255, "dK = dSᵀ Q", "5", 221):
+        f.box(520, y - 15, 150, 30, "c", words)
+        f.arrow(352, start, 518, y)
+        f.text(440, (start + y) / 2 - 8, number, "head")
+    f.text(20, 304, "D is a number a row: the sum of P dP over the keys, which is that of dO O over the dims", "small", "start")
+    f.text(20, 326, "dQ and dK are multiplied by the scale, as S is. 1 to 5: products of 2 L² d FLOPs each", "small", "start")
+    return f
+
+
+def backward():
+    f = Figure(740, 300, "A tile of P and dS is made of rows of Q, dO, K and V; it adds to rows of dQ, dK and dV")
+    size, x0, y0 = 30, 250, 70
+    f.text(x0 + 3 * size, 24, "keys", "head")
+    f.text(x0 - 36, y0 + 18, "queries", "head", "end")
+    for i in range(6):
+        for j in range(6):
+            kind = "b" if (i, j) == (2, 3) else "a" if i == 2 else "c" if j == 3 else "none"
+            f.box(x0 + j * size, y0 + i * size, size - 3, size - 3, kind)
+    f.box(x0 - 30, y0 + 2 * size, 20, size - 3, "a")
+    f.text(x0 - 36, y0 + 2 * size + 18, "Q, dO, lse, D", "small", "end")
+    f.box(x0 + 3 * size, y0 - 30, size - 3, 20, "c")
+    f.text(x0 + 4 * size + 4, y0 - 16, "K, V", "small", "start")
+    f.arrow(x0 + 6 * size + 4, y0 + 2.45 * size, x0 + 6 * size + 50, y0 + 2.45 * size)
+    f.text(x0 + 6 * size + 56, y0 + 2.45 * size + 5, "dQ: a sum over the row", "", "start")
+    f.arrow(x0 + 3.45 * size, y0 + 6 * size + 2, x0 + 3.45 * size, y0 + 6 * size + 24)
+    f.text(x0 + 3.45 * size, y0 + 6 * size + 42, "dK, dV: sums over the column")
+    f.text(x0 + 6 * size + 56, y0 + 18, "Who owns the row keeps dQ at hand,", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 36, "and adds to dK and dV of others.", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 128, "Who owns the column keeps dK and dV,", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 146, "and adds to dQ of others.", "small", "start")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group)
+           bound, cache, group, chain, backward)
 
 
 def main(words):
