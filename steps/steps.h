@@ -20,12 +20,13 @@ struct attention_step;
 #define GPU(f) NULL
 #endif
 
-/* 00_ceilings: copy `bytes` bytes; read them, and return the sum of their words; or do so many rounds of arithmetic, and return
-   the number of operations */
+/* 00_ceilings: copy `bytes` bytes; read them, and return the sum of their words, or on a GPU, where there may be two tensors
+   of them, store a thread's sum if it is `wanted`; or do so many rounds of arithmetic, and return the number of operations */
 void copy_cpu(void *y, const void *x, size_t bytes);
 void copy_gpu(void *y, const void *x, size_t bytes, cudaStream_t stream);
 void copy_cached_cpu(void *y, const void *x, size_t bytes);
 uint64_t read_cpu(const void *x, size_t bytes);
+void read_gpu(uint32_t *found, const void *x, const void *y, size_t bytes, uint32_t wanted, cudaStream_t stream);
 double fma_cpu(int64_t rounds);                              double fma_gpu(float *out, int64_t rounds, cudaStream_t stream);
 double exp_cpu(int64_t rounds);                              double exp_gpu(float *out, int64_t rounds, cudaStream_t stream);
 /* 01_naive_softmax */
@@ -116,20 +117,23 @@ attention_fp16_gpu_fn optimistic_attention_fp16_gpu; attention_bf16_gpu_fn optim
 attention_workspace_fn optimistic_attention_workspace;
 /* 25_decode_attention */
 extern const struct attention_step decode_attention;
-attention_cpu_fn decode_attention_cpu;
-attention_fp16_cpu_fn decode_attention_fp16_cpu; attention_bf16_cpu_fn decode_attention_bf16_cpu;
+attention_cpu_fn decode_attention_cpu;               attention_gpu_fn decode_attention_gpu;
+attention_fp16_cpu_fn decode_attention_fp16_cpu;     attention_fp16_gpu_fn decode_attention_fp16_gpu;
+attention_bf16_cpu_fn decode_attention_bf16_cpu;     attention_bf16_gpu_fn decode_attention_bf16_gpu;
 /* 26_split_attention */
 extern const struct attention_step split_attention;
-attention_cpu_fn split_attention_cpu;
-attention_fp16_cpu_fn split_attention_fp16_cpu; attention_bf16_cpu_fn split_attention_bf16_cpu;
+attention_cpu_fn split_attention_cpu;               attention_gpu_fn split_attention_gpu;
+attention_fp16_cpu_fn split_attention_fp16_cpu;     attention_fp16_gpu_fn split_attention_fp16_gpu;
+attention_bf16_cpu_fn split_attention_bf16_cpu;     attention_bf16_gpu_fn split_attention_bf16_gpu;
 attention_pieces_fn split_attention_pieces;
-attention_workspace_fn split_attention_scratch;
+attention_workspace_fn split_attention_scratch, split_attention_workspace;
 /* 27_grouped_attention */
 extern const struct attention_step grouped_attention;
-attention_cpu_fn grouped_attention_cpu;
-attention_fp16_cpu_fn grouped_attention_fp16_cpu; attention_bf16_cpu_fn grouped_attention_bf16_cpu;
+attention_cpu_fn grouped_attention_cpu;               attention_gpu_fn grouped_attention_gpu;
+attention_fp16_cpu_fn grouped_attention_fp16_cpu;     attention_fp16_gpu_fn grouped_attention_fp16_gpu;
+attention_bf16_cpu_fn grouped_attention_bf16_cpu;     attention_bf16_gpu_fn grouped_attention_bf16_gpu;
 attention_pieces_fn grouped_attention_pieces;
-attention_workspace_fn grouped_attention_scratch;
+attention_workspace_fn grouped_attention_scratch, grouped_attention_workspace;
 /* 29_softmax_backward */
 extern const struct softmax_step softmax_backward;
 softmax_backward_cpu_fn softmax_backward_cpu;   softmax_backward_gpu_fn softmax_backward_gpu;

@@ -153,7 +153,7 @@ const char *attention_subject_name(const struct attention_subject *s)
 
 struct attention_rounding attention_subject_rounding(const struct attention_subject *s)
 {
-    return attention_rounding(s->step, s->dtype);
+    return attention_rounding(s->step, device_of(s->gpu), s->dtype);
 }
 
 int attention_subjects_of(struct attention_subject *subjects, enum dtype dtype, bool gpu)

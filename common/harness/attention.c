@@ -53,9 +53,9 @@ void attention_run(const struct attention_step *s, const struct device *device, 
         }
 }
 
-struct attention_rounding attention_rounding(const struct attention_step *s, enum dtype dtype)
+struct attention_rounding attention_rounding(const struct attention_step *s, const struct device *device, enum dtype dtype)
 {
-    return dtype == FP32 ? (struct attention_rounding){ 0 } : s->rounding;
+    return dtype == FP32 || !device->apart ? (struct attention_rounding){ 0 } : s->rounding;
 }
 
 bool attention_takes(const struct attention_step *s, int64_t dim)
@@ -259,8 +259,8 @@ static struct verdict verify(const struct run *r)
 {
     const struct options *o = r->o;
     return verify_attention(r->host[O].data, r->host[LSE].data, r->host[Q].data, r->host[K].data, r->host[V].data, o->dtype,
-                            o->attention, attention_rounding(r->step, o->dtype), o->seed_given ? o->seed : fresh_seed(),
-                            r->device->apart);
+                            o->attention, attention_rounding(r->step, r->device, o->dtype),
+                            o->seed_given ? o->seed : fresh_seed(), r->device->apart);
 }
 
 static double verify_bytes(const struct options *o, const struct device *device)
@@ -276,21 +276,28 @@ static void run_fma(void *arg)
     flops = fma_cpu(FMA_ROUNDS);
 }
 
+static void (*const read_on_gpu)(uint32_t *, const void *, const void *, size_t, uint32_t, cudaStream_t) = GPU(read_gpu);
+
 static void run_read(void *arg)
 {
     const struct run *r = arg;
-    read_cpu(r->tensor[K].data, r->tensor[K].bytes);
-    read_cpu(r->tensor[V].data, r->tensor[V].bytes);
+    const struct buffer *k = &r->tensor[K], *v = &r->tensor[V];
+    if (r->device->apart) {
+        read_on_gpu(r->tensor[LSE].data, k->data, v->data, k->bytes, READ_SUM, NULL);
+    } else {
+        read_cpu(k->data, k->bytes);
+        read_cpu(v->data, v->bytes);
+    }
 }
 
 /* Whether reading takes turns with the step, and is its ceiling, rather than a copy: a few queries have little to write. */
 static bool decodes(const struct run *r)
 {
-    return usual(r->step) && !r->device->apart;
+    return usual(r->step) != NULL;
 }
 
-/* On a CPU the clock depends on what runs, and on how long: the multiply-adds of step 00 take turns with the step; with a
-   decoding step, reading K and V. */
+/* With a decoding step, reading K and V takes turns. On a CPU the clock depends on what runs, and on how long: there the
+   multiply-adds of step 00 take turns with other steps. */
 static struct work beside(struct run *r)
 {
     if (decodes(r))

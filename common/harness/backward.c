@@ -225,7 +225,7 @@ static struct verdict attention_verify(const struct run *r)
     const struct buffer *t = r->host;
     const struct backward_inputs in = { t[Q].data, t[K].data, t[V].data, t[O].data, t[LSE].data, t[DO].data, t[DLSE].data };
     return verify_attention_backward(t[DQ].data, t[DK].data, t[DV].data, &in, o->dtype, o->attention,
-                                     attention_rounding(r->step, o->dtype), o->seed_given ? o->seed : fresh_seed());
+                                     attention_rounding(r->step, r->device, o->dtype), o->seed_given ? o->seed : fresh_seed());
 }
 
 static double attention_verify_bytes(const struct options *o, const struct device *device)

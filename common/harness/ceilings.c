@@ -117,6 +117,7 @@ static void run_gpu(void *arg)
     case FMA:    p->done = p->step->fma_gpu(p->y->data, FMA_ROUNDS_GPU, NULL); break;
     case EXP:    p->done = p->step->exp_gpu(p->y->data, EXP_ROUNDS_GPU, NULL); break;
     case MATMUL: p->done = p->step->matmul_gpu(p->y->data, a, a + COPY_BYTES / 2, MATMUL_GPU, p->dtype, NULL); break;
+    case READ:   p->step->read_gpu(p->y->data, a, NULL, COPY_BYTES, READ_SUM, NULL), p->done = COPY_BYTES; break;
     default:     p->step->copy_gpu(p->y->data, a, COPY_BYTES, NULL), p->done = 2.0 * COPY_BYTES; break;
     }
 }
@@ -210,10 +211,9 @@ static void measure_device(const struct ceilings_step *step, const struct option
         device->upload(x.data, host.data, COPY_BYTES);
 
     double copy = measure((struct probe){ step, COPY, FP32, &x, &y, 0 }, o, device);
-    if (!device->apart) {
+    if (!device->apart)
         measure((struct probe){ step, COPY_CACHED, FP32, &x, &y, 0 }, o, device);
-        measure((struct probe){ step, READ, FP32, &x, &y, 0 }, o, device);
-    }
+    measure((struct probe){ step, READ, FP32, &x, &y, 0 }, o, device);
     double fma = measure((struct probe){ step, FMA, FP32, &x, &y, 0 }, o, device);
     double exps = measure((struct probe){ step, EXP, FP32, &x, &y, 0 }, o, device);
     double matmul = measure((struct probe){ step, MATMUL, FP32, &x, &y, 0 }, o, device);

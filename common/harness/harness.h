@@ -434,6 +434,8 @@ const char *ceilings_path(void);
 double ceiling_get(const char *device, int threads, const char *name, enum dtype dtype); /* 0 when not measured */
 void ceiling_put(const struct ceiling *c);
 
+#define READ_SUM 0x5eed5eedu /* what read_gpu() looks for where nothing is to be found: hardly any thread's sum */
+
 struct ceilings_step {
     const char *name, *idea;
     void (*copy_cpu)(void *y, const void *x, size_t bytes);        /* stores past the caches */
@@ -443,6 +445,7 @@ struct ceilings_step {
     double (*exp_cpu)(int64_t rounds);                             /* returns the exponentials done */
     bool (*matmul_cpu)(float *c, const float *a, const float *b, int m, int n, int k);
     void (*copy_gpu)(void *y, const void *x, size_t bytes, cudaStream_t stream);
+    void (*read_gpu)(uint32_t *found, const void *x, const void *y, size_t bytes, uint32_t wanted, cudaStream_t stream);
     double (*fma_gpu)(float *out, int64_t rounds, cudaStream_t stream);
     double (*exp_gpu)(float *out, int64_t rounds, cudaStream_t stream);
     double (*matmul_gpu)(void *c, const void *a, const void *b, int n, enum dtype dtype, cudaStream_t stream);
@@ -569,7 +572,7 @@ struct attention_step {
     struct attention_backward backward;  /* of a step for attention_backward_main(), in place of all those */
     attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, zeroed; NULL: none */
     attention_workspace_fn *scratch;     /* bytes that the CPU version takes from scratch(); NULL: none */
-    struct attention_rounding rounding;  /* of the 16-bit versions */
+    struct attention_rounding rounding;  /* of the 16-bit versions on a GPU */
     int capability;                      /* the GPU it needs: 80 for sm_80; 0: any */
     int bf16_capability;                 /* the same for its bf16 version, where that needs a newer one */
     attention_shared_fn *shared;         /* shared memory that a block needs; NULL: what any GPU has */
@@ -587,7 +590,7 @@ bool attention_has(const struct attention_step *s, const struct device *device, 
 bool attention_takes(const struct attention_step *s, int64_t dim);
 void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse,
                    const void *Q, const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream);
-struct attention_rounding attention_rounding(const struct attention_step *s, enum dtype dtype);
+struct attention_rounding attention_rounding(const struct attention_step *s, const struct device *device, enum dtype dtype);
 
 /* main() of an attention step. Returns the exit status. */
 int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);

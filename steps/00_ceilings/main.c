@@ -15,6 +15,7 @@ int main(int argc, char **argv)
         .exp_cpu = exp_cpu,
         .matmul_cpu = blas_sgemm,
         .copy_gpu = GPU(copy_gpu),
+        .read_gpu = GPU(read_gpu),
         .fma_gpu = GPU(fma_gpu),
         .exp_gpu = GPU(exp_gpu),
         .matmul_gpu = GPU(blas_gemm_gpu),
