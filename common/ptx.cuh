@@ -98,10 +98,36 @@ static inline __device__ void cp_async(uint32_t shared, const void *global, bool
         :: "r"(shared), "l"(__cvta_generic_to_global(global)), "r"(there ? 16 : 0) : "memory");
 }
 
+/* The copies that this thread has begun since the last time are a group; there may be none. */
+static inline __device__ void cp_async_commit(void)
+{
+    ASM("cp.async.commit_group;" ::: "memory");
+}
+
+/* Wait until all groups but the last N are there. */
+template <int N> static inline __device__ void cp_async_wait(void)
+{
+    ASM("cp.async.wait_group %0;" :: "n"(N) : "memory");
+}
+
 /* Wait until all copies that this thread has begun are there. Those of other threads need a barrier besides. */
 static inline __device__ void cp_async_wait_all(void)
 {
     ASM("cp.async.wait_all;" ::: "memory");
+}
+
+/* ---- counting blocks */
+
+/*
+ * Add 1 to a count in global memory, or make it 0 if it is `last`; returns what it was. What the calling thread has written, or
+ * one that it has met at a barrier, others see once they see this; and theirs is seen from then on.
+ */
+static inline __device__ unsigned count_around(unsigned *count, unsigned last)
+{
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before) : "l"(__cvta_generic_to_global(count)), "r"(last) : "memory");
+    return before;
 }
 
 /* ---- shared memory by address: loads that the compiler neither keeps in registers nor takes apart */

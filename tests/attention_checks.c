@@ -434,10 +434,18 @@ static const struct attention borders[] = {
     { 1, 2, 1, 191, 258, 64, true, 0 }, { 1, 2, 1, 64, 255, 128, false, 0 }, { 1, 2, 1, 258, 257, 64, true, 0 },
     { 1, 2, 1, 255, 65, 128, true, 0 }, { 1, 2, 1, 66, 384, 64, true, 0 }, { 1, 2, 1, 319, 257, 128, true, 0 },
 };
-/* More tiles of queries than a GPU has multiprocessors: two or more for each. */
+/* More tiles of queries than a GPU has multiprocessors: two or more for each. And as many caches as it has, so that no keys are
+   shared, and a block has many tiles of them. */
 static const struct attention many[] = {
     { 20, 20, 4, 40, 60, 64, true, 0 }, { 10, 14, 14, 260, 40, 64, false, 0 }, { 9, 15, 5, 140, 140, 128, true, 0 },
     { 1, 140, 1, 3, 4200, 64, true, 0 }, { 1, 140, 2, 3, 1100, 64, false, 0 },
+    { 66, 2, 2, 1, 1100, 128, false, 0 }, { 66, 4, 2, 2, 900, 64, true, 0 },
+};
+/* A few queries and many keys, which are shared among cores or blocks; the last leave some of these shares without any. */
+static const struct attention decoding[] = {
+    { 1, 1, 1, 1, 300, 64, false, 0 },    { 1, 1, 1, 1, 9000, 64, false, 0 }, { 1, 8, 2, 1, 3001, 128, false, 0 },
+    { 2, 8, 1, 3, 1500, 64, true, 0 },    { 1, 4, 2, 16, 1100, 128, true, 0 }, { 1, 6, 2, 2, 700, 40, true, 0 },
+    { 1, 1, 1, 150, 140, 64, true, 0 },   { 1, 5, 5, 100, 129, 128, true, 0 },
 };
 static const struct attention far[] = { { 1, 2, 2, 64, 64, 64, false, 0.125f }, { 1, 1, 1, 113, 113, 64, true, 0.125f } };
 static const struct attention within_dim[] = {
@@ -483,6 +491,7 @@ const struct attention_check attention_checks[] = {
     { "borders", "lengths around the borders of tiles; scores as in \"adversarial\"", FAMILY("adversarial"), ON(borders) },
     { "many tiles", "many heads, many tiles; scores as in \"adversarial\"", FAMILY("adversarial"), .gpu_only = true,
       ON(many) },
+    { "few queries", "a few queries, many keys; scores as in \"adversarial\"", FAMILY("adversarial"), ON(decoding) },
     { "real", "Q, K and V of a real model", FAMILY("real"), ON(real) },
     { "weights", "V is the unit matrix: O is P, and its rows sum to 1", FILL(fill_unit_values), JUDGE(judge_weights),
       ON(within_dim) },

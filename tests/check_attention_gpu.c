@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "attention_checks.h"
+#include "steps.h"
 #include "streams.h"
 #include "suites.h"
 
@@ -21,6 +22,7 @@
 #define A_THOUSAND_RUNS "a thousand runs"
 #define STREAMS "streams"
 #define REFERENCE "the reference"
+#define READING "reading"
 #define BEYOND_32_BITS "beyond 2^32 elements"
 
 /* False if this GPU is too old for an implementation, which is said once. */
@@ -183,7 +185,7 @@ static void on_gpu_free(struct on_gpu *g)
         buffer_free(all[i]);
 }
 
-/* Ragged, causal and not, more tiles than multiprocessors; normal
+/* Ragged, causal and not, more tiles than multiprocessors, few queries and many keys; normal
    scores, and such that rise far above those of the first tile. */
 static const struct {
     struct attention p;
@@ -191,7 +193,7 @@ static const struct {
 } repeated[] = {
     { { 2, 6, 2, 300, 391, 64, true, 0 }, "normal" },      { { 1, 6, 2, 391, 300, 128, false, 0 }, "normal" },
     { { 14, 12, 4, 150, 391, 64, true, 0 }, "adversarial" }, { { 5, 12, 4, 300, 391, 128, true, 0 }, "adversarial" },
-    { { 1, 6, 2, 300, 1500, 64, false, 0 }, "adversarial" },
+    { { 1, 6, 2, 300, 1500, 64, false, 0 }, "adversarial" },  { { 2, 8, 2, 3, 5000, 128, true, 0 }, "adversarial" },
 };
 enum { REPEATED = sizeof repeated / sizeof repeated[0] };
 
@@ -345,6 +347,33 @@ START_TEST(test_more_elements_than_32_bits_count)
 }
 END_TEST
 
+static void (*const read_on_gpu)(uint32_t *, const void *, const void *, size_t, uint32_t, cudaStream_t) = GPU(read_gpu);
+
+/* Step 00's reading finds every word, wherever it lies: of all zeros but one word, some thread's sum is that word. */
+START_TEST(test_reading)
+{
+    static const size_t sizes[] = { 4, 16, 100, 4096, 32 << 10, (32 << 10) + 4, (96 << 10) + 36 };
+    const uint32_t word = 0x12345678;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        for (size_t at = 0; at < 2 * sizes[i]; at += sizes[i] > 4096 ? 1012 : 4) { /* of the second tensor, too */
+            uint32_t found = 0;
+            struct buffer x = buffer_new(sizes[i], &gpu_device), y = buffer_new(sizes[i], &gpu_device),
+                          out = buffer_new(sizeof found, &gpu_device);
+            gpu_fill(x.data, 0, x.bytes);
+            gpu_fill(y.data, 0, y.bytes);
+            gpu_fill(out.data, 0, out.bytes);
+            gpu_upload((char *)(at < sizes[i] ? x.data : y.data) + at % sizes[i] / 4 * 4, &word, sizeof word);
+            read_on_gpu(out.data, x.data, y.data, x.bytes, word, NULL);
+            gpu_finish("reading");
+            gpu_download(&found, out.data, sizeof found);
+            buffer_free(&x);
+            buffer_free(&y);
+            buffer_free(&out);
+            ck_assert_msg(found == word, "of two times %zu bytes, the word at %zu was not read", sizes[i], at);
+        }
+}
+END_TEST
+
 /* How many times a test that is no check is to run. */
 static int count_of(const char *name, int count)
 {
@@ -358,6 +387,7 @@ Suite *attention_gpu_suite(void)
     int subjects = attention_subject_count(true);
     tcase_add_loop_test(checks, test_check, 0, attention_group_count(true));
     tcase_add_loop_test(checks, test_more_elements_than_32_bits_count, 0, count_of(BEYOND_32_BITS, 2 * subjects));
+    tcase_add_loop_test(checks, test_reading, 0, count_of(READING, 1));
     tcase_add_loop_test(checks, test_references_agree, 0, count_of(REFERENCE, DTYPES));
     suite_add_tcase(suite, checks);
     tcase_add_loop_test(invariants, test_a_thousand_runs, 0, count_of(A_THOUSAND_RUNS, DTYPES));

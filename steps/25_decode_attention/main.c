@@ -15,8 +15,11 @@ const struct attention_step decode_attention = {
     .idea = "one query against a long cache: the limit is reading",
     .predict = decode_attention_cost,
     .cpu = decode_attention_cpu,
+    .gpu = GPU(decode_attention_gpu),
     .cpu_fp16 = decode_attention_fp16_cpu,
+    .gpu_fp16 = GPU(decode_attention_fp16_gpu),
     .cpu_bf16 = decode_attention_bf16_cpu,
+    .gpu_bf16 = GPU(decode_attention_bf16_gpu),
     .usual = { .heads = 1, .seq_q = 1, .seq_k = 131072, .dim = 128 },
 };
 

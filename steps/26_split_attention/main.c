@@ -16,8 +16,12 @@ const struct attention_step split_attention = {
     .exercise = "merge_pieces",
     .predict = split_attention_cost,
     .cpu = split_attention_cpu,
+    .gpu = GPU(split_attention_gpu),
     .cpu_fp16 = split_attention_fp16_cpu,
+    .gpu_fp16 = GPU(split_attention_fp16_gpu),
     .cpu_bf16 = split_attention_bf16_cpu,
+    .gpu_bf16 = GPU(split_attention_bf16_gpu),
+    .workspace = GPU(split_attention_workspace),
     .scratch = split_attention_scratch,
     .usual = { .heads = 1, .seq_q = 1, .seq_k = 131072, .dim = 128 },
 };

@@ -12,9 +12,14 @@ const struct attention_step grouped_attention = {
     .idea = "queries that share a head of K and V share each load of it",
     .predict = grouped_attention_cost,
     .cpu = grouped_attention_cpu,
+    .gpu = GPU(grouped_attention_gpu),
     .cpu_fp16 = grouped_attention_fp16_cpu,
+    .gpu_fp16 = GPU(grouped_attention_fp16_gpu),
     .cpu_bf16 = grouped_attention_bf16_cpu,
+    .gpu_bf16 = GPU(grouped_attention_bf16_gpu),
+    .workspace = GPU(grouped_attention_workspace),
     .scratch = grouped_attention_scratch,
+    .rounding = { .weights = true },
     .usual = { .heads = 32, .kv_heads = 8, .seq_q = 1, .seq_k = 16384, .dim = 128 },
 };
 
