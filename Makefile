@@ -80,7 +80,7 @@ export FOUND_SAID := 1
 
 # ---- how programs are built: build/cpu, build/cuda and build/count are trees of their own, never mixed
 
-HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c),$(sort $(wildcard common/harness/*.c \
+HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c),$(sort $(wildcard common/harness/*.c common/ring/*.c \
            $(if $(filter 1,$(CUDA)),common/harness/*.cu))))
 HARNESS_O := $(addsuffix .o,$(addprefix $B/,$(basename $(HARNESS))))
 # A step's objects: its cpu.o where it has a cpu.c, and with CUDA its gpu.o.
@@ -110,7 +110,7 @@ $B/libharness.a: $(HARNESS_O)
 	$Qar rcs $@ $^
 
 # What judges kernels sees the harness; what kernels are made of, a step's cpu.c and gpu.cu, cannot include it.
-$B/common/harness/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o \
+$B/common/harness/%.o $B/common/ring/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o \
     $B/build/mine/%/claims.o $B/build/mine/%/try.o: C += -Icommon/harness -Itests
 $B/common/harness/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
 
@@ -130,6 +130,8 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 
 # Steps 08 and 09 leave short rows to step 07.
 $B/09_split_softmax: $(call parts,07_narrow_softmax)
+# What a rank of a ring does with a block is step 14.
+$B/35_ring_attention: $(call parts,14_register_tiled_attention)
 
 $B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
     LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)

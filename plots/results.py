@@ -277,14 +277,14 @@ def markdown(text):
 
 
 def read_steps():
-    """name -> (idea, does it attend? or "decoding", "backward"; minutes), from each step's main.c and its lesson's time line."""
+    """name -> (idea, does it attend? or "decoding", "backward", "ring"; minutes), from each step's main.c and lesson."""
     steps = {}
     for path in sorted(glob.glob("steps/*/main.c")):
         text, lesson = read(path), path.replace("main.c", "README.md")
         idea = re.search(r'\.idea = "([^"]*)"', text)
         minutes = re.search(r"^\*(\d+) minutes · .*\*$", read(lesson) if os.path.exists(lesson) else "", re.M)
-        kind = "backward" if "_backward_main(" in text else "decoding" if re.search(r"^ *\.usual = ", text, re.M) \
-            else "struct attention_step" in text
+        apart = re.search(r"^ *\.(usual|ring) = |(_backward)_main\(", text, re.M)
+        kind = {"usual": "decoding", "ring": "ring", None: "backward"}[apart[1]] if apart else "struct attention_step" in text
         steps[path.split("/")[1]] = idea[1] if idea else "", kind, minutes[1] if minutes else ""
     return steps
 

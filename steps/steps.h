@@ -146,6 +146,9 @@ extern const struct attention_step recomputed_backward;
 attention_backward_cpu_fn recomputed_backward_cpu; attention_backward_gpu_fn recomputed_backward_gpu;
 attention_workspace_fn recomputed_backward_scratch, recomputed_backward_workspace;
 attention_shared_fn recomputed_backward_shared;
+/* 35_ring_attention */
+extern const struct attention_step ring_attention;
+attention_cpu_fn ring_attention_cpu;
 
 #ifdef __cplusplus
 }

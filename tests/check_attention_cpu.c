@@ -171,6 +171,11 @@ START_TEST(test_more_elements_than_32_bits_count)
     s = all[_i / 2];
     if (attention_subject_missing(&s))
         return;
+    if (s.step->ring) {
+        printf("skipped: %s beyond 2^32 elements: its ranks copy their pieces, which no such memory holds\n",
+               attention_subject_name(&s));
+        return;
+    }
     size_t rows = (size_t)(p.heads * p.seq_q), q_bytes = rows * WIDE * sizeof(float),
            k_bytes = (size_t)(p.kv_heads * p.seq_k * WIDE) * sizeof(float);
     float *q = zeros(q_bytes), *k = zeros(k_bytes), *v = zeros(k_bytes), *O = (float *)window_on_window(q_bytes);

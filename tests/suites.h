@@ -44,6 +44,7 @@ Suite *probes_suite(void);
 Suite *softmax_cpu_suite(void);
 Suite *attention_cpu_suite(void);
 Suite *backward_suite(void);
+Suite *ring_suite(void);
 Suite *mutants_suite(void);
 
 Suite *softmax_gpu_suite(void);

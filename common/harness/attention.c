@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "program.h"
+#include "ring/ring.h"
 #include "steps.h"
 
 #define FMA_ROUNDS 4000000  /* of the probe on a CPU: about 10 ms */
@@ -82,6 +83,10 @@ static void finish(const void *step, struct options *o)
         o->dtype = attention_has(s, &cpu_device, FP32) ? FP32 : BF16;
     if (o->dtype == FP32 && !attention_has(s, &cpu_device, FP32))
         usage_error("--dtype fp32: %s takes fp16 and bf16", s->name);
+    if (o->ranks && !s->ring)
+        usage_error("--ranks %d: %s is no ring", o->ranks, s->name);
+    if (o->ranks)
+        ring_set_ranks(o->ranks);
     for (size_t i = 0, at = 0; s->dims[i]; i++)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", i == 0 ? "" : s->dims[i + 1] ? ", " : " and ", s->dims[i]);
     if (!attention_takes(s, o->attention.dim))
@@ -370,6 +375,8 @@ static void print_cost(const struct run *r, const struct result *result, const s
     printf("\n    workspace   ");
     print_bytes((double)workspace(r->step, r->o, r->device));
     printf("\n");
+    if (((const struct attention_step *)r->step)->ring)
+        ring_report(r, result);
     if (result->ceiling && strcmp(result->ceiling, "matmul") == 0)
         printf("    ceiling     %.0f %% of a matrix product by cuBLAS, which is a peer: one can be faster\n", result->percent);
     else if (result->ceiling)

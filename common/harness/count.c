@@ -22,6 +22,11 @@ void count_merge(int raised)
     mine.raised += raised;
 }
 
+void counts_add(int64_t exps)
+{
+    mine.exps += exps;
+}
+
 struct counts counts_taken(void)
 {
     int64_t exps = 0, merges = 0, raised = 0;

@@ -162,6 +162,7 @@ struct options {
     bool cpu, gpu;                  /* devices asked for */
     uint64_t seed;
     int reps, threads;              /* 0: as many as fit the budget; 0: all */
+    int ranks;                      /* of a ring; 0: not given */
     double budget;                  /* seconds */
     bool json, noise, sweep;
     bool sweep_scale;               /* attention: one shape at many scales */
@@ -298,6 +299,7 @@ struct counts {
 
 extern const bool counting;        /* this is such a build: it counts one run, and times none */
 struct counts counts_taken(void);  /* by all threads, since the last call */
+void counts_add(int64_t exps);     /* another process has done so many for this one */
 
 /* ---- verify.c: verdicts */
 
@@ -580,6 +582,7 @@ struct attention_step {
     int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */
     struct attention usual;              /* of a decoding step, measured against reading: its problem where none is given */
     bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
+    int ring;                            /* pieces of the sequence that a rank holds; 0: the step is no ring (common/ring) */
 };
 
 /* Why the GPU in this machine cannot run the step on such heads: one line; NULL if it can. Needs a GPU. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "harness.h"
+#include "ring/ring.h"
 
 #define MAX_THREADS 4096
 #define MAX_SHOWN 60  /* bytes of a value that a message quotes */
@@ -36,6 +37,7 @@ static const char attention_help[] =
     "  --out FILE.npy      write O there\n"
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
     "  --sweep             every length from %d to %s Ki, with tokens in all as they are, a line each\n"
+    "  --ranks N           processes of a ring, in steps that have one      (default 2)\n"
     "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n"
     "  --trace S:V,S:V,... no run: how (m, l, o) grows over up to %d scores with a value each, as 1:10,3:20\n"
     NOISE_HELP;
@@ -50,7 +52,7 @@ static const char common_help[] =
 
 enum {
     ROWS, COLS, X,                                                          /* softmax */
-    BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, SWEEP_SCALE, Q, K, V, LSE, /* attention */
+    BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, RANKS, SWEEP_SCALE, Q, K, V, LSE, /* attention */
     SHAPE, DTYPE, INPUT, OUT, SWEEP, TRACE, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
 };
 
@@ -67,7 +69,8 @@ static const struct option softmax_options[] = { VALUE("rows", ROWS), VALUE("col
 static const struct option attention_options[] = {
     VALUE("batch", BATCH), VALUE("heads", HEADS), VALUE("kv-heads", KV_HEADS), VALUE("seq", SEQ), VALUE("seq-q", SEQ_Q),
     VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("scale", SCALE),
-    FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE), SHARED,
+    VALUE("ranks", RANKS), FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE),
+    SHARED,
 };
 static const struct option common_options[] = { COMMON };
 static const struct option *const options_of[] = {
@@ -243,6 +246,7 @@ static void parse_one(struct options *o, int option, const char *arg)
     case DIM:      p->dim = whole("dim", arg, 1, 256); break;
     case CAUSAL:   p->causal = true; break;
     case SCALE:    p->scale = scale_of(arg), o->scale_given = true; break;
+    case RANKS:    o->ranks = (int)whole("ranks", arg, 1, RING_MOST); break;
     case SWEEP_SCALE: o->sweep_scale = true; break;
     case Q:        o->q_path = arg; break;
     case K:        o->k_path = arg; break;

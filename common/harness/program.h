@@ -89,6 +89,8 @@ void problem_free(struct run *r);
 struct kind softmax_backward_kind(void);
 struct kind attention_backward_kind(void);
 
+void ring_report(const struct run *r, const struct result *result); /* of a ring (common/ring/report.c): prints its lines */
+
 extern const struct kind softmax_kind, attention_kind;
 
 /* main() of a step of this kind. before: the step that takes turns with it, or NULL. Returns the exit status. */

@@ -67,7 +67,7 @@ static void flush_caches(int64_t own_bytes)
     static int64_t bytes;
     if (!buffer) {
         bytes = cpu_flush_bytes();
-        buffer = malloc((size_t)bytes);
+        buffer = cpu_device.allocate((size_t)bytes);
         if (!buffer)
             fatal("not enough CPU memory: %.2f GiB needed to flush the caches", (double)bytes / (1 << 30));
         memset(buffer, 1, (size_t)bytes);

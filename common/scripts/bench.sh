@@ -11,7 +11,7 @@ results=${RESULTS:-build/results.tsv}
 # fewer.) Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
     case $step in
-    10_* | 12_* | 1[34]_* | 3[01]_*) types=fp32 ;;
+    10_* | 12_* | 1[34]_* | 3[015-7]_*) types=fp32 ;;
     11_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
     *) types=${BENCH_DTYPES:-fp16 bf16} ;;
     esac
@@ -20,7 +20,7 @@ attention() {
         "$1" --dtype $dtype --sweep-scale --heads 8 --seq 1024 --reps 1 ${BENCH_ARGS:-}
         for size in "--dim 64 --heads ${BENCH_HEADS:-32}" "--dim 128 --heads $((${BENCH_HEADS:-32} / 2))"; do
             case $step$dtype in
-            1[34]_* | *bf16)
+            1[34]_* | 3[5-7]_* | *bf16)
                 for mask in "" --causal; do
                     "$1" --dtype $dtype --batch 1 --seq ${BENCH_TOKENS:-16384} --sweep $size $mask ${BENCH_ARGS:-}
                 done ;;

@@ -17,12 +17,14 @@ STEPS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("steps/[0-9][0-
 PART_2 = next(i for i, page in enumerate(STEPS) if "_standard_attention" in page)
 PART_3 = next(i for i, page in enumerate(STEPS) if "_decode_attention" in page)
 BACKWARD = next(i for i, page in enumerate(STEPS) if "_softmax_backward" in page)
+RING = next(i for i, page in enumerate(STEPS) if "_ring_attention" in page)
 PARTS = [
     ("Before the first step", ["README.md", "docs/notation.md", "docs/hardware.md"]),
     ("Part I: softmax", [*STEPS[:PART_2], "docs/part-1-softmax.md"]),
     ("Part II: attention", [*STEPS[PART_2:PART_3], "docs/part-2-attention.md"]),
     ("Part III: decoding", [*STEPS[PART_3:BACKWARD], "docs/part-3-decoding.md"]),
-    ("Part III: the backward pass", [*STEPS[BACKWARD:], "docs/part-3-backward.md"]),
+    ("Part III: the backward pass", [*STEPS[BACKWARD:RING], "docs/part-3-backward.md"]),
+    ("Part III: a ring of ranks", [*STEPS[RING:], "docs/part-3-ring.md"]),
     ("What spans steps", ["docs/measuring.md", "docs/numerics.md", "docs/memory-model.md", "docs/lab-notes.md"]),
     ("Around the course", ["docs/faq.md", "docs/colab.md", "docs/teaching.md", "docs/adding-a-step.md", "CONTRIBUTING.md"]),
 ]

@@ -549,9 +549,28 @@ def backward():
     return f
 
 
+def ranks():
+    f = Figure(740, 250, "Four ranks, four passes: whose block of keys each rank has, and which lie behind a causal mask")
+    for panel, words in enumerate(("without a mask", "causal")):
+        left = 70 + 370 * panel
+        f.text(left + 140, 24, words, "head")
+        for step in range(4):
+            f.text(left + 32 + 72 * step, 52, ("own", "pass 1", "pass 2", "pass 3")[step], "small")
+        for rank in range(4):
+            f.text(left - 8, 82 + 38 * rank, "rank %d" % rank, "small", "end")
+            for step in range(4):
+                block = (rank - step) % 4
+                kind = "none" if panel and block > rank else "b" if panel and not step else "a"
+                words = "not seen" if kind == "none" else "K, V %d" % block
+                f.box(left + 72 * step, 62 + 38 * rank, 64, 30, kind, words, "small")
+    f.text(370, 234, "a block goes down one row with each pass, and from the last rank to the first; orange: half of it is seen",
+           "small")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, chain, backward)
+           bound, cache, group, chain, backward, ranks)
 
 
 def main(words):

@@ -1,0 +1,108 @@
+/* What the program of a ring says besides: what travels, what that should cost, what it did, and other numbers of ranks. */
+#include <math.h>
+
+#include "program.h"
+#include "ring/ring.h"
+
+#define SMALL_PASSES 1000
+#define LARGE_PASSES 30
+#define LARGE_BLOCK (8 << 20) /* bytes */
+
+/* ---- a hop, measured: latency, and bytes a second */
+
+/* As many passes as there are heads of Q. The time of all is the time of the shortest. */
+static void pass_only(struct ring *r)
+{
+    double shortest = INFINITY;
+    for (int i = 0; i < r->p.heads; i++) {
+        r->times->pass = 0;
+        ring_start(r, r->rank);
+        ring_finish(r, r->rank);
+        shortest = fmin(shortest, r->times->pass);
+    }
+    r->times->pass = shortest;
+}
+
+/* ms that a pass of blocks of so many bytes takes when nothing comes between, in the rank that it takes longest. */
+static double time_of_pass(int64_t bytes, int count)
+{
+    int64_t keys = ring_ranks() * bytes / 8; /* a key and its value, of one float each */
+    struct attention p = { .batch = 1, .heads = count, .kv_heads = 1, .seq_q = ring_ranks(), .seq_k = keys, .dim = 1 };
+    struct buffer q = buffer_new((size_t)(count * ring_ranks()) * sizeof(float), &cpu_device),
+                  k = buffer_new((size_t)keys * sizeof(float), &cpu_device);
+    double longest = 0;
+    ring_run(pass_only, 1, q.data, NULL, q.data, k.data, k.data, p);
+    for (int rank = 0; rank < ring_ranks(); rank++)
+        longest = fmax(longest, ring_times_of(rank).pass);
+    buffer_free(&q);
+    buffer_free(&k);
+    return longest;
+}
+
+/* ---- the ranks of the last run */
+
+/* Prints what they did. Returns the mean of what they computed, in ms. */
+static double print_times(void)
+{
+    double least[2] = { INFINITY, INFINITY }, most[2] = { 0, 0 }, mean = 0;
+    for (int rank = 0; rank < ring_ranks(); rank++) {
+        const double ms[2] = { ring_times_of(rank).compute, ring_times_of(rank).pass };
+        mean += ms[0] / ring_ranks();
+        for (int i = 0; i < 2; i++)
+            least[i] = fmin(least[i], ms[i]), most[i] = fmax(most[i], ms[i]);
+    }
+    printf("    ranks       %.4g to %.4g ms of processor time, on average %.0f %% of the longest; passing on and waiting %.4g to"
+           " %.4g ms\n", least[0], most[0], 100 * mean / most[0], least[1], most[1]);
+    return mean;
+}
+
+struct ranked {
+    const struct run *run;
+    int ranks;
+};
+
+static void run_ranked(void *arg)
+{
+    const struct ranked *what = arg;
+    ring_set_ranks(what->ranks);
+    what->run->kind->call(what->run);
+}
+
+/* Other numbers of ranks, in turn: all have all threads between them, so that one rank's time would be everybody's. */
+static void print_by_ranks(const struct run *r)
+{
+    int asked = ring_ranks(), counts[] = { 1, 2, r->o->ranks ? r->o->ranks : 4 }, count = 3;
+    struct ranked all[3];
+    struct work works[3];
+    if (counts[2] <= 2)
+        count = 2;
+    for (int i = 0; i < count; i++) {
+        all[i] = (struct ranked){ r, counts[i] };
+        works[i] = (struct work){ .run = run_ranked, .arg = &all[i], .bytes = INT64_MAX };
+    }
+    time_in_turn(works, count, r->o->reps, r->o->budget / 2, r->device->run_once);
+    ring_set_ranks(asked);
+    printf("    by ranks    ");
+    for (int i = 0; i < count; i++)
+        printf("%s%d: %.4g ms, %.0f %%", i ? "; " : "", counts[i], works[i].time.median,
+               100 * works[0].time.median / works[i].time.median);
+    printf(" of one rank's speed\n");
+}
+
+void ring_report(const struct run *r, const struct result *result)
+{
+    int ranks = ring_ranks();
+    struct attention p = r->o->attention;
+    struct ring like = { .p = p, .ranks = ranks, .held = ((const struct attention_step *)r->step)->ring };
+    double block = (double)ring_block_bytes(&like, ranks - 1), flops = result->flops / ranks / ranks;
+    printf("    ring        %d ranks; each sends %d x %.4g MB, and computes %.4g GFLOP before each, on average\n", ranks,
+           ranks - 1, block * 1e-6, flops * 1e-9);
+    double computed = print_times();
+    if (ranks > 1) {
+        double latency = time_of_pass(8, SMALL_PASSES), rate = LARGE_BLOCK / time_of_pass(LARGE_BLOCK, LARGE_PASSES);
+        double hop = latency + block / rate, compute = computed / ranks;
+        printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; as long as it from %.2g tokens"
+               " a rank on\n", 1e3 * latency, rate * 1e-6, hop, compute, hop / compute * (double)p.seq_k / ranks);
+    }
+    print_by_ranks(r);
+}

@@ -1,0 +1,220 @@
+/* What all transports share: how a problem is cut, where a rank has what, and how a rank runs. */
+#include "ring/ring.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "harness.h"
+
+#define LINE 64 /* bytes: tensors begin at multiples */
+
+static const struct ring_transport *by = &ring_shared;
+static int ranks_wanted = 2;
+static struct ring_times *last; /* of the last run: (ranks) */
+void (*ring_delay)(const struct ring *r, int from);
+
+void ring_set_ranks(int ranks)
+{
+    ranks_wanted = ranks;
+}
+
+int ring_ranks(void)
+{
+    return ranks_wanted;
+}
+
+void ring_end(void)
+{
+    by->end();
+}
+
+struct ring_times ring_times_of(int rank)
+{
+    return last[rank];
+}
+
+/* ---- pieces */
+
+static int64_t clamp(int64_t x, int64_t most)
+{
+    return x < 0 ? 0 : x > most ? most : x;
+}
+
+/* Where a piece's keys begin. */
+static int64_t first_key(struct attention p, int64_t query, int piece, int pieces)
+{
+    if (piece == 0 || piece == pieces)
+        return piece ? p.seq_k : 0;
+    return p.causal ? clamp(query + p.seq_k - p.seq_q, p.seq_k) : p.seq_k * piece / pieces;
+}
+
+struct ring_piece ring_piece(struct attention p, int piece, int pieces)
+{
+    int64_t query = p.seq_q * piece / pieces, end = p.seq_q * (piece + 1) / pieces;
+    int64_t key = first_key(p, query, piece, pieces);
+    return (struct ring_piece){ query, end - query, key, first_key(p, end, piece + 1, pieces) - key };
+}
+
+int ring_holds(const struct ring *r, int rank, int i)
+{
+    return i ? 2 * r->ranks - 1 - rank : rank;
+}
+
+static struct ring_piece piece_of(const struct ring *r, int rank, int i)
+{
+    return ring_piece(r->p, ring_holds(r, rank, i), r->ranks * r->held);
+}
+
+size_t ring_block_bytes(const struct ring *r, int rank)
+{
+    int64_t keys = 0;
+    for (int i = 0; i < r->held; i++)
+        keys += piece_of(r, rank, i).keys;
+    return (size_t)(2 * r->p.batch * r->p.kv_heads * keys * r->p.dim) * sizeof(float);
+}
+
+/* ---- a rank's memory */
+
+static void *place(char *memory, size_t *at, size_t bytes)
+{
+    char *here = memory ? memory + *at : NULL;
+    *at += (bytes + LINE - 1) / LINE * LINE;
+    return here;
+}
+
+struct ring_room ring_lay(struct ring *r, char *memory)
+{
+    int64_t queries = 0;
+    size_t block = 0, at = 0;
+    for (int rank = 0; rank < r->ranks; rank++) { /* all ranks have room for the largest */
+        int64_t own = 0;
+        for (int i = 0; i < r->held; i++)
+            own += piece_of(r, rank, i).queries;
+        queries = own > queries ? own : queries;
+        block = ring_block_bytes(r, rank) > block ? ring_block_bytes(r, rank) : block;
+    }
+    size_t rows = (size_t)(r->p.batch * r->p.heads * queries), row = (size_t)r->p.dim * sizeof(float);
+    struct ring_room room;
+    r->times = place(memory, &at, sizeof *r->times);
+    r->O = place(memory, &at, rows * row);
+    r->lse = place(memory, &at, rows * sizeof(float));
+    room.made = at;
+    r->Q = place(memory, &at, rows * row);
+    r->block = place(memory, &at, block);
+    room.given = at - room.made;
+    r->other = place(memory, &at, block);
+    r->part_O = place(memory, &at, rows * row);
+    r->part_lse = place(memory, &at, rows * sizeof(float));
+    room.all = at;
+    return room;
+}
+
+size_t ring_memory(struct attention p, enum dtype dtype)
+{
+    (void)dtype;
+    struct ring like = { .ranks = ring_ranks(), .p = p, .held = 1 }; /* two halves take as much as one whole, and a row more */
+    return (size_t)like.ranks * (ring_lay(&like, NULL).all + 16 * 1024);
+}
+
+/* ---- from whole tensors to pieces, and back */
+
+/* Rows first to first + count - 1 of each head of a whole tensor: (heads, all, dim), and in one piece: (heads, count, dim). */
+static float *cut(float *piece, const float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
+{
+    for (int64_t head = 0; head < heads; head++)
+        memcpy(piece + head * count * dim, whole + (head * all + first) * dim, (size_t)(count * dim) * sizeof *piece);
+    return piece + heads * count * dim;
+}
+
+static const float *paste(const float *piece, float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
+{
+    for (int64_t head = 0; head < heads; head++)
+        memcpy(whole + (head * all + first) * dim, piece + head * count * dim, (size_t)(count * dim) * sizeof *piece);
+    return piece + heads * count * dim;
+}
+
+void ring_take(struct ring *r, const struct ring_job *job)
+{
+    const struct attention p = r->p;
+    float *Q = (float *)r->Q, *block = r->block;
+    for (int i = 0; i < r->held; i++) {
+        struct ring_piece piece = piece_of(r, r->rank, i);
+        Q = cut(Q, job->Q, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
+        block = cut(block, job->K, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
+        block = cut(block, job->V, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
+    }
+}
+
+void ring_give(const struct ring *r, const struct ring_job *job)
+{
+    const struct attention p = r->p;
+    const float *O = r->O, *lse = r->lse;
+    for (int i = 0; i < r->held; i++) {
+        struct ring_piece piece = piece_of(r, r->rank, i);
+        O = paste(O, job->O, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
+        if (job->lse)
+            lse = paste(lse, job->lse, p.batch * p.heads, p.seq_q, piece.query, piece.queries, 1);
+    }
+    last[r->rank] = *r->times;
+}
+
+/* ---- running */
+
+void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
+{
+    int threads = cpu_threads() > ranks_wanted ? cpu_threads() / ranks_wanted : 1;
+    struct ring_job job = {
+        .body = body, .like = { .ranks = ranks_wanted, .threads = threads, .p = p, .held = held },
+        .O = O, .lse = lse, .Q = Q, .K = K, .V = V,
+    };
+    last = realloc(last, (size_t)ranks_wanted * sizeof *last);
+    if (!last)
+        fatal("not enough CPU memory for %d ranks", ranks_wanted);
+    by->run(&job);
+    for (int rank = 0; rank < ranks_wanted; rank++)
+        counts_add(last[rank].exps);
+}
+
+/* ms of processor time that this process has had. */
+static double processor(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
+}
+
+void ring_rank(struct ring *r, ring_body *body)
+{
+    cpu_set_threads(r->threads);
+    *r->times = (struct ring_times){ 0 };
+    counts_taken();
+    double start = processor();
+    body(r);
+    r->times->compute += (processor() - start) / r->threads;
+    r->times->exps = counts_taken().exps;
+}
+
+/* One of the two halves of a pass, and its time. */
+static void half(struct ring *r, int from, void (*what)(struct ring *r, size_t send, size_t receive))
+{
+    double start = now(), busy = processor();
+    if (ring_delay)
+        ring_delay(r, from);
+    what(r, ring_block_bytes(r, from), ring_block_bytes(r, (from + r->ranks - 1) % r->ranks));
+    r->times->pass += 1e3 * (now() - start);
+    r->times->compute -= (processor() - busy) / r->threads;
+}
+
+void ring_start(struct ring *r, int from)
+{
+    half(r, from, by->start);
+}
+
+void ring_finish(struct ring *r, int from)
+{
+    half(r, from, by->finish);
+    float *block = r->block;
+    r->block = r->other;
+    r->other = block;
+}

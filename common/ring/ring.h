@@ -1,0 +1,103 @@
+/*
+ * A ring of ranks. Each is a process with its own memory: it has some of the queries, and the keys and values of the same tokens.
+ * It can do two things besides computing: send a block to the next rank, and receive one from the rank before. Rank n - 1's next
+ * is rank 0. A step's cpu.c says what one rank does; ring.c cuts the problem, and puts together what the ranks have made of it;
+ * shared.c and mpi.c are the two ways for a block to travel.
+ */
+#ifndef RING_H
+#define RING_H
+
+#include "types.h"
+
+enum { RING_MOST = 256 }; /* ranks */
+
+/* A piece of the sequence: `queries` queries from `query` on, `keys` keys from `key` on, of every head. */
+struct ring_piece {
+    int64_t query, queries, key, keys;
+};
+
+/*
+ * Piece number `piece` of `pieces`. The queries are cut evenly. With a mask, the keys are cut where the mask ends at those
+ * queries: then a piece sees all keys of the pieces before it, its own by the usual causal mask, and none of the pieces after it,
+ * whatever the lengths are. Without one, keys are cut evenly, too. A piece may be empty.
+ */
+struct ring_piece ring_piece(struct attention p, int piece, int pieces);
+
+/* One rank. All tensors are its own pieces, one behind the other: of Q and O each is (batch, heads, queries, dim). */
+struct ring {
+    int rank, ranks;
+    int threads;               /* that a rank has */
+    struct attention p;        /* the whole problem */
+    int held;                  /* pieces that a rank has: 1, or 2 */
+    const float *Q;
+    float *O, *lse;            /* to be written */
+    float *part_O, *part_lse;  /* as large, for what one block makes of a piece */
+    float *block, *other;      /* K, V of its first piece, K, V of its second: (batch, kv_heads, keys, dim); room for another's */
+    struct ring_times *times;
+    void *link;                /* the transport's own */
+};
+
+struct ring_times {
+    double compute; /* ms of each processor's time: what else runs on the machine does not count */
+    double pass;    /* ms: passing on, and waiting */
+    int64_t exps;   /* in a build with COUNT=1 */
+};
+
+/* Which piece of ranks * held is the i-th of a rank: piece number `rank`, and then, from the other end, its mirror image. */
+int ring_holds(const struct ring *r, int rank, int i);
+/* Bytes of the block of keys and values that began its way at `rank`. */
+size_t ring_block_bytes(const struct ring *r, int rank);
+
+/*
+ * Sends `block`, which began at rank `from`, to the next rank, and receives into `other` what the rank before has: the block of
+ * rank from - 1. Between the two, block may be read and other may not. After ring_finish() the two have changed their names.
+ * A rank that waits for RING_TIMEOUT seconds (600; the environment may say otherwise) ends the run.
+ */
+void ring_start(struct ring *r, int from);
+void ring_finish(struct ring *r, int from);
+
+typedef void ring_body(struct ring *r);
+
+/* Runs `body` on every rank, each with `held` pieces, and returns when O and lse (or NULL) are whole. Ranks share the threads. */
+void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, const float *K, const float *V,
+              struct attention p);
+void ring_set_ranks(int ranks);
+int ring_ranks(void);
+/* Bytes that all ranks of a problem take together: what a step says that it takes of scratch(). */
+size_t ring_memory(struct attention p, enum dtype dtype);
+/* What rank `rank` did in the last ring_run(). */
+struct ring_times ring_times_of(int rank);
+
+/* Ends all ranks. The next ring_run() begins anew, and they see what this process has changed since. */
+void ring_end(void);
+
+/* For tests: called by a rank before each start and finish, if it was set when the ranks began. */
+extern void (*ring_delay)(const struct ring *r, int from);
+
+/* ---- what ring.c and a transport are to each other */
+
+struct ring_job {
+    ring_body *body;
+    struct ring like;          /* its ranks, p and held are those of every rank */
+    float *O, *lse;            /* whole tensors */
+    const float *Q, *K, *V;
+};
+
+struct ring_transport {
+    void (*run)(const struct ring_job *job);
+    void (*end)(void);
+    void (*start)(struct ring *r, size_t send, size_t receive); /* bytes of `block` and of `other` */
+    void (*finish)(struct ring *r, size_t send, size_t receive);
+};
+
+extern const struct ring_transport ring_shared;
+
+/* Puts a rank's tensors into `memory`: first what it makes, then what it is given, then the rest. Returns the bytes of each. */
+struct ring_room {
+    size_t made, given, all;
+} ring_lay(struct ring *r, char *memory);
+void ring_take(struct ring *r, const struct ring_job *job);       /* its pieces of the whole tensors */
+void ring_give(const struct ring *r, const struct ring_job *job); /* and back */
+void ring_rank(struct ring *r, ring_body *body);                  /* runs a rank that has its pieces */
+
+#endif

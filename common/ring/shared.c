@@ -1,0 +1,258 @@
+/*
+ * A ring of processes on one machine, in memory that they share. They are forked when they are first needed, and wait for work
+ * from then on: each at its end of a wire to this process, which hands out the pieces and collects the results. A block travels
+ * from rank to rank by one copy: a rank offers it, and the next one takes it when it wants it.
+ *
+ * Nobody waits for a rank that is gone: its wire ends, and this process ends the others and says so. Nor does a rank stay behind.
+ */
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+#include "harness.h"
+#include "ring/ring.h"
+
+#define LINE 64
+#define TIMEOUT 600   /* seconds */
+#define PATIENCE 1000 /* looks, before a rank that waits sleeps between them */
+#define NAP 50000     /* ns */
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+/* What a rank and the next one have in common. */
+struct link {
+    _Alignas(LINE) atomic_uint offered, taken; /* blocks, so far */
+    const float *block;                        /* that is offered: all ranks have the memory at the same address */
+};
+
+/* The memory: this, and behind it that of the ranks. */
+static struct shared {
+    ring_body *body;
+    struct ring like;
+    atomic_bool said;    /* one rank has said what is wrong, and that is enough */
+    struct link links[]; /* (ranks) */
+} *shared;
+
+static struct {
+    pid_t parent; /* of these ranks: a process that was forked since has none */
+    int ranks;
+    size_t bytes; /* of `shared` */
+    struct { pid_t pid; int wire; } rank[RING_MOST];
+} pool;
+
+/* How far behind `shared` rank `rank` has its memory, for a problem like this. */
+static size_t place_of(const struct ring *like, int rank)
+{
+    struct ring any = *like;
+    size_t head = (sizeof *shared + RING_MOST * sizeof shared->links[0] + LINE - 1) / LINE * LINE;
+    return head + (size_t)rank * ring_lay(&any, NULL).all;
+}
+
+static char *memory_of(const struct ring *ring)
+{
+    return (char *)shared + place_of(ring, ring->rank);
+}
+
+/* Puts the tensors of ring->rank into that memory. */
+static struct ring_room lay(struct ring *ring)
+{
+    return ring_lay(ring, memory_of(ring));
+}
+
+/* ---- what a rank does */
+
+static double timeout_seconds(void)
+{
+    const char *asked = getenv("RING_TIMEOUT");
+    return asked && atof(asked) > 0 ? atof(asked) : TIMEOUT;
+}
+
+static void wait_for(const struct ring *r, atomic_uint *count, unsigned wanted, const char *what, int whom)
+{
+    double start = now();
+    for (int looks = 0; atomic_load_explicit(count, memory_order_acquire) != wanted; looks++) {
+        if (looks < PATIENCE) {
+            sched_yield();
+            continue;
+        }
+        nanosleep(&(struct timespec){ .tv_nsec = NAP }, NULL);
+        if (getppid() != pool.parent)
+            _exit(EXIT_FAILED);
+        if (now() - start < timeout_seconds())
+            continue;
+        if (!atomic_exchange(&shared->said, true))
+            fatal("rank %d of %d: rank %d has %s no block for %g s, and the run ends", r->rank, r->ranks, whom, what,
+                  timeout_seconds());
+        _exit(EXIT_FAILED);
+    }
+}
+
+static void start(struct ring *r, size_t send, size_t receive)
+{
+    struct link *out = &shared->links[r->rank];
+    (void)send, (void)receive;
+    out->block = r->block;
+    atomic_fetch_add_explicit(&out->offered, 1, memory_order_release);
+}
+
+static void finish(struct ring *r, size_t send, size_t receive)
+{
+    int before = (r->rank + r->ranks - 1) % r->ranks;
+    struct link *in = &shared->links[before], *out = &shared->links[r->rank];
+    unsigned number = atomic_load_explicit(&out->offered, memory_order_relaxed);
+    (void)send;
+    wait_for(r, &in->offered, number, "sent", before);
+    memcpy(r->other, in->block, receive);
+    atomic_store_explicit(&in->taken, number, memory_order_release);
+    wait_for(r, &out->taken, number, "taken", (r->rank + 1) % r->ranks);
+}
+
+/* Works whenever it is told to, until the wire ends. On a thread of its own: OpenMP's did not come along with the fork. */
+static void *work(void *arg)
+{
+    int rank = (int)(intptr_t)arg, wire = pool.rank[rank].wire;
+    for (char told; read(wire, &told, 1) == 1;) {
+        struct ring ring = shared->like;
+        ring.rank = rank;
+        lay(&ring);
+        ring_rank(&ring, shared->body);
+        if (send(wire, &told, 1, MSG_NOSIGNAL) != 1)
+            break;
+    }
+    return NULL;
+}
+
+static _Noreturn void be_rank(int rank)
+{
+    pthread_t thread;
+#ifdef __linux__
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* elsewhere a rank sees that its parent is gone when it next waits */
+#endif
+    for (int i = 0; i < rank; i++) /* or these wires would not end with the parent */
+        close(pool.rank[i].wire);
+    if (pthread_create(&thread, NULL, work, (void *)(intptr_t)rank) || pthread_join(thread, NULL))
+        fatal("rank %d: no thread can be made", rank);
+    _exit(0);
+}
+
+/* ---- what their parent does */
+
+static void end_ranks(void)
+{
+    for (int i = 0; i < pool.ranks; i++) {
+        close(pool.rank[i].wire);
+        if (pool.rank[i].pid > 0 && kill(pool.rank[i].pid, SIGKILL) == 0)
+            waitpid(pool.rank[i].pid, NULL, 0);
+    }
+    if (pool.bytes)
+        munmap(shared, pool.bytes);
+    pool.bytes = 0;
+    pool.ranks = 0;
+}
+
+/* A rank's wire has ended, and the rank has or will. */
+static _Noreturn void rank_is_gone(int rank)
+{
+    int status = 0, ranks = shared->like.ranks;
+    pid_t pid = waitpid(pool.rank[rank].pid, &status, 0);
+    pool.rank[rank].pid = 0;
+    end_ranks();
+    if (pid > 0 && WIFEXITED(status) && WEXITSTATUS(status))
+        exit(WEXITSTATUS(status)); /* it has said why */
+    fatal("rank %d of %d died: %s; the others are ended", rank, ranks,
+          WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it left");
+}
+
+static void start_ranks(int ranks, size_t bytes)
+{
+    end_ranks();
+    memory_require((double)bytes, &cpu_device);
+    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED)
+        fatal("not enough CPU memory: %.2f GiB needed for %d ranks", (double)bytes / (1 << 30), ranks);
+    pool.bytes = bytes;
+    pool.parent = getpid();
+    fflush(NULL);             /* what is printed already is not printed by every rank */
+    signal(SIGCHLD, SIG_DFL); /* where it is ignored, nobody can wait for a process */
+    for (int i = 0; i < ranks; i++) {
+        int ends[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends))
+            fatal("rank %d of %d: no wire can be made", i, ranks);
+        pid_t pid = fork();
+        pool.rank[i].pid = pid;
+        pool.rank[i].wire = ends[pid == 0];
+        close(ends[pid != 0]);
+        if (pid == 0)
+            be_rank(i);
+        pool.ranks = i + 1;
+        if (pid < 0) {
+            end_ranks();
+            fatal("rank %d of %d: no process can be made", i, ranks);
+        }
+    }
+}
+
+static void wait_for_ranks(int ranks)
+{
+    struct pollfd wires[RING_MOST];
+    for (int i = 0; i < ranks; i++)
+        wires[i] = (struct pollfd){ .fd = pool.rank[i].wire, .events = POLLIN };
+    for (int left = ranks; left > 0;) {
+        if (poll(wires, (nfds_t)ranks, -1) < 0)
+            continue; /* a signal */
+        for (int i = 0; i < ranks; i++) {
+            char told;
+            if (wires[i].fd < 0 || !wires[i].revents)
+                continue;
+            if (read(wires[i].fd, &told, 1) != 1)
+                rank_is_gone(i);
+            wires[i].fd = -1;
+            left--;
+        }
+    }
+}
+
+static void run(const struct ring_job *job)
+{
+    int ranks = job->like.ranks;
+    if (pool.parent != getpid())
+        pool.ranks = 0, pool.bytes = 0;
+    size_t bytes = place_of(&job->like, ranks);
+    if (ranks > pool.ranks || bytes > pool.bytes)
+        start_ranks(ranks > pool.ranks ? ranks : pool.ranks, bytes > pool.bytes ? bytes : pool.bytes);
+    memset(shared->links, 0, RING_MOST * sizeof shared->links[0]);
+    shared->body = job->body;
+    shared->like = job->like;
+#pragma omp parallel for
+    for (int i = 0; i < ranks; i++) {
+        struct ring ring = job->like;
+        ring.rank = i;
+        memset(memory_of(&ring), 0xFF, lay(&ring).made); /* NaN, so that what a rank leaves out shows */
+        ring_take(&ring, job);
+    }
+    for (int i = 0; i < ranks; i++)
+        if (send(pool.rank[i].wire, "", 1, MSG_NOSIGNAL) != 1)
+            rank_is_gone(i);
+    wait_for_ranks(ranks);
+#pragma omp parallel for
+    for (int i = 0; i < ranks; i++) {
+        struct ring ring = job->like;
+        ring.rank = i;
+        lay(&ring);
+        ring_give(&ring, job);
+    }
+}
+
+const struct ring_transport ring_shared = { .run = run, .start = start, .finish = finish, .end = end_ranks };

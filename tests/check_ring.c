@@ -1,0 +1,221 @@
+/* common/ring, and the steps that are rings: any number of ranks, the same bits however late blocks come, and what goes wrong. */
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "attention_checks.h"
+#include "ring/ring.h"
+#include "steps.h"
+#include "suites.h"
+
+#define RUNS 12 /* with delays */
+
+static const int all_ranks[] = { 1, 2, 3, 4, 7 };
+#define COUNTS ((int)(sizeof all_ranks / sizeof all_ranks[0]))
+
+/* Ragged, grouped, more queries than keys and fewer, and more ranks than tokens. */
+static const struct attention problems[] = {
+    { 1, 2, 1, 101, 101, 64, false, 0 }, { 1, 2, 1, 101, 101, 64, true, 0 }, { 2, 6, 2, 33, 65, 40, false, 0 },
+    { 2, 6, 2, 33, 65, 40, true, 0 },    { 1, 2, 2, 97, 40, 64, true, 0 },   { 1, 3, 3, 3, 5, 16, true, 0 },
+    { 1, 3, 1, 3, 2, 16, false, 0 },     { 1, 1, 1, 1, 130, 8, true, 0 },    { 1, 2, 1, 400, 400, 128, true, 0 },
+};
+#define PROBLEMS ((int)(sizeof problems / sizeof problems[0]))
+
+static const char *const rings[] = { "35_ring_attention" };
+#define RINGS ((int)(sizeof rings / sizeof rings[0]))
+
+static struct attention_subject ring_step(int i)
+{
+    return (struct attention_subject){ attention_step_named(rings[i]), FP32, false };
+}
+
+/* ---- pieces */
+
+static void assert_pieces(struct attention p, int pieces)
+{
+    int64_t query = 0, key = 0;
+    for (int i = 0; i < pieces; i++) {
+        struct ring_piece at = ring_piece(p, i, pieces);
+        ck_assert_msg(at.query == query && at.key == key && at.queries >= 0 && at.keys >= 0, "piece %d of %d, %lld x %lld", i,
+                      pieces, (long long)p.seq_q, (long long)p.seq_k);
+        struct attention own = p;
+        own.seq_q = at.queries, own.seq_k = at.keys;
+        for (int64_t q = 0; q < at.queries && p.causal; q++)
+            REQUIRE(attention_visible(p, at.query + q) == at.key * (attention_visible(p, at.query + q) > 0) +
+                    attention_visible(own, q), "query %lld of piece %d of %d, %lld x %lld: the mask is not its own",
+                    (long long)q, i, pieces, (long long)p.seq_q, (long long)p.seq_k);
+        query += at.queries, key += at.keys;
+    }
+    ck_assert(query == p.seq_q && key == p.seq_k);
+}
+
+START_TEST(test_pieces_are_the_whole)
+{
+    for (int64_t queries = 1; queries < 40; queries += 3)
+        for (int64_t keys = 1; keys < 60; keys += 4)
+            for (int pieces = 1; pieces < 18; pieces++)
+                for (int causal = 0; causal < 2; causal++)
+                    assert_pieces((struct attention){ 1, 1, 1, queries, keys, 1, causal, 1 }, pieces);
+}
+END_TEST
+
+/* ---- right, for any number of ranks */
+
+START_TEST(test_any_number_of_ranks)
+{
+    struct attention_subject s = ring_step(_i % RINGS);
+    struct attention p = problems[_i / RINGS % PROBLEMS];
+    static const char *const families[] = { "normal", "adversarial" };
+    ring_set_ranks(all_ranks[_i / RINGS / PROBLEMS]);
+    for (int f = 0; f < 2; f++) {
+        struct attention_case c = attention_case_of(p, FP32, families[f]);
+        const char *problem = attention_case_run(&s, &c, true);
+        struct outcome o = attention_case_verdict(&s, &c);
+        ck_assert_msg(!problem && o.pass, "%s, %d ranks, %lld x %lld%s, %s: %s", s.step->name, ring_ranks(),
+                      (long long)c.p.seq_q, (long long)c.p.seq_k, c.p.causal ? ", causal" : "", families[f],
+                      problem ? problem : o.what);
+        attention_case_free(&c);
+    }
+}
+END_TEST
+
+/* One rank does what step 14 does, to the bit. */
+START_TEST(test_one_rank_is_step_14)
+{
+    struct attention_subject s = ring_step(_i), alone = { &register_tiled_attention, FP32, false };
+    struct attention_case c = attention_case_of(problems[3], FP32, "normal");
+    ring_set_ranks(1);
+    ck_assert(attention_case_run(&alone, &c, true) == NULL);
+    float *O = malloc(c.O.bytes);
+    memcpy(O, c.O.data, c.O.bytes);
+    ck_assert(attention_case_run(&s, &c, true) == NULL);
+    if (s.step->ring == 1)
+        ck_assert(memcmp(O, c.O.data, c.O.bytes) == 0);
+    free(O);
+    attention_case_free(&c);
+}
+END_TEST
+
+/* ---- the same bits, however late a block comes */
+
+static unsigned late;
+
+static void be_late(const struct ring *r, int from)
+{
+    uint64_t bits = random_bits(late, (uint64_t)(r->rank * 1000 + from));
+    nanosleep(&(struct timespec){ .tv_nsec = (long)(bits % 4 == 0 ? bits % 3000000 : bits % 30000) }, NULL);
+}
+
+START_TEST(test_same_bits_however_late)
+{
+    struct attention_subject s = ring_step(_i % RINGS);
+    struct attention_case c = attention_case_of(problems[_i / RINGS % 2 ? 8 : 2], FP32, "normal");
+    ring_set_ranks(all_ranks[1 + _i / RINGS / 2 % (COUNTS - 1)]);
+    ck_assert(attention_case_run(&s, &c, true) == NULL);
+    char *O = malloc(c.O.bytes), *lse = malloc(c.lse.bytes);
+    memcpy(O, c.O.data, c.O.bytes);
+    memcpy(lse, c.lse.data, c.lse.bytes);
+    ring_delay = be_late;
+    for (late = 1; late <= RUNS; late++) {
+        ring_end(); /* those that begin now have this seed */
+        ck_assert(attention_case_run(&s, &c, true) == NULL);
+        ck_assert_msg(memcmp(O, c.O.data, c.O.bytes) == 0 && memcmp(lse, c.lse.data, c.lse.bytes) == 0,
+                      "%s, %d ranks, delays of seed %u: other bits", s.step->name, ring_ranks(), late);
+    }
+    free(O), free(lse);
+    attention_case_free(&c);
+}
+END_TEST
+
+/* ---- what goes wrong ends the run, in a line, and leaves nobody behind */
+
+static void die_in_second_rank(struct ring *r)
+{
+    if (r->rank == 1)
+        raise(SIGKILL);
+    ring_start(r, r->rank);
+    ring_finish(r, r->rank);
+}
+
+static void be_silent_in_second_rank(struct ring *r)
+{
+    if (r->rank == 1)
+        pause();
+    ring_start(r, r->rank);
+    ring_finish(r, r->rank);
+}
+
+static void fail_in_second_rank(struct ring *r)
+{
+    if (r->rank == 1)
+        fatal("rank 1 has something to say");
+    die_in_second_rank(r);
+}
+
+static const struct {
+    ring_body *body;
+    bool parent_dies;
+    const char *says;
+} faults[] = {
+    { die_in_second_rank, false, "rank 1 of 3 died: Killed" },
+    { be_silent_in_second_rank, false, "of 3: rank 1 has " },
+    { fail_in_second_rank, false, "rank 1 has something to say" },
+    { be_silent_in_second_rank, true, "" },
+};
+
+/* The pipe ends when the last process is gone that could write into it: also the ranks, and also where their parent dies. */
+START_TEST(test_faults)
+{
+    float x[6] = { 0 };
+    char line[1000];
+    int ends[2], status;
+    size_t n = 0;
+    ck_assert(pipe(ends) == 0);
+    ring_set_ranks(3);
+    setenv("RING_TIMEOUT", faults[_i].parent_dies ? "100" : "0.3", 1);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        close(ends[0]), close(ends[1]);
+        signal(SIGALRM, SIG_DFL); /* Check has a handler of its own */
+        alarm(faults[_i].parent_dies);
+        ring_run(faults[_i].body, 1, x, NULL, x, x, x, (struct attention){ 1, 1, 1, 3, 3, 1, false, 1 });
+        _exit(0);
+    }
+    close(ends[1]);
+    for (ssize_t got; n < sizeof line - 1 && (got = read(ends[0], line + n, sizeof line - 1 - n)) > 0;)
+        n += (size_t)got;
+    line[n] = '\0';
+    ck_assert(waitpid(child, &status, 0) == child);
+    if (faults[_i].parent_dies)
+        ck_assert(WIFSIGNALED(status) && n == 0);
+    else
+        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_FAILED && strstr(line, faults[_i].says) &&
+                      strchr(line, '\n') == line + n - 1, "status %x: %s", status, line);
+}
+END_TEST
+
+Suite *ring_suite(void)
+{
+    Suite *suite = suite_create("ring");
+    TCase *cases = tcase_create("pieces"), *ranks = tcase_create("ranks"), *delays = tcase_create("delays"),
+          *wrong = tcase_create("faults");
+    tcase_add_test(cases, test_pieces_are_the_whole);
+    suite_add_tcase(suite, cases);
+    tcase_set_timeout(ranks, 60);
+    tcase_add_checked_fixture(ranks, guard_pages, NULL);
+    tcase_add_loop_test(ranks, test_any_number_of_ranks, 0, RINGS * PROBLEMS * COUNTS);
+    tcase_add_loop_test(ranks, test_one_rank_is_step_14, 0, RINGS);
+    suite_add_tcase(suite, ranks);
+    tcase_set_timeout(delays, 60);
+    tcase_add_loop_test(delays, test_same_bits_however_late, 0, RINGS * 2 * (COUNTS - 1));
+    suite_add_tcase(suite, delays);
+    tcase_set_timeout(wrong, 60);
+    tcase_add_loop_test(wrong, test_faults, 0, sizeof faults / sizeof faults[0]);
+    suite_add_tcase(suite, wrong);
+    return suite;
+}
