@@ -2,7 +2,7 @@
  * A ring of ranks. Each is a process with its own memory: it has some of the queries, and the keys and values of the same tokens.
  * It can do two things besides computing: send a block to the next rank, and receive one from the rank before. Rank n - 1's next
  * is rank 0. A step's cpu.c says what one rank does; ring.c cuts the problem, and puts together what the ranks have made of it;
- * shared.c and mpi.c are the two ways for a block to travel.
+ * shared.c is how a block travels.
  */
 #ifndef RING_H
 #define RING_H
@@ -74,7 +74,7 @@ void ring_end(void);
 /* For tests: called by a rank before each start and finish, if it was set when the ranks began. */
 extern void (*ring_delay)(const struct ring *r, int from);
 
-/* ---- what ring.c and a transport are to each other */
+/* ---- what ring.c and a transport are to each other: shared.c is one */
 
 struct ring_job {
     ring_body *body;
