@@ -183,7 +183,7 @@ START_TEST(test_faults)
         close(ends[0]), close(ends[1]);
         signal(SIGALRM, SIG_DFL); /* Check has a handler of its own */
         alarm(faults[_i].parent_dies);
-        ring_run(faults[_i].body, 1, x, NULL, x, x, x, (struct attention){ 1, 1, 1, 3, 3, 1, false, 1 });
+        ring_run(faults[_i].body, x, NULL, x, x, x, (struct attention){ 1, 1, 1, 3, 3, 1, false, 1 });
         _exit(0);
     }
     close(ends[1]);

@@ -46,7 +46,9 @@ class Entry:
 def read_list(path):
     """The entries of a list. A change is [file, anchor, times, old lines, new lines]."""
     entries, anchor, times, last = [], None, 1, ""
-    for number, line in enumerate(open(path, encoding="utf-8"), 1):
+    with open(path, encoding="utf-8") as file:
+        lines = file.readlines()
+    for number, line in enumerate(lines, 1):
         line, where = line.rstrip("\n"), f"{path}:{number}"
         if not line.strip() or line.startswith("#"):
             last = ""
@@ -123,7 +125,8 @@ def changed_files(e):
     for file, anchor, times, old, new in e.changes:
         if file not in files:
             try:
-                files[file] = open(file, encoding="utf-8", newline="").read()
+                with open(file, encoding="utf-8", newline="") as source:
+                    files[file] = source.read()
             except OSError as error:
                 raise Bad(f"{e.name} no longer applies: {file}: {error.strerror}")
         text, begin = files[file], 0
@@ -212,7 +215,8 @@ def end_session(session):
     groups = {session}
     for stat in glob.glob("/proc/[0-9]*/stat"):
         try:
-            fields = open(stat).read().rpartition(")")[2].split()
+            with open(stat) as file:
+                fields = file.read().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[3]) == session:

@@ -85,6 +85,7 @@ struct kind softmax_backward_kind(void)
     struct kind k = softmax_kind;
     k.inputs = 2;
     k.error = "worst error %.2g of the row's largest, allowed there %.2g";
+    k.compulsory = "two read once + one written once";
     k.finish = softmax_finish;
     k.inputs_new = softmax_inputs;
     k.call = softmax_call;
@@ -153,10 +154,7 @@ static void attention_inputs(const struct options *o, struct buffer *inputs)
 
 static double attention_useful(const struct options *o)
 {
-    double sum = 0;
-    for (int t = Q; t <= DV; t++)
-        sum += (double)attention_tensor_bytes(o, t);
-    return sum;
+    return 2 * attention_bytes(o->attention, o->dtype); /* Q, K, V, O, and how the loss changes with each */
 }
 
 /* A head of K and V with its group: no gradient depends on another one's. */
@@ -245,7 +243,7 @@ struct kind attention_backward_kind(void)
     k.inputs = DQ;
     k.outputs = 3;
     k.error = "worst error %.2g of the head's largest, allowed there %.2g";
-    k.compulsory = "Q, K, V, O, dO, lse and the gradients";
+    k.compulsory = "Q, K, V, O, dO and the gradients";
     k.products = 10;
     k.useful = attention_useful;
     k.finish = attention_finish;

@@ -582,7 +582,7 @@ struct attention_step {
     int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */
     struct attention usual;              /* of a decoding step, measured against reading: its problem where none is given */
     bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
-    int ring;                            /* pieces of the sequence that a rank holds; 0: the step is no ring (common/ring) */
+    bool ring;                           /* its ranks are processes (common/ring) */
 };
 
 /* Why the GPU in this machine cannot run the step on such heads: one line; NULL if it can. Needs a GPU. */

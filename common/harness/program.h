@@ -29,7 +29,7 @@ struct kind {
     /* how the prediction for the step before is said: two %g, the quotients of bytes and of exponentials */
     const char *predicted;
     const char *unit;       /* what exponentials are counted for: "an element" */
-    const char *compulsory; /* the tensors that `useful` counts: "Q, K, V and O" */
+    const char *compulsory; /* what effective bandwidth counts: "Q, K, V and O" */
     double products;        /* FLOPs of a unit, for each dim; 0: they are not counted */
 
     /* The problem. finish: what this step cannot take is a usage_error, and what was not given becomes the step's default. */

@@ -31,7 +31,7 @@ static double time_of_pass(int64_t bytes, int count)
     struct buffer q = buffer_new((size_t)(count * ring_ranks()) * sizeof(float), &cpu_device),
                   k = buffer_new((size_t)keys * sizeof(float), &cpu_device);
     double longest = 0;
-    ring_run(pass_only, 1, q.data, NULL, q.data, k.data, k.data, p);
+    ring_run(pass_only, q.data, NULL, q.data, k.data, k.data, p);
     for (int rank = 0; rank < ring_ranks(); rank++)
         longest = fmax(longest, ring_times_of(rank).pass);
     buffer_free(&q);
@@ -93,7 +93,7 @@ void ring_report(const struct run *r, const struct result *result)
 {
     int ranks = ring_ranks();
     struct attention p = r->o->attention;
-    struct ring like = { .p = p, .ranks = ranks, .held = ((const struct attention_step *)r->step)->ring };
+    struct ring like = { .p = p, .ranks = ranks };
     double block = (double)ring_block_bytes(&like, ranks - 1), flops = result->flops / ranks / ranks;
     printf("    ring        %d ranks; each sends %d x %.4g MB, and computes %.4g GFLOP before each, on average\n", ranks,
            ranks - 1, block * 1e-6, flops * 1e-9);

@@ -56,21 +56,9 @@ struct ring_piece ring_piece(struct attention p, int piece, int pieces)
     return (struct ring_piece){ query, end - query, key, first_key(p, end, piece + 1, pieces) - key };
 }
 
-int ring_holds(const struct ring *r, int rank, int i)
-{
-    return i ? 2 * r->ranks - 1 - rank : rank;
-}
-
-static struct ring_piece piece_of(const struct ring *r, int rank, int i)
-{
-    return ring_piece(r->p, ring_holds(r, rank, i), r->ranks * r->held);
-}
-
 size_t ring_block_bytes(const struct ring *r, int rank)
 {
-    int64_t keys = 0;
-    for (int i = 0; i < r->held; i++)
-        keys += piece_of(r, rank, i).keys;
+    int64_t keys = ring_piece(r->p, rank, r->ranks).keys;
     return (size_t)(2 * r->p.batch * r->p.kv_heads * keys * r->p.dim) * sizeof(float);
 }
 
@@ -88,9 +76,7 @@ struct ring_room ring_lay(struct ring *r, char *memory)
     int64_t queries = 0;
     size_t block = 0, at = 0;
     for (int rank = 0; rank < r->ranks; rank++) { /* all ranks have room for the largest */
-        int64_t own = 0;
-        for (int i = 0; i < r->held; i++)
-            own += piece_of(r, rank, i).queries;
+        int64_t own = ring_piece(r->p, rank, r->ranks).queries;
         queries = own > queries ? own : queries;
         block = ring_block_bytes(r, rank) > block ? ring_block_bytes(r, rank) : block;
     }
@@ -113,59 +99,52 @@ struct ring_room ring_lay(struct ring *r, char *memory)
 size_t ring_memory(struct attention p, enum dtype dtype)
 {
     (void)dtype;
-    struct ring like = { .ranks = ring_ranks(), .p = p, .held = 1 }; /* two halves take as much as one whole, and a row more */
-    return (size_t)like.ranks * (ring_lay(&like, NULL).all + 16 * 1024);
+    struct ring like = { .ranks = ring_ranks(), .p = p };
+    return (size_t)like.ranks * ring_lay(&like, NULL).all;
 }
 
 /* ---- from whole tensors to pieces, and back */
 
 /* Rows first to first + count - 1 of each head of a whole tensor: (heads, all, dim), and in one piece: (heads, count, dim). */
-static float *cut(float *piece, const float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
+static void cut(float *piece, const float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
 {
     for (int64_t head = 0; head < heads; head++)
         memcpy(piece + head * count * dim, whole + (head * all + first) * dim, (size_t)(count * dim) * sizeof *piece);
-    return piece + heads * count * dim;
 }
 
-static const float *paste(const float *piece, float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
+static void paste(const float *piece, float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
 {
     for (int64_t head = 0; head < heads; head++)
         memcpy(whole + (head * all + first) * dim, piece + head * count * dim, (size_t)(count * dim) * sizeof *piece);
-    return piece + heads * count * dim;
 }
 
 void ring_take(struct ring *r, const struct ring_job *job)
 {
     const struct attention p = r->p;
-    float *Q = (float *)r->Q, *block = r->block;
-    for (int i = 0; i < r->held; i++) {
-        struct ring_piece piece = piece_of(r, r->rank, i);
-        Q = cut(Q, job->Q, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
-        block = cut(block, job->K, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
-        block = cut(block, job->V, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
-    }
+    struct ring_piece piece = ring_piece(p, r->rank, r->ranks);
+    float *K = r->block, *V = K + p.batch * p.kv_heads * piece.keys * p.dim;
+    cut((float *)r->Q, job->Q, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
+    cut(K, job->K, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
+    cut(V, job->V, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
 }
 
 void ring_give(const struct ring *r, const struct ring_job *job)
 {
     const struct attention p = r->p;
-    const float *O = r->O, *lse = r->lse;
-    for (int i = 0; i < r->held; i++) {
-        struct ring_piece piece = piece_of(r, r->rank, i);
-        O = paste(O, job->O, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
-        if (job->lse)
-            lse = paste(lse, job->lse, p.batch * p.heads, p.seq_q, piece.query, piece.queries, 1);
-    }
+    struct ring_piece piece = ring_piece(p, r->rank, r->ranks);
+    paste(r->O, job->O, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
+    if (job->lse)
+        paste(r->lse, job->lse, p.batch * p.heads, p.seq_q, piece.query, piece.queries, 1);
     last[r->rank] = *r->times;
 }
 
 /* ---- running */
 
-void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
+void ring_run(ring_body *body, float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
     int threads = cpu_threads() > ranks_wanted ? cpu_threads() / ranks_wanted : 1;
     struct ring_job job = {
-        .body = body, .like = { .ranks = ranks_wanted, .threads = threads, .p = p, .held = held },
+        .body = body, .like = { .ranks = ranks_wanted, .threads = threads, .p = p },
         .O = O, .lse = lse, .Q = Q, .K = K, .V = V,
     };
     last = realloc(last, (size_t)ranks_wanted * sizeof *last);

@@ -23,16 +23,15 @@ struct ring_piece {
  */
 struct ring_piece ring_piece(struct attention p, int piece, int pieces);
 
-/* One rank. All tensors are its own pieces, one behind the other: of Q and O each is (batch, heads, queries, dim). */
+/* One rank. Its tensors are its own piece: Q and O are (batch, heads, queries, dim). */
 struct ring {
     int rank, ranks;
     int threads;               /* that a rank has */
     struct attention p;        /* the whole problem */
-    int held;                  /* pieces that a rank has: 1, or 2 */
     const float *Q;
     float *O, *lse;            /* to be written */
-    float *part_O, *part_lse;  /* as large, for what one block makes of a piece */
-    float *block, *other;      /* K, V of its first piece, K, V of its second: (batch, kv_heads, keys, dim); room for another's */
+    float *part_O, *part_lse;  /* as large, for what one block makes */
+    float *block, *other;      /* K, and behind it V: (batch, kv_heads, keys, dim); and room for another's */
     struct ring_times *times;
     void *link;                /* the transport's own */
 };
@@ -43,8 +42,6 @@ struct ring_times {
     int64_t exps;   /* in a build with COUNT=1 */
 };
 
-/* Which piece of ranks * held is the i-th of a rank: piece number `rank`, and then, from the other end, its mirror image. */
-int ring_holds(const struct ring *r, int rank, int i);
 /* Bytes of the block of keys and values that began its way at `rank`. */
 size_t ring_block_bytes(const struct ring *r, int rank);
 
@@ -58,9 +55,8 @@ void ring_finish(struct ring *r, int from);
 
 typedef void ring_body(struct ring *r);
 
-/* Runs `body` on every rank, each with `held` pieces, and returns when O and lse (or NULL) are whole. Ranks share the threads. */
-void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, const float *K, const float *V,
-              struct attention p);
+/* Runs `body` on every rank, and returns when O and lse (or NULL) are whole. Ranks share the threads. */
+void ring_run(ring_body *body, float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p);
 void ring_set_ranks(int ranks);
 int ring_ranks(void);
 /* Bytes that all ranks of a problem take together: what a step says that it takes of scratch(). */
@@ -78,7 +74,7 @@ extern void (*ring_delay)(const struct ring *r, int from);
 
 struct ring_job {
     ring_body *body;
-    struct ring like;          /* its ranks, p and held are those of every rank */
+    struct ring like;          /* its ranks and p are those of every rank */
     float *O, *lse;            /* whole tensors */
     const float *Q, *K, *V;
 };
@@ -96,8 +92,8 @@ extern const struct ring_transport ring_shared;
 struct ring_room {
     size_t made, given, all;
 } ring_lay(struct ring *r, char *memory);
-void ring_take(struct ring *r, const struct ring_job *job);       /* its pieces of the whole tensors */
+void ring_take(struct ring *r, const struct ring_job *job);       /* its piece of the whole tensors */
 void ring_give(const struct ring *r, const struct ring_job *job); /* and back */
-void ring_rank(struct ring *r, ring_body *body);                  /* runs a rank that has its pieces */
+void ring_rank(struct ring *r, ring_body *body);                  /* runs a rank that has its piece */
 
 #endif

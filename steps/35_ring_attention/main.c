@@ -17,7 +17,7 @@ const struct attention_step ring_attention = {
     .predict = ring_attention_cost,
     .cpu = ring_attention_cpu,
     .scratch = ring_memory,
-    .ring = 1,
+    .ring = true,
 };
 
 #ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
