@@ -542,10 +542,10 @@ def backward():
     f.text(x0 + 6 * size + 56, y0 + 2.45 * size + 5, "dQ: a sum over the row", "", "start")
     f.arrow(x0 + 3.45 * size, y0 + 6 * size + 2, x0 + 3.45 * size, y0 + 6 * size + 24)
     f.text(x0 + 3.45 * size, y0 + 6 * size + 42, "dK, dV: sums over the column")
-    f.text(x0 + 6 * size + 56, y0 + 18, "Who owns the row keeps dQ at hand,", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 18, "Who owns the row keeps dQ", "small", "start")
     f.text(x0 + 6 * size + 56, y0 + 36, "and adds to dK and dV of others.", "small", "start")
-    f.text(x0 + 6 * size + 56, y0 + 128, "Who owns the column keeps dK and dV,", "small", "start")
-    f.text(x0 + 6 * size + 56, y0 + 146, "and adds to dQ of others.", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 128, "Who owns the column keeps dK", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 146, "and dV, and adds to dQ of others.", "small", "start")
     return f
 
 

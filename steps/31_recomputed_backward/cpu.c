@@ -19,21 +19,13 @@
 #include <math.h>
 #include <string.h>
 
+#include "floats.h"
 #include "machine.h"
 #include "steps.h"
 #include "vexp.h"
 
 /* Products keep ROWS x VECTORS sums in registers, of which there are 32 with AVX-512, and 16 otherwise (step 14). */
-#if defined(__AVX512F__)
-#define WIDTH 16 /* floats in a register */
-#define ROWS 8
-#elif defined(__AVX__)
-#define WIDTH 8
-#define ROWS 4
-#else
-#define WIDTH 4
-#define ROWS 4
-#endif
+#define ROWS (WIDTH == 16 ? 8 : 4)
 #define VECTORS 2 /* of a strip of columns */
 #define STRIP (VECTORS * WIDTH)
 #define QUERIES (2 * STRIP) /* of a block */
