@@ -112,6 +112,9 @@ static __global__ void __launch_bounds__(TILE *TILE)
         ds[y][x] = first_key + x < visible ? dS[query * p.seq_k + first_key + x] : 0.0f;
         k[y][x] = at(K, first_key + y, first_dim + x, p.seq_k, p.dim);
         __syncthreads();
+#if __CUDA_ARCH__ >= 1000
+#pragma unroll 16 /* unrolled whole it would take more registers there than a thread has */
+#endif
         for (int key = 0; key < TILE; key++)
             sum += ds[y][key] * k[key][x];
         __syncthreads();

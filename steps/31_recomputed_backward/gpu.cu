@@ -97,6 +97,9 @@ static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
 #pragma unroll
             for (int i = 0; i < EACH; i++) {
                 float of_q = 0.0f;
+#if __CUDA_ARCH__ >= 1000
+#pragma unroll 8 /* unrolled whole it would take more registers there than a thread has */
+#endif
                 for (int j = 0; j < T; j++) { /* a query, for the first two; a key, for the last */
                     of_v[i] += s->P[j][y] * s->o[j][i * T + x];
                     of_k[i] += s->dS[j][y] * s->q[j][i * T + x];

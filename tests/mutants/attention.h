@@ -55,6 +55,12 @@ static inline float score(struct query a, int64_t key)
     return a.scale * dot;
 }
 
+/* exp(x - m). A maximum of -inf, because all scores are, is not subtracted: -inf less -inf is NaN. */
+static inline float exp_below(float x, float m)
+{
+    return expf(x - (m == -INFINITY ? 0.0f : m));
+}
+
 /* o = o * keep + weight * the key's value. keep == 0 starts anew. */
 static inline void add_value(struct query a, float keep, float weight, int64_t key)
 {

@@ -19,7 +19,7 @@ void attention_any_order(float *O, float *lse, const float *Q, const float *K, c
             m = fmaxf(m, score(a, key));
         for (int64_t i = 0; i < a.keys; i++) {
             int64_t key = (i + start) % a.keys;
-            float e = expf(score(a, key) - m);
+            float e = exp_below(score(a, key), m);
             add_value(a, i == 0 ? 0.0f : 1.0f, e, key);
             l += e;
         }

@@ -21,7 +21,7 @@ void attention_empty_merge(float *O, float *lse, const float *Q, const float *K,
             for (int64_t key = lane; key < a.keys; key += LANES)
                 m[lane] = fmaxf(m[lane], score(a, key));
             for (int64_t key = lane; key < a.keys; key += LANES)
-                l[lane] += expf(score(a, key) - m[lane]);
+                l[lane] += exp_below(score(a, key), m[lane]);
         }
         for (int half = LANES / 2; half > 0; half /= 2)
             for (int lane = 0; lane < half; lane++) {
@@ -30,7 +30,7 @@ void attention_empty_merge(float *O, float *lse, const float *Q, const float *K,
                 m[lane] = max;
             }
         for (int64_t key = 0; key < a.keys; key++)
-            add_value(a, key > 0 ? 1.0f : 0.0f, expf(score(a, key) - m[0]), key);
+            add_value(a, key > 0 ? 1.0f : 0.0f, exp_below(score(a, key), m[0]), key);
         finish(a, lse, row, m[0], l[0]);
     }
 }

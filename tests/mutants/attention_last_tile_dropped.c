@@ -17,7 +17,7 @@ void attention_last_tile_dropped(float *O, float *lse, const float *Q, const flo
         a.keys = a.keys / TILE * TILE; /* should be rounded up */
         float m = -INFINITY, l = 0.0f;
         for (int64_t key = 0; key < a.keys; key++) {
-            float s = score(a, key), max = fmaxf(m, s), keep = expf(m - max), e = expf(s - max);
+            float s = score(a, key), max = fmaxf(m, s), keep = exp_below(m, max), e = exp_below(s, max);
             add_value(a, key == 0 ? 0.0f : keep, e, key);
             l = l * keep + e;
             m = max;

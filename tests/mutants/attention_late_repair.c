@@ -22,16 +22,16 @@ void attention_late_repair(float *O, float *lse, const float *Q, const float *K,
                 maximum = fmaxf(maximum, score(a, key));
             m = tile == 0 ? maximum : m;
             for (int64_t key = tile; key < end; key++)
-                sum += expf(score(a, key) - m);
+                sum += exp_below(score(a, key), m);
             if (!(sum < BOUND) && maximum > m) { /* too far above the reference */
-                float keep = expf(m - maximum);
+                float keep = exp_below(m, maximum);
                 m = maximum;
                 l *= keep;
                 for (int64_t i = 0; i < p.dim; i++)
                     a.o[i] *= keep;
             }
             for (int64_t key = tile; key < end; key++) {
-                float e = expf(score(a, key) - m);
+                float e = exp_below(score(a, key), m);
                 add_value(a, key > 0 ? 1.0f : 0.0f, e, key);
                 l += e;
             }

@@ -13,7 +13,7 @@ void attention_mask_by_adding(float *O, float *lse, const float *Q, const float 
         float m = -INFINITY, l = 0.0f;
         for (int64_t key = 0; key < p.seq_k && a.keys > 0; key++) {
             float s = score(a, key) - (key < a.keys ? 0.0f : 100.0f); /* should be -INFINITY */
-            float max = fmaxf(m, s), keep = expf(m - max), e = expf(s - max);
+            float max = fmaxf(m, s), keep = exp_below(m, max), e = exp_below(s, max);
             add_value(a, key == 0 ? 0.0f : keep, e, key);
             l = l * keep + e;
             m = max;

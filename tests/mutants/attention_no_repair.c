@@ -19,7 +19,7 @@ void attention_no_repair(float *O, float *lse, const float *Q, const float *K, c
             for (int64_t key = 0; tile == 0 && key < end; key++)
                 m = key == 0 ? score(a, key) : fmaxf(m, score(a, key));
             for (int64_t key = tile; key < end; key++) {
-                float e = expf(score(a, key) - m);
+                float e = exp_below(score(a, key), m);
                 add_value(a, key > 0 ? 1.0f : 0.0f, e, key);
                 l += e;
             }

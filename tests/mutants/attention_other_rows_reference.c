@@ -24,16 +24,16 @@ void attention_other_rows_reference(float *O, float *lse, const float *Q, const 
             m = tile > 0 ? m : row > 0 ? others : maximum; /* should be the row's own */
             others = maximum;
             for (int64_t key = tile; key < end; key++)
-                sum += expf(score(a, key) - m);
+                sum += exp_below(score(a, key), m);
             if (!(sum < BOUND) && maximum > m) { /* too far above the reference */
-                float keep = expf(m - maximum);
+                float keep = exp_below(m, maximum);
                 m = maximum;
                 l *= keep;
                 for (int64_t i = 0; i < p.dim; i++)
                     a.o[i] *= keep;
             }
             for (int64_t key = tile; key < end; key++) {
-                float e = expf(score(a, key) - m);
+                float e = exp_below(score(a, key), m);
                 add_value(a, key > 0 ? 1.0f : 0.0f, e, key);
                 l += e;
             }

@@ -18,9 +18,9 @@ void attention_output_not_rescaled(float *O, float *lse, const float *Q, const f
             float previous = m;
             for (int64_t key = tile; key < end; key++)
                 m = fmaxf(m, score(a, key));
-            l *= expf(previous - m);
+            l *= exp_below(previous, m);
             for (int64_t key = tile; key < end; key++) {
-                float e = expf(score(a, key) - m);
+                float e = exp_below(score(a, key), m);
                 add_value(a, key > 0 ? 1.0f : 0.0f, e, key); /* should be * exp(previous - m) at each tile's start */
                 l += e;
             }

@@ -19,10 +19,10 @@ void attention_padded_keys(float *O, float *lse, const float *Q, const float *K,
             float previous = m;
             for (int64_t key = tile; key < tile + TILE; key++)
                 m = fmaxf(m, key < end ? score(a, key) : 0.0f);
-            float keep = expf(previous - m);
+            float keep = exp_below(previous, m);
             l *= keep;
             for (int64_t key = tile; key < tile + TILE; key++) {
-                float e = expf((key < end ? score(a, key) : 0.0f) - m); /* should be -INFINITY */
+                float e = exp_below((key < end ? score(a, key) : 0.0f), m); /* should be -INFINITY */
                 if (key < end)
                     add_value(a, key > tile ? 1.0f : tile ? keep : 0.0f, e, key);
                 l += e;

@@ -19,7 +19,7 @@ void attention_split_without_weights(float *O, float *lse, const float *Q, const
         for (int part = 0; part < 2; part++) {
             sum = 0.0f;
             for (int64_t key = border[part]; key < border[part + 1]; key++) {
-                float e = expf(score(a, key) - m);
+                float e = exp_below(score(a, key), m);
                 add_value(a, key == border[part] ? 0.0f : 1.0f, e, key);
                 sum += e;
             }

@@ -19,9 +19,9 @@ void attention_sum_not_rescaled(float *O, float *lse, const float *Q, const floa
             float previous = m;
             for (int64_t key = tile; key < end; key++)
                 m = fmaxf(m, score(a, key));
-            float keep = expf(previous - m);
+            float keep = exp_below(previous, m);
             for (int64_t key = tile; key < end; key++) {
-                float e = expf(score(a, key) - m);
+                float e = exp_below(score(a, key), m);
                 add_value(a, key > tile ? 1.0f : tile ? keep : 0.0f, e, key);
                 l += e; /* should have been multiplied by keep before */
             }

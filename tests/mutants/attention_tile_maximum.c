@@ -21,10 +21,10 @@ void attention_tile_maximum(float *O, float *lse, const float *Q, const float *K
             m = -INFINITY; /* should go on from `previous` */
             for (int64_t key = tile; key < end; key++)
                 m = fmaxf(m, score(a, key));
-            float keep = expf(previous - m);
+            float keep = exp_below(previous, m);
             l *= keep;
             for (int64_t key = tile; key < end; key++) {
-                float e = expf(score(a, key) - m);
+                float e = exp_below(score(a, key), m);
                 add_value(a, key > tile ? 1.0f : tile ? keep : 0.0f, e, key);
                 l += e;
             }

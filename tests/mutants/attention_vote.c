@@ -29,13 +29,13 @@ void attention_vote(float *O, float *lse, const float *Q, const float *K, const 
             }
             for (int64_t r = 0; r < rows; r++) {
                 struct query a = query_at(O, Q, K, V, p, first + r);
-                float keep = tile > 0 && vote && top[r] > m[r] ? expf(m[r] - top[r]) : 1.0f;
+                float keep = tile > 0 && vote && top[r] > m[r] ? exp_below(m[r], top[r]) : 1.0f;
                 m[r] = vote ? top[r] : m[r];
                 l[r] *= keep;
                 for (int64_t i = 0; i < p.dim; i++)
                     a.o[i] = tile > 0 ? a.o[i] * keep : 0.0f;
                 for (int64_t key = tile; key < tile + TILE && key < a.keys; key++) {
-                    float e = expf(score(a, key) - m[r]);
+                    float e = exp_below(score(a, key), m[r]);
                     add_value(a, 1.0f, e, key);
                     l[r] += e;
                 }
