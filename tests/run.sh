@@ -1,6 +1,6 @@
 #!/bin/sh
-# `make test`: pages and scripts; the GPU suites, under a timeout, because a hung kernel hangs its program; the CPU suites. Where
-# there are 8 cores or more, all at once, each suite, of the GPU's each case, in a process of its own.
+# `make test`: pages and scripts; the GPU suites, under a timeout, because a hung kernel hangs its program; the CPU suites. All at
+# once, each suite, of the GPU's each case, in a process of its own, unless SUITE or CASE chooses.
 # Usage: B=build/cpu tests/run.sh, with SUITE or CASE to choose. Check's own counts are the last lines of each.
 set -u
 [ -n "${SUITE:-}" ] && export CK_RUN_SUITE="$SUITE"
@@ -9,7 +9,8 @@ GPU_SECONDS=${GPU_SECONDS:-900}
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that wait must not take a core from those that work
 if command -v timeout >/dev/null 2>&1; then limit="timeout $GPU_SECONDS"; else limit=; fi
 cores=$(nproc 2>/dev/null || echo 1)
-jobs=$((cores / 4))
+jobs=$((cores / 4)) # suites at a time
+[ $jobs -ge 2 ] || jobs=2
 status=0
 
 pages() {
@@ -34,7 +35,7 @@ gpu() {
     return $code
 }
 
-if [ $jobs -le 1 ] || [ -n "${CK_RUN_SUITE:-}${CK_RUN_CASE:-}" ]; then
+if [ -n "${CK_RUN_SUITE:-}${CK_RUN_CASE:-}" ]; then
     pages || status=1
     gpu || status=1
     "$B/main_cpu" || status=1
