@@ -1,6 +1,6 @@
 #!/bin/sh
-# The suites of main_cpu, each in a process of its own, JOBS at a time, by name: attention_cpu, the longest, begins. What one prints
-# is shown when it ends, and kept beside the program. Usage: tests/suites.sh PROGRAM JOBS [SUITE TO LEAVE OUT ...]
+# The suites of main_cpu, each in a process of its own, JOBS at a time, by name: attention_cpu, the longest, begins. What one
+# prints is shown when it ends, and kept beside the program. Usage: tests/suites.sh PROGRAM JOBS [SUITE TO LEAVE OUT ...]
 set -u
 program=$1 jobs=$2
 shift 2
