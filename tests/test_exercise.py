@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Exercises: what is cut, what is said, and that a judge judges.
 
-    test_exercise.py          quick: two steps are judged
+    test_exercise.py          quick: two steps are judged; Exercises.NAME runs one test alone
     test_exercise.py all      every step that has a CPU version: its hole fails, its own code passes, and each of its mutants that
                               the verifier can see is refused, and named
     test_exercise.py gpu      every step that has a GPU version: its hole compiles and fails, and its own code passes, where there
@@ -44,12 +44,12 @@ def call(*words, **environment):
     return done.returncode, done.stdout + done.stderr
 
 
-def judge(step, text):
+def judge(step, text, *options):
     """What `make try-N` says of this cpu.c or gpu.cu: (exit status, its lines of JSON, all that is said)."""
     path = f"{FOLDER}/{step}{FILE[3:]}"
     exercise.write(path, text)
-    small = "--heads 2 --seq 128" if step.endswith("attention") else "--rows 64 --cols 1Ki"
-    code, said = call("try", step, "--file", path, "--json", "--budget", "0.02", *small.split())
+    small = "--heads 2 --seq 128" if exercise.is_attention(step) else "--rows 64 --cols 1Ki"
+    code, said = call("try", step, "--file", path, "--json", "--budget", "0.02", *small.split(), *options)
     return code, [json.loads(line) for line in said.splitlines() if line.startswith("{")], said
 
 
@@ -76,6 +76,13 @@ def wrong_verdicts(step):
         if code == 0 or not (named or ended or e.name in NAMELESS):
             bad.append(f"{step}: {e.name} is " + ("taken for solved" if code == 0 else f"not named: {said}"))
     return bad
+
+
+def mutated(name):
+    """The step of a mutant of a cpu.c, and the text of that."""
+    e = next(e for e in mutate.read_lists() if e.name == name)
+    (path, text), = mutate.changed_files(e).items()
+    return path.split("/")[1], text
 
 
 def judged(steps):
@@ -152,6 +159,11 @@ class Exercises(unittest.TestCase):
         self.assertIn("it was ended after 3 s", said)
         self.assertRegex(said, r"smallest +--rows 1 --cols 31 .*\n +it does not end")
 
+    def test_one_thread_has_parts_to_merge(self):
+        for name in "split_merged_without_weights", "split_parts_overlap":
+            code, lines, said = judge(*mutated(name), "--threads", "1", "--dtype", "fp32")
+            self.assertEqual((code, name in lines[0]["like"]), (1, True), said)
+
     def test_progress_counts_what_was_solved(self):
         folder = "build/exercise-test/mine/03_online_softmax"
         self.assertIn("0 of ", call("progress")[1])
@@ -177,4 +189,4 @@ class Exercises(unittest.TestCase):
 
 ALL = sys.argv[1:] == ["all"]
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1] + ["Exercises.test_the_judge"] * GPU)
+    unittest.main(argv=sys.argv[:1] + (["Exercises.test_the_judge"] if GPU else [] if ALL else sys.argv[1:]))

@@ -4,7 +4,7 @@
  * 0 if all that ran is solved.
  *
  * exercise.py writes a file for each step that includes this one, and says there: COURSE, the step (online_softmax); ANSWER, the
- * same claims with the reader's functions; ATTENTION, 0 or 1; OWN, the mutants of this very step.
+ * same claims with the reader's functions; ATTENTION and BACKWARD, 0 or 1; OWN, the mutants of this very step.
  */
 #include <math.h>
 #include <signal.h>
@@ -16,24 +16,28 @@
 #include "mutants/attention.h"
 #include "mutants/mutants.h"
 #include "program.h"
+#include "ring/ring.h"
 #include "steps.h"
 
 #define SOLVED 0.8    /* of the course's speed: what differs by less differs by more than the idea */
 #define BETTER 1.05   /* more than two runs of the same program differ by, on a machine that is not busy */
 #define SAME 1e-4     /* relative: two ways of making the same mistake round differently */
 #define MAX_ROW 16    /* elements of a row that are shown */
+#define PARTS 3       /* threads, and ranks of a ring, at least, for what is small: a part has one before it and one behind it */
 
 #if ATTENTION
 typedef struct attention_step step;
-#define STEP_MAIN attention_main
+#define KIND (BACKWARD ? attention_backward_kind() : attention_kind)
 #define STEP_HAS attention_has
 #define OVERFLOWS false
+#define RING COURSE.ring
 #define SMALLEST_DIM (COURSE.dims[0] ? COURSE.dims[0] : 1)
 #else
 typedef struct softmax_step step;
-#define STEP_MAIN softmax_main
+#define KIND (BACKWARD ? softmax_backward_kind() : softmax_kind)
 #define STEP_HAS softmax_has
 #define OVERFLOWS COURSE.overflows
+#define RING false
 #define SMALLEST_DIM 0
 #endif
 extern const step COURSE, ANSWER;
@@ -52,6 +56,33 @@ struct mistake {
 
 static char smallest[256], like[256]; /* what was found out about a wrong answer; empty: nothing */
 static bool all_solved = true;
+
+/* ---- in parts: with one thread, or one rank, a step may have nothing to merge, and a wrong merge would pass */
+
+static struct kind whole, in_parts; /* the step's own kind; and the same, which heeds an option's threads and ranks */
+
+static void take_parts(struct options *o)
+{
+    o->threads = cpu_threads() > PARTS ? cpu_threads() : PARTS;
+    o->ranks = ring_ranks() > PARTS ? ring_ranks() : PARTS;
+}
+
+static const char *small_in_parts(const void *step, struct options *o, int index)
+{
+    const char *name = whole.small(step, o, index);
+    take_parts(o);
+    return name;
+}
+
+static void call_in_parts(const struct run *r)
+{
+    int threads = cpu_threads(), ranks = ring_ranks();
+    cpu_set_parts(r->o->threads ? r->o->threads : threads);
+    ring_set_ranks(r->o->ranks ? r->o->ranks : ranks);
+    whole.call(r);
+    cpu_set_parts(threads);
+    ring_set_ranks(ranks);
+}
 
 /* ---- which mistake it is */
 
@@ -73,6 +104,8 @@ static bool mistake_at(struct mistake *m, bool attention, int index)
 {
     if (index < OWN_COUNT)
         *m = (struct mistake){ own[index].name, own[index].why, &own[index].step };
+    else if (BACKWARD) /* the gallery has none */
+        return false;
     else if (attention && index - OWN_COUNT < attention_mutant_count) {
         const struct attention_mutant *a = &attention_mutants[index - OWN_COUNT];
         *m = (struct mistake){ a->step.name, a->file, &a->step };
@@ -164,10 +197,11 @@ static bool tiny(struct options *o, int index)
     return index < SHAPES * KEYS;
 }
 
-static void print_row(const char *name, const struct run *r, int tensor, int64_t row)
+static void print_row(const struct run *r, int tensor, int64_t row)
 {
+    static const char *const names[][3] = { { "x", "yours" }, { "y", "dy", "yours" } };
     int64_t cols = (int64_t)(r->host[tensor].bytes / dtype_bytes(r->o->dtype)) / r->o->rows;
-    printf("      %-6s", name);
+    printf("      %-6s", names[BACKWARD][tensor]);
     for (int64_t col = 0; col < cols; col++)
         printf(" %9.4g", plain(element(r->host[tensor].data, r->o->dtype, row * cols + col)));
     printf("\n");
@@ -177,12 +211,35 @@ static void print_row(const char *name, const struct run *r, int tensor, int64_t
 static void say_options(char *text, size_t size, const struct options *o)
 {
     const struct attention *p = &o->attention;
+    char parts[64] = "";
+    int at = 0;
+    if (o->threads && o->threads != cpu_threads())
+        at = snprintf(parts, sizeof parts, " --threads %d", o->threads);
+    if (RING && o->ranks && o->ranks != ring_ranks())
+        snprintf(parts + at, sizeof parts - (size_t)at, " --ranks %d", o->ranks);
     if (o->is_attention)
-        snprintf(text, size, "--batch %lld --heads %lld --kv-heads %lld --seq-q %lld --seq-k %lld --dim %lld%s --input %s",
+        snprintf(text, size, "--batch %lld --heads %lld --kv-heads %lld --seq-q %lld --seq-k %lld --dim %lld%s --input %s%s",
                  (long long)p->batch, (long long)p->heads, (long long)p->kv_heads, (long long)p->seq_q, (long long)p->seq_k,
-                 (long long)p->dim, p->causal ? " --causal" : "", o->input);
+                 (long long)p->dim, p->causal ? " --causal" : "", o->input, parts);
     else
-        snprintf(text, size, "--rows %lld --cols %lld --input %s", (long long)o->rows, (long long)o->cols, o->input);
+        snprintf(text, size, "--rows %lld --cols %lld --input %s%s", (long long)o->rows, (long long)o->cols, o->input, parts);
+}
+
+/* Whether a gradient is asked for such numbers. */
+static bool is_asked(const char *family)
+{
+    return input_is_family(family, ATTENTION) &&
+           !(ATTENTION && BACKWARD && (strcmp(family, "masked") == 0 || strcmp(family, "nan") == 0));
+}
+
+/* Whether it takes no parts to see that the answer is wrong there. */
+static bool wrong_whole(const struct run *r, struct options *o)
+{
+    struct run run = { .kind = r->kind, .step = r->step, .o = o, .device = r->device };
+    o->threads = o->ranks = 0;
+    bool wrong = problem_judge(&run, "").wrong > 0;
+    problem_free(&run);
+    return wrong;
 }
 
 /* The first of ever larger problems that the answer gets wrong. False: it gets all of them right. */
@@ -190,7 +247,7 @@ static bool find_smallest(const struct run *r, bool said, struct options *found)
 {
     for (int i = 0;; i++)
         for (int f = 0; f < (OVERFLOWS ? ORDINARY : FAMILIES); f++) {
-            if (!input_is_family(families[f], ATTENTION))
+            if (!is_asked(families[f]))
                 continue;
             *found = (struct options){
                 .is_attention = r->o->is_attention, .dtype = r->o->dtype, .input = families[f], .seed = 1, .cpu = true
@@ -199,16 +256,18 @@ static bool find_smallest(const struct run *r, bool said, struct options *found)
                 smallest[0] = '\0';
                 return false;
             }
+            take_parts(found);
             struct run small = { .kind = r->kind, .step = r->step, .o = found, .device = r->device };
             say_options(smallest, sizeof smallest, found);
             struct verdict v = problem_judge(&small, "");
             if (v.wrong) {
+                struct options alone = *found;
+                if (wrong_whole(r, &alone))
+                    say_options(smallest, sizeof smallest, &alone);
                 if (said)
                     printf("    smallest    %s\n                %s\n", smallest, v.what);
-                if (said && !found->is_attention && found->cols <= MAX_ROW && v.first_wrong >= 0) {
-                    print_row("x", &small, 0, v.first_wrong);
-                    print_row("yours", &small, 1, v.first_wrong);
-                }
+                for (int t = 0; said && !ATTENTION && found->cols <= MAX_ROW && v.first_wrong >= 0 && t < 2 + BACKWARD; t++)
+                    print_row(&small, t, v.first_wrong);
             }
             problem_free(&small);
             if (v.wrong)
@@ -301,6 +360,9 @@ int main(int argc, char **argv)
     if (counting)
         usage_error("COUNT=1: an answer is timed, and what counts is not; leave it out");
     setvbuf(stdout, NULL, _IOLBF, 0);
+    whole = in_parts = KIND;
+    in_parts.small = small_in_parts;
+    in_parts.call = call_in_parts;
     if (getenv("SMALLEST")) {
         signal(SIGSEGV, ended);
         signal(SIGBUS, ended);
@@ -315,10 +377,10 @@ int main(int argc, char **argv)
         words[argc] = dtype_option;
         words[argc + 1] = (char *)dtype_name(d);
         words[argc + 2] = NULL;
-        status |= STEP_MAIN(&ANSWER, &COURSE, argc + 2, words);
+        status |= program_main(&in_parts, &ANSWER, ANSWER.name, ANSWER.idea, &COURSE, COURSE.name, argc + 2, words);
         ran++;
     }
     if (!ran)
-        status = STEP_MAIN(&ANSWER, &COURSE, argc, argv);
+        status = program_main(&in_parts, &ANSWER, ANSWER.name, ANSWER.idea, &COURSE, COURSE.name, argc, argv);
     return status || all_solved ? status : EXIT_FAILED;
 }

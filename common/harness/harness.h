@@ -398,6 +398,7 @@ extern double (*now)(void);                     /* seconds, on a clock that neve
 
 const char *cpu_name(void);
 void cpu_set_threads(int threads);
+void cpu_set_parts(int parts); /* the same, of the next work; without OpenMP one thread does all parts, one after the other */
 
 /* ---- gpu.cu, or gpu_none.c in a build without CUDA. All but the first two need a device. */
 

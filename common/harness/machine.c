@@ -47,23 +47,35 @@ const char *cpu_name(void)
     return name;
 }
 
+#ifndef _OPENMP
+static int parts_wanted = 1;
+#endif
+
 int cpu_threads(void)
 {
 #ifdef _OPENMP
     return omp_get_max_threads();
 #else
-    return 1;
+    return parts_wanted;
+#endif
+}
+
+void cpu_set_parts(int parts)
+{
+#ifdef _OPENMP
+    omp_set_num_threads(parts);
+#else
+    parts_wanted = parts;
 #endif
 }
 
 void cpu_set_threads(int threads)
 {
-#ifdef _OPENMP
-    omp_set_num_threads(threads);
-#else
+#ifndef _OPENMP
     if (threads != 1)
         usage_error("--threads %d: this build has no OpenMP; 1 is allowed", threads);
 #endif
+    cpu_set_parts(threads);
 }
 
 int64_t cpu_cache_bytes(int level)

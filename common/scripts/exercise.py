@@ -60,6 +60,10 @@ def mine(step):
     return os.path.join(MINE, step)
 
 
+def is_attention(step):
+    return f"struct attention_step {step[3:]};" in read("steps/steps.h")
+
+
 def holes(step):
     found = re.search(r'\.exercise = "([^"]*)"', read(f"steps/{step}/main.c"))
     return found[1].split() if found else []
@@ -158,7 +162,7 @@ def attempt_files(what, step, file=None):
 
 def renamed(step, idea, as_what):
     """#defines that give all that steps.h declares of a step another name."""
-    names = sorted(set(re.findall(r"\b%s(?:_\w+)?\b" % idea, read("steps/steps.h"))))
+    names = sorted(set(re.findall(r"\b%s(?:_\w+)?\b(?<!_fn)" % idea, read("steps/steps.h"))))
     return "".join(f"#define {name} {as_what}{name[len(idea):]}\n" for name in names)
 
 
@@ -168,6 +172,12 @@ def own_mutants(step, idea):
         path = f"steps/{step}/cpu.c"
         if e.kind == "mutant" and {change[0] for change in e.changes} == {path} and "hangs" not in e.flags:
             yield e.name, e.why, mutate.changed_files(e)[path]
+
+
+def member_of(kind):
+    """Where a step's claims have its CPU functions of this type."""
+    return ".backward_cpu" if kind.startswith("softmax_backward") else \
+        ".backward.cpu" if kind.startswith("attention_backward") else ".cpu"
 
 
 def sources(step, own):
@@ -185,13 +195,13 @@ def sources(step, own):
         write(f"{folder}/mutants/{name}.c", f'{renamed(step, idea, name)}#line 1 "{name}.c"\n{text}')
         kinds = re.findall(r"\b(\w+_fn) %s((?:_\w+)?_cpu)\b" % idea, read("steps/steps.h"))
         rest += "".join(f"{kind} {name}{suffix};\n" for kind, suffix in kinds)
-        members = ", ".join(f".{'cpu' + suffix[:-4]} = {name}{suffix}" for _, suffix in kinds)
+        members = ", ".join(f"{member_of(kind)}{suffix[:-4]} = {name}{suffix}" for kind, suffix in kinds)
         table += f'{{ "{name}", {json.dumps(why)}, {{ .name = "{name}", {members} }} }}, '
     for left in set(os.listdir(f"{folder}/mutants")) - set(names) if os.path.isdir(f"{folder}/mutants") else []:
         os.remove(f"{folder}/mutants/{left}")
-    attention = int(idea.endswith("attention"))
-    write(f"{folder}/try.c", f"#define COURSE {idea}\n#define ANSWER answer\n#define ATTENTION {attention}\n"
-          f'#include "types.h"\n{rest}#define OWN {table}\n#include "../../../tests/try.c"\n')
+    backward = int("_backward_main(" in read(f"steps/{step}/main.c"))
+    write(f"{folder}/try.c", f"#define COURSE {idea}\n#define ANSWER answer\n#define ATTENTION {int(is_attention(step))}\n"
+          f'#define BACKWARD {backward}\n#include "types.h"\n{rest}#define OWN {table}\n#include "../../../tests/try.c"\n')
 
 
 def build(step):
@@ -247,7 +257,7 @@ def try_it(step, file, options):
     code, ended = run(step, options, SECONDS, {"ATTEMPT": told})
     if ended:
         print(f"  not solved: it was ended {ended}", flush=True)
-        small = ["--heads", "1", "--seq", "1"] if step.endswith("attention") else ["--rows", "1", "--cols", "1"]
+        small = ["--heads", "1", "--seq", "1"] if is_attention(step) else ["--rows", "1", "--cols", "1"]
         device = [word for i, word in enumerate(options) if word == "--device" or i and options[i - 1] == "--device"]
         run(step, small + ["--reps", "1"] + device, 20, {"SMALLEST": "1", "SMALL_PROBLEMS": "0"}, "    smallest")
         sys.exit(1)
