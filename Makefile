@@ -197,6 +197,9 @@ timeline: ## what the warps of step 22 do, and when: a chart, from a debug build
 	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
+scaling: ## how long rings of up to 1024 GPUs should take: a model that is first held to recorded runs (ARGS=--help)
+	@$(PYTHON) plots/ring_model.py $(ARGS)
+
 figures: ## draw the figures of the lessons
 	@$(PYTHON) docs/figures/figures.py
 
@@ -216,7 +219,7 @@ include tests/tests.mk
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour progress bench peers plots timeline record figures book tables clean \
+.PHONY: help setup all tour progress bench peers plots timeline scaling record figures book tables clean \
         $(foreach s,$(STEPS),$(foreach what,step diff start try hint solution,$(what)-$(call number,$s)))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)
