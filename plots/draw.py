@@ -4,9 +4,10 @@ A script NAME.gp is run as `gnuplot -c NAME.gp FOLDER OUTPUT SETTINGS BELOW`: a 
 "dumb"; lines NAME=VALUE, which are numbers and plain words; and the line under the title, which may hold a device's name,
 whatever that is.
 """
-import math, os, re, shutil, subprocess, tempfile
+import dataclasses, math, os, re, shutil, subprocess, tempfile
 from collections import Counter, defaultdict
 
+import ring_model
 from results import (Problem, ROOT, Table, bytes_name, digits3, heads, length_name, machine_name, pages, read, record_text, slug,
                      write_whole)
 
@@ -406,6 +407,108 @@ def timeline(path, shape=""):
     picture.files["copies"] = [[(x - start, y, name) for x, y, name in copies if start <= x <= end]]
     picture.set(width=end - start, groups=1 + max(m[0] for m in marks if m[2] == m[2]))  # those that have clocks of K
     return picture
+
+
+# ---- Part III: from recorded text, and from the model of a ring
+
+class Curve:
+    """points and dots: (x, y); apart: dots that are drawn as rings."""
+
+    def __init__(self, name, kind, points, dash=1, dots=(), apart=()):
+        self.name, self.kind, self.points, self.dash, self.dots, self.apart = name, kind, points, dash, dots, apart
+
+
+def panel(picture, title, xlabel, curves, high, tics, names, key="bottom left"):
+    number = picture.settings["panels"] = picture.settings.get("panels", 0) + 1
+    prefix, xs = "p%d" % number, [x for c in curves for x, _ in [*c.points, *c.dots, *c.apart]]
+    picture.files[prefix + "curves"] = [c.points for c in curves]
+    picture.files[prefix + "dots"] = [c.dots for c in curves]
+    picture.files[prefix + "apart"] = [[(x, y, c.kind) for c in curves for x, y in c.apart]]
+    picture.set(prefix, title=title, xlabel=xlabel, high=high, curves=len(curves), tics=len(tics), key=key,
+                least=min(xs) / 1.1, most=max(xs) * 1.1)
+    picture.each(prefix, tic=tics, ticname=names, name=[c.name for c in curves], type=[c.kind for c in curves],
+                 dash=[c.dash for c in curves])
+
+
+READERS = (("reading K and V, one launch", 41), ("27_grouped_attention", 27), ("26_split_attention", 26),
+           ("torch.sdpa-cudnn", 43), ("flash-attention-3", 45))
+
+
+def decoding():
+    """Bandwidth of the shapes of h100-decode.txt in bf16: against the length of one sequence, and of all against what is read."""
+    text = read("plots/recorded/h100-decode.txt")
+    first = text[text.index("== bf16"):text.index("== fp16")]
+    shapes = [(int(batch), heads, int(keys), float(mb), [float(re.search(r"%s .* (\d+) GB/s" % re.escape(name), lines)[1])
+                                                        for name, _ in READERS])
+              for batch, heads, keys, mb, lines in re.findall(
+                  r"^bf16, batch (\d+), (.*), (\d+) keys, .* ([\d.]+) MB\n((?:    .*\n)+)", first, re.M)]
+    device = re.search(r"^(NVIDIA .*?),", text, re.M)[1]
+    picture = Picture("panels", "h100-decode", "How fast is a cache read?",
+                      device + ": bf16, heads of 128, one query; K and V once, over the time")
+    picture.set(ylabel="GB/s")
+    one = [s for s in shapes if s[:2] == (1, "32 heads, 8 of K and V")]
+    curves = [Curve(name, kind, points, dots=() if kind == 41 else points)
+              for i, (name, kind) in enumerate(READERS) for points in [[(s[2], s[4][i]) for s in one]]]
+    tics = [2 ** n for n in (10, 12, 14, 16)]
+    panel(picture, "one sequence, 32 heads, 8 of K and V", "keys", curves, 3500, tics, map(length_name, tics), "top left")
+    curves = [Curve(name, kind, points if kind == 41 else (), dots=() if kind == 41 else points)
+              for i, (name, kind) in enumerate(READERS) for points in [sorted((s[3], s[4][i]) for s in shapes)]]
+    panel(picture, "all that was recorded: 1 to 64 sequences", "bytes of K and V", curves, 3500, [4, 32, 256, 2048],
+          ["4 MB", "32 MB", "256 MB", "2 GB"], "none")
+    return picture
+
+
+def ring_ranks(most=1024):
+    """Efficiency against the number of ranks: recorded and modelled on two cores, and predicted for GPUs."""
+    points = [p for p in ring_model.recorded() if p.what.startswith("2048")]
+    share = lambda p, ms: 100 * p.one_ms / ms
+    picture = Picture("panels", "ring-ranks", "What does each rank more bring?",
+                      "efficiency: share of the processors' speed, as one rank uses them. "
+                      "Points: recorded; rings: more ranks than cores")
+    curves = [Curve(name, kind, [(1, 100)] + [(p.ranks, share(p, p.ms_said)) for p in of[:2]], dash=2,
+                    dots=[(p.ranks, share(p, p.ms)) for p in of if not p.why],
+                    apart=[(p.ranks, share(p, p.ms)) for p in of if p.why])
+              for name, kind, causal in (("no mask, predicted", 26, False), ("causal, predicted", 25, True))
+              for of in [[p for p in points if p.what.endswith("causal") == causal]]]
+    picture.set(ylabel="efficiency, %")
+    panel(picture, "two cores: 2048 tokens, 16 heads of 64", "ranks", curves, 105, [1, 2, 4], ["1", "2", "4"])
+    ranks = [2 ** i for i in range(11) if 2 ** i <= most]
+    panel(picture, "H100, predicted: 1 Mi tokens, causal, 32/8 heads of 128", "ranks, 8 of a node",
+          ring_curves(ranks, lambda n, *words: ring_model.ring_of(ring_model.options(words), n)), 105, ranks[::2],
+          ["%d" % n for n in ranks[::2]])
+    return picture
+
+
+def ring_lengths(most=65536):
+    """The same against the tokens of a rank, of 8 and of 64."""
+    picture = Picture("panels", "ring-lengths", "From how many tokens on does a ring hide what it sends?",
+                      "predicted for H100, causal, 32/8 heads of 128. Dashed: merged by the kernel, not in memory")
+    tokens = [2 ** i for i in range(9, 17) if 2 ** i <= most]
+    picture.set(ylabel="efficiency, %")
+    for n, title, key in ((8, "8 GPUs, NVLink", "bottom right"), (64, "64 GPUs, InfiniBand between nodes of 8", "none")):
+        of = lambda t, *words: ring_model.ring_of(ring_model.options(["--tokens", str(t), *words]), n)
+        panel(picture, title, "tokens of each", ring_curves(tokens, of), 105, tokens[::2],
+              map(length_name, tokens[::2]), key)
+    return picture
+
+
+def ring_curves(xs, of):
+    """of(x, options): a Ring. Of rings there is one where there is one node, and none is drawn."""
+    percent = lambda s, seconds=None: 100 * ring_model.efficiency(s, seconds)
+    of_rings = lambda s: percent(dataclasses.replace(s, rings=True)) if s.ranks > s.node else math.nan
+    kinds = [("one ring, consecutive pieces", 25, ("--mask", "causal"), percent), ("one ring, zigzag", 26, (), percent),
+             ("ring of rings, zigzag", 27, (), of_rings),
+             ("all-to-all in a node, ring", 12, (), lambda s: percent(s, ring_model.all_to_all(s)))]
+    return [Curve(name if dash == 1 else "", kind, [(x, value(of(x, "--merge", merge, *words))) for x in xs], dash)
+            for name, kind, words, value in kinds for merge, dash in (("12", 1), ("0", 2))]
+
+
+def draw_part3():
+    for picture in (decoding(), ring_ranks(), ring_lengths()):
+        draw_both(picture, picture.name)
+        if picture.name + ".svg" in shown_pictures():
+            write_whole("plots/recorded/%s.svg" % picture.name, read("build/plots/%s.svg" % picture.name))
+    print("drawn: build/plots/h100-decode, ring-ranks, ring-lengths, what pages show in plots/recorded")
 
 
 # ---- all there is to draw of a file

@@ -7,6 +7,7 @@
     results.py plots [--text] [FILE]    draw FILE, as SVG and PNG into build/plots, and in the terminal (--text: only there);
                                         of a file in plots/recorded, the SVGs that a page shows are put there, too
     results.py timeline FILE [SHAPE]    the chart of `make timeline`
+    results.py part3                    the pictures of Part III, from recorded text and from ring_model.py; put there, too
 
 FILE is build/results.tsv, or $RESULTS, unless it is given. The order below: reading, words for numbers, tables, record. Pictures:
 draw.py. Names from a file never become a command. All but a device's and an input's are plain words, or their row is left out.
@@ -496,6 +497,16 @@ class Pages:
             [markdown(m.name)] + ["%s %s" % (digits3(c[0]), c[1]) if c else "" for n in names
                                   for c in [m.table.ceilings().get(n + (m.threads,))]] for m in self.machines]
 
+    def make_recorded_ring(self):
+        """What ring_model.py is held to."""
+        import ring_model  # which needs this module
+        return ring_model.recorded_cells(ring_model.recorded())
+
+    def make_ring(self):
+        """What it predicts, of its own options."""
+        import ring_model
+        return ring_model.predicted_cells(ring_model.options(self.wanted))
+
     def make_machines(self):
         facts = lambda table: [machine_name(table.fact("device"))] + [table.fact(f)
                                                                       for f in "driver compiler os commit date".split()]
@@ -647,7 +658,7 @@ def do(command, words, option):
     """The exit status."""
     if command == "tables":
         return write_tables(option)
-    path = record(*words) if command == "record" else words[0] if words else results_path()
+    path = record(*words) if command == "record" else words[0] if words else "" if command == "part3" else results_path()
     if command == "table":
         print(terminal_table(Table(path)))
     elif not shutil.which("gnuplot"):
@@ -658,6 +669,8 @@ def do(command, words, option):
         import draw  # which needs this module
         if command == "timeline":
             draw.draw_both(draw.timeline(path, *words[1:]), "timeline")
+        elif command == "part3":
+            draw.draw_part3()
         else:
             draw.draw_all(path, option)
     return 0
@@ -665,7 +678,8 @@ def do(command, words, option):
 
 def main(words):
     command, *words = words or [""]
-    least, most = {"table": (0, 1), "tables": (0, 0), "record": (0, 1), "plots": (0, 1), "timeline": (1, 2)}.get(command, (1, 0))
+    least, most = {"table": (0, 1), "tables": (0, 0), "record": (0, 1), "plots": (0, 1), "timeline": (1, 2),
+                   "part3": (0, 0)}.get(command, (1, 0))
     option = words[:1] == [{"tables": "--check", "plots": "--text"}.get(command)]
     words = words[option:]
     if not least <= len(words) <= most or words and words[0].startswith("--"):

@@ -172,7 +172,7 @@ class Reading(Case):
 
     def test_wrong_words(self):
         for words in ([], ["frobnicate"], ["table", "--check"], ["table", "a", "b"], ["tables", "--chekc"], ["--no-such"],
-                      ["timeline"]):
+                      ["timeline"], ["part3", "x"]):
             self.assertEqual(self.run_tool(*words)[0], 2)
 
 
@@ -554,7 +554,7 @@ class Drawing(Case):
                  for c in (0, 1)]
         rows += [attention("08_step", 1, input="normal, scale %d" % s) for s in (1, 2, 4)]
         pictures = list(draw.pictures(self.table(rows)).values())
-        self.assertEqual({p.script for p in pictures} | {"timeline"},
+        self.assertEqual({p.script for p in pictures} | {"timeline", "panels"},
                          {f[:-3] for f in os.listdir(HERE) if f.endswith(".gp")} - {"style", "labels"})
         for picture in pictures:
             self.assertIn("</svg>", self.svg(picture))
@@ -592,6 +592,24 @@ class Recorded(unittest.TestCase):
         source = results.read(os.path.join(results.ROOT, "common/harness/report.c"))
         fields = re.search(r"struct field all\[\] = \{(.*?)\n    \};", source, re.S)[1]
         self.assertEqual(re.findall(r'\{ "(\w+)",', fields), COLUMNS)
+
+    def test_part_3(self):
+        """Points are what is recorded, and lines what the model says; where there is one node, there is no ring of rings."""
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(results.ROOT)
+        ranks, lengths, decoding = draw.ring_ranks(16), draw.ring_lengths(2048), draw.decoding()
+        dots = [[(x, round(y)) for x, y in block] for block in ranks.files["p1dots"]]
+        self.assertEqual(dots, [[(2, 94)], [(2, 67), (2, 69)]])
+        self.assertEqual([(x, round(y)) for x, y, _ in ranks.files["p1apart"][0]], [(4, 87), (4, 70), (4, 73)])
+        self.assertEqual([x for x, _ in ranks.files["p2curves"][0]], [1, 2, 4, 8, 16])
+        self.assertEqual([sum(y != y for _, y in block) for block in lengths.files["p1curves"]], [0, 0, 0, 0, 3, 3, 0, 0])
+        self.assertEqual([len(block) for block in decoding.files["p1curves"] + decoding.files["p2dots"]], 5 * [4] + [0] + 4 * [9])
+        self.assertEqual(decoding.files["p1curves"][1][0], (1024, 487))
+        if shutil.which("gnuplot"):
+            with tempfile.TemporaryDirectory() as folder:
+                for picture in (ranks, lengths, decoding):
+                    picture.draw(folder + "/p.svg")
+                    self.assertIn("</svg>", results.read(folder + "/p.svg"))
 
     def test_each_recorded_file_is_used_and_each_that_is_named_is_there(self):
         """Pictures are shown by a page, tables are read by the tables of pages, and other text is named in README.md, beside."""

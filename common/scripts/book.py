@@ -24,7 +24,7 @@ PARTS = [
     ("Part II: attention", [*STEPS[PART_2:PART_3], "docs/part-2-attention.md"]),
     ("Part III: decoding", [*STEPS[PART_3:BACKWARD], "docs/part-3-decoding.md"]),
     ("Part III: the backward pass", [*STEPS[BACKWARD:RING], "docs/part-3-backward.md"]),
-    ("Part III: a ring of ranks", [*STEPS[RING:], "docs/part-3-ring.md"]),
+    ("Part III: a ring of ranks", [*STEPS[RING:], "docs/part-3-ring.md", "docs/scaling.md"]),
     ("What spans steps", ["docs/measuring.md", "docs/numerics.md", "docs/memory-model.md", "docs/lab-notes.md"]),
     ("Around the course", ["docs/faq.md", "docs/colab.md", "docs/teaching.md", "docs/adding-a-step.md", "CONTRIBUTING.md"]),
 ]

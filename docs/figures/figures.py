@@ -568,9 +568,39 @@ def ranks():
     return f
 
 
+def rings():
+    f = Figure(740, 290, "A ring of rings: three nodes of four ranks, and when blocks travel within a node and to the next")
+    f.text(180, 24, "who sends to whom", "head")
+    for node in range(3):
+        y = 50 + 74 * node
+        f.text(62, y + 20, "node %d" % node, "small", "end")
+        for lane in range(4):
+            x = 72 + 64 * lane
+            f.box(x, y, 42, 30, "a", str(4 * node + lane), "small")
+            if lane < 3:
+                f.arrow(x + 43, y + 15, x + 63, y + 15)
+            if node < 2:
+                f.arrow(x + 14, y + 31, x + 14, y + 73)
+        f.add('<path d="M%g %g v12 H%g v-11" class="line" marker-end="url(#tip)"/>' % (72 + 64 * 3 + 30, y + 31, 72 + 30))
+    f.text(180, 262, "and from node 2 to node 0", "small")
+    f.text(550, 24, "when: blocks at rank 4", "head")
+    for row, words in enumerate(("computes", "NVLink", "InfiniBand")):
+        f.text(412, 77 + 46 * row, words, "small", "end")
+    for turn, blocks in enumerate(((4, 7, 6, 5), (0, 3, 2, 1))):
+        left = 420 + 156 * turn
+        for i, block in enumerate(blocks):
+            f.box(left + 38 * i, 58, 36, 28, "a", str(block), "small")
+            if i < 3:
+                f.box(left + 38 * i, 104, 30, 28, "c", str(blocks[i + 1]), "small")
+        f.box(left, 150, 146, 28, "b", "0 comes from node 0" if not turn else "8 comes from node 2", "small")
+    f.text(564, 210, "a hop to another node has the time of four passes,", "small")
+    f.text(564, 230, "and each rank of the node has a link of its own", "small")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, chain, backward, ranks)
+           bound, cache, group, chain, backward, ranks, rings)
 
 
 def main(words):
