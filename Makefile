@@ -131,7 +131,7 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 # Steps 08 and 09 leave short rows to step 07.
 $B/09_split_softmax: $(call parts,07_narrow_softmax)
 # What a rank of a ring does with a block is step 14.
-$B/35_ring_attention: $(call parts,14_register_tiled_attention)
+$B/35_ring_attention $B/36_zigzag_ring: $(call parts,14_register_tiled_attention)
 
 $B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
     LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)

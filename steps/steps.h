@@ -149,6 +149,9 @@ attention_shared_fn recomputed_backward_shared;
 /* 35_ring_attention */
 extern const struct attention_step ring_attention;
 attention_cpu_fn ring_attention_cpu;
+/* 36_zigzag_ring */
+extern const struct attention_step zigzag_ring;
+attention_cpu_fn zigzag_ring_cpu;
 
 #ifdef __cplusplus
 }

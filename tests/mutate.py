@@ -170,6 +170,8 @@ def mirror(source, target):
             a, b = os.path.join(folder, name), os.path.normpath(os.path.join(into, name))
             wanted.add(b)
             if not os.path.islink(a) and not same(a, b):
+                if os.path.exists(b):
+                    os.remove(b)  # a program that still runs, and is about to be gone, cannot be written
                 shutil.copy2(a, b)
     for folder, _, names in os.walk(target):
         for name in names:

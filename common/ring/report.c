@@ -31,7 +31,7 @@ static double time_of_pass(int64_t bytes, int count)
     struct buffer q = buffer_new((size_t)(count * ring_ranks()) * sizeof(float), &cpu_device),
                   k = buffer_new((size_t)keys * sizeof(float), &cpu_device);
     double longest = 0;
-    ring_run(pass_only, q.data, NULL, q.data, k.data, k.data, p);
+    ring_run(pass_only, 1, q.data, NULL, q.data, k.data, k.data, p);
     for (int rank = 0; rank < ring_ranks(); rank++)
         longest = fmax(longest, ring_times_of(rank).pass);
     buffer_free(&q);
@@ -40,6 +40,29 @@ static double time_of_pass(int64_t bytes, int count)
 }
 
 /* ---- the ranks of the last run */
+
+/* What follows from who has which pieces. Pairs are those of a query and a key that it sees, for each head. */
+struct shares {
+    double most, mean; /* pairs of a rank */
+    double block;      /* bytes of a block, on average */
+};
+
+static struct shares count_shares(const struct ring *r)
+{
+    struct shares s = { 0 };
+    for (int rank = 0; rank < r->ranks; rank++) {
+        double pairs = 0;
+        for (int i = 0; i < r->held; i++) {
+            struct ring_piece piece = ring_held(r, rank, i);
+            for (int64_t query = piece.query; query < piece.query + piece.queries; query++)
+                pairs += (double)attention_visible(r->p, query);
+        }
+        s.most = fmax(s.most, pairs);
+        s.mean += pairs / r->ranks;
+        s.block += (double)ring_block_bytes(r, rank) / r->ranks;
+    }
+    return s;
+}
 
 /* Prints what they did. Returns the mean of what they computed, in ms. */
 static double print_times(void)
@@ -93,14 +116,17 @@ void ring_report(const struct run *r, const struct result *result)
 {
     int ranks = ring_ranks();
     struct attention p = r->o->attention;
-    struct ring like = { .p = p, .ranks = ranks };
-    double block = (double)ring_block_bytes(&like, ranks - 1), flops = result->flops / ranks / ranks;
-    printf("    ring        %d ranks; each sends %d x %.4g MB, and computes %.4g GFLOP before each, on average\n", ranks,
-           ranks - 1, block * 1e-6, flops * 1e-9);
+    r->kind->call(r); /* the step before took turns, and may be a ring, too */
+    struct ring last = ring_last();
+    struct shares shares = count_shares(&last);
+    double flops = result->flops / ranks / ranks;
+    printf("    ring        %d ranks; each sends %d x %.4g MB, and computes %.4g GFLOP before each, on average: %.0f %% of what"
+           " the busiest does\n", ranks, ranks - 1, shares.block * 1e-6, flops * 1e-9,
+           shares.most > 0 ? 100 * shares.mean / shares.most : 100);
     double computed = print_times();
     if (ranks > 1) {
         double latency = time_of_pass(8, SMALL_PASSES), rate = LARGE_BLOCK / time_of_pass(LARGE_BLOCK, LARGE_PASSES);
-        double hop = latency + block / rate, compute = computed / ranks;
+        double hop = latency + shares.block / rate, compute = computed / ranks;
         printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; as long as it from %.2g tokens"
                " a rank on\n", 1e3 * latency, rate * 1e-6, hop, compute, hop / compute * (double)p.seq_k / ranks);
     }

@@ -11,7 +11,8 @@
 
 static const struct ring_transport *by = &ring_shared;
 static int ranks_wanted = 2;
-static struct ring_times *last; /* of the last run: (ranks) */
+static struct ring last_like;  /* of the last run, */
+static struct ring_times *last; /* and (ranks) */
 void (*ring_delay)(const struct ring *r, int from);
 
 void ring_set_ranks(int ranks)
@@ -27,6 +28,11 @@ int ring_ranks(void)
 void ring_end(void)
 {
     by->end();
+}
+
+struct ring ring_last(void)
+{
+    return last_like;
 }
 
 struct ring_times ring_times_of(int rank)
@@ -53,12 +59,19 @@ struct ring_piece ring_piece(struct attention p, int piece, int pieces)
 {
     int64_t query = p.seq_q * piece / pieces, end = p.seq_q * (piece + 1) / pieces;
     int64_t key = first_key(p, query, piece, pieces);
-    return (struct ring_piece){ query, end - query, key, first_key(p, end, piece + 1, pieces) - key };
+    return (struct ring_piece){ piece, query, end - query, key, first_key(p, end, piece + 1, pieces) - key };
+}
+
+struct ring_piece ring_held(const struct ring *r, int rank, int i)
+{
+    return ring_piece(r->p, i ? 2 * r->ranks - 1 - rank : rank, r->held * r->ranks);
 }
 
 size_t ring_block_bytes(const struct ring *r, int rank)
 {
-    int64_t keys = ring_piece(r->p, rank, r->ranks).keys;
+    int64_t keys = 0;
+    for (int i = 0; i < r->held; i++)
+        keys += ring_held(r, rank, i).keys;
     return (size_t)(2 * r->p.batch * r->p.kv_heads * keys * r->p.dim) * sizeof(float);
 }
 
@@ -76,7 +89,9 @@ struct ring_room ring_lay(struct ring *r, char *memory)
     int64_t queries = 0;
     size_t block = 0, at = 0;
     for (int rank = 0; rank < r->ranks; rank++) { /* all ranks have room for the largest */
-        int64_t own = ring_piece(r->p, rank, r->ranks).queries;
+        int64_t own = 0;
+        for (int i = 0; i < r->held; i++)
+            own += ring_held(r, rank, i).queries;
         queries = own > queries ? own : queries;
         block = ring_block_bytes(r, rank) > block ? ring_block_bytes(r, rank) : block;
     }
@@ -99,54 +114,68 @@ struct ring_room ring_lay(struct ring *r, char *memory)
 size_t ring_memory(struct attention p, enum dtype dtype)
 {
     (void)dtype;
-    struct ring like = { .ranks = ring_ranks(), .p = p };
-    return (size_t)like.ranks * ring_lay(&like, NULL).all;
+    size_t most = 0;
+    for (int held = 1; held <= 2; held++) { /* the rest that a division leaves may go to another rank */
+        struct ring like = { .ranks = ring_ranks(), .p = p, .held = held };
+        size_t all = ring_lay(&like, NULL).all;
+        most = all > most ? all : most;
+    }
+    return (size_t)ring_ranks() * most;
 }
 
 /* ---- from whole tensors to pieces, and back */
 
 /* Rows first to first + count - 1 of each head of a whole tensor: (heads, all, dim), and in one piece: (heads, count, dim). */
-static void cut(float *piece, const float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
+static float *cut(float *piece, const float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
 {
     for (int64_t head = 0; head < heads; head++)
         memcpy(piece + head * count * dim, whole + (head * all + first) * dim, (size_t)(count * dim) * sizeof *piece);
+    return piece + heads * count * dim;
 }
 
-static void paste(const float *piece, float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
+static const float *paste(const float *piece, float *whole, int64_t heads, int64_t all, int64_t first, int64_t count, int64_t dim)
 {
     for (int64_t head = 0; head < heads; head++)
         memcpy(whole + (head * all + first) * dim, piece + head * count * dim, (size_t)(count * dim) * sizeof *piece);
+    return piece + heads * count * dim;
 }
 
 void ring_take(struct ring *r, const struct ring_job *job)
 {
     const struct attention p = r->p;
-    struct ring_piece piece = ring_piece(p, r->rank, r->ranks);
-    float *K = r->block, *V = K + p.batch * p.kv_heads * piece.keys * p.dim;
-    cut((float *)r->Q, job->Q, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
-    cut(K, job->K, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
-    cut(V, job->V, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
+    float *Q = (float *)r->Q, *block = r->block;
+    for (int i = 0; i < r->held; i++) {
+        struct ring_piece piece = ring_held(r, r->rank, i);
+        Q = cut(Q, job->Q, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
+        block = cut(block, job->K, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
+        block = cut(block, job->V, p.batch * p.kv_heads, p.seq_k, piece.key, piece.keys, p.dim);
+    }
 }
 
 void ring_give(const struct ring *r, const struct ring_job *job)
 {
     const struct attention p = r->p;
-    struct ring_piece piece = ring_piece(p, r->rank, r->ranks);
-    paste(r->O, job->O, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
-    if (job->lse)
-        paste(r->lse, job->lse, p.batch * p.heads, p.seq_q, piece.query, piece.queries, 1);
+    const float *O = r->O, *lse = r->lse;
+    for (int i = 0; i < r->held; i++) {
+        struct ring_piece piece = ring_held(r, r->rank, i);
+        O = paste(O, job->O, p.batch * p.heads, p.seq_q, piece.query, piece.queries, p.dim);
+        if (job->lse)
+            lse = paste(lse, job->lse, p.batch * p.heads, p.seq_q, piece.query, piece.queries, 1);
+    }
     last[r->rank] = *r->times;
 }
 
 /* ---- running */
 
-void ring_run(ring_body *body, float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
+void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, const float *K, const float *V,
+              struct attention p)
 {
     int threads = cpu_threads() > ranks_wanted ? cpu_threads() / ranks_wanted : 1;
     struct ring_job job = {
-        .body = body, .like = { .ranks = ranks_wanted, .threads = threads, .p = p },
+        .body = body, .like = { .ranks = ranks_wanted, .threads = threads, .p = p, .held = held },
         .O = O, .lse = lse, .Q = Q, .K = K, .V = V,
     };
+    last_like = job.like;
     last = realloc(last, (size_t)ranks_wanted * sizeof *last);
     if (!last)
         fatal("not enough CPU memory for %d ranks", ranks_wanted);

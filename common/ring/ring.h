@@ -11,8 +11,9 @@
 
 enum { RING_MOST = 256 }; /* ranks */
 
-/* A piece of the sequence: `queries` queries from `query` on, `keys` keys from `key` on, of every head. */
+/* Piece number `number` of the sequence: `queries` queries from `query` on, `keys` keys from `key` on, of every head. */
 struct ring_piece {
+    int number;
     int64_t query, queries, key, keys;
 };
 
@@ -23,15 +24,16 @@ struct ring_piece {
  */
 struct ring_piece ring_piece(struct attention p, int piece, int pieces);
 
-/* One rank. Its tensors are its own piece: Q and O are (batch, heads, queries, dim). */
+/* One rank. Its tensors are its own pieces, one behind the other: of Q and O each is (batch, heads, queries, dim). */
 struct ring {
     int rank, ranks;
     int threads;               /* that a rank has */
     struct attention p;        /* the whole problem */
+    int held;                  /* pieces that a rank has: 1, or 2 */
     const float *Q;
     float *O, *lse;            /* to be written */
     float *part_O, *part_lse;  /* as large, for what one block makes */
-    float *block, *other;      /* K, and behind it V: (batch, kv_heads, keys, dim); and room for another's */
+    float *block, *other;      /* of each piece K, and behind it V: (batch, kv_heads, keys, dim); and room for another's */
     struct ring_times *times;
     void *link;                /* the transport's own */
 };
@@ -42,6 +44,8 @@ struct ring_times {
     int64_t exps;   /* in a build with COUNT=1 */
 };
 
+/* The i-th piece of rank `rank`: number `rank` of all, and then, counted from the other end, its mirror image. */
+struct ring_piece ring_held(const struct ring *r, int rank, int i);
 /* Bytes of the block of keys and values that began its way at `rank`. */
 size_t ring_block_bytes(const struct ring *r, int rank);
 
@@ -55,13 +59,15 @@ void ring_finish(struct ring *r, int from);
 
 typedef void ring_body(struct ring *r);
 
-/* Runs `body` on every rank, and returns when O and lse (or NULL) are whole. Ranks share the threads. */
-void ring_run(ring_body *body, float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p);
+/* Runs `body` on every rank, each with `held` pieces, and returns when O and lse (or NULL) are whole. Ranks share the threads. */
+void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, const float *K, const float *V,
+              struct attention p);
 void ring_set_ranks(int ranks);
 int ring_ranks(void);
 /* Bytes that all ranks of a problem take together: what a step says that it takes of scratch(). */
 size_t ring_memory(struct attention p, enum dtype dtype);
-/* What rank `rank` did in the last ring_run(). */
+/* Of the last ring_run(): what is the same in every rank, and what rank `rank` did. */
+struct ring ring_last(void);
 struct ring_times ring_times_of(int rank);
 
 /* Ends all ranks. The next ring_run() begins anew, and they see what this process has changed since. */
@@ -74,7 +80,7 @@ extern void (*ring_delay)(const struct ring *r, int from);
 
 struct ring_job {
     ring_body *body;
-    struct ring like;          /* its ranks and p are those of every rank */
+    struct ring like;          /* its ranks, p and held are those of every rank */
     float *O, *lse;            /* whole tensors */
     const float *Q, *K, *V;
 };
@@ -92,8 +98,8 @@ extern const struct ring_transport ring_shared;
 struct ring_room {
     size_t made, given, all;
 } ring_lay(struct ring *r, char *memory);
-void ring_take(struct ring *r, const struct ring_job *job);       /* its piece of the whole tensors */
+void ring_take(struct ring *r, const struct ring_job *job);       /* its pieces of the whole tensors */
 void ring_give(const struct ring *r, const struct ring_job *job); /* and back */
-void ring_rank(struct ring *r, ring_body *body);                  /* runs a rank that has its piece */
+void ring_rank(struct ring *r, ring_body *body);                  /* runs a rank that has its pieces */
 
 #endif

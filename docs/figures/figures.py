@@ -598,9 +598,31 @@ def rings():
     return f
 
 
+def zigzag():
+    f = Figure(740, 300, "Three ranks under a causal mask: pieces side by side, and pieces from both ends")
+    size, of_ranks = 32, ("a", "b", "c")
+    panels = ("step 35: neighbours", [0, 0, 1, 1, 2, 2]), ("zigzag: from both ends", [0, 1, 2, 2, 1, 0])
+    for panel, (words, owner) in enumerate(panels):
+        left, top = 120 + 370 * panel, 58
+        f.text(left + 3 * size, 24, words, "head")
+        f.text(left + 3 * size, 48, "keys, in six pieces", "small")
+        for row in range(6):
+            y, kind = top + row * size, of_ranks[owner[row]]
+            f.text(left - 10, y + 21, "queries %d" % row, "small", "end")
+            for column in range(row):
+                f.box(left + column * size, y, size - 3, size - 3, kind)
+            x = left + row * size
+            f.add(f'<path d="M{x} {y} L{x} {y + size - 3} L{x + size - 3} {y + size - 3} Z" class="{kind}"/>')
+            f.text(left + (row + 1) * size + 4, y + 21, "rank %d" % owner[row], "small", "start")
+        work = ["%g" % sum(row + 0.5 for row in range(6) if owner[row] == rank) for rank in range(3)]
+        f.text(left + 3 * size, top + 6 * size + 22, "rank 0: %s, rank 1: %s, rank 2: %s" % tuple(work))
+    f.text(370, 294, "a square is a piece of queries that sees a piece of keys; on the diagonal, half of it", "small")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, chain, backward, ranks, rings)
+           bound, cache, group, chain, backward, ranks, rings, zigzag)
 
 
 def main(words):

@@ -67,5 +67,5 @@ static void ring_attention_rank(struct ring *r)
 /* As in step 14, on all ranks together. */
 void ring_attention_cpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p)
 {
-    ring_run(ring_attention_rank, O, lse, Q, K, V, p);
+    ring_run(ring_attention_rank, 1, O, lse, Q, K, V, p);
 }

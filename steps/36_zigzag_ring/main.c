@@ -1,0 +1,28 @@
+/* Step 36: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "ring/ring.h"
+#include "steps.h"
+
+static struct cost zigzag_ring_cost(struct attention p, enum dtype dtype)
+{
+    return (struct cost){
+        .bytes = attention_bytes(p, dtype), /* and what travels, from memory to memory */
+        .exps = attention_pairs(p),         /* and one for each query and piece that is merged */
+    };
+}
+
+const struct attention_step zigzag_ring = {
+    .name = "36_zigzag_ring",
+    .idea = "a rank has an early piece and a late one: a mask leaves all ranks the same work",
+    .predict = zigzag_ring_cost,
+    .cpu = zigzag_ring_cpu,
+    .scratch = ring_memory,
+    .ring = true,
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_main(&zigzag_ring, &ring_attention, argc, argv);
+}
+#endif
