@@ -289,35 +289,40 @@ def swizzle():
 
 
 def fragments():
-    f = Figure(740, 338, "What one lane holds of two C of the first product is what it must hold of A of the second")
-    size, top, lane = 15, 70, 5
+    f = Figure(740, 318, "What one lane holds of two C of the first product, of A of the second, and of B")
+    size, top, lane = 12, 70, 5
     g, t = lane // 4, lane % 4
-    f.add("<style>.d { fill: #8250df33; stroke: #8250df }</style>")
+    f.add("<style>.d { fill: #8250df33; stroke: #8250df } .e { fill: #59636e66; stroke: #59636e }</style>")
 
-    def matrix(x, columns, name, words, first=0):
-        """16 rows; the lane's elements are coloured by the quarter of A that they are in, or will be: from `first` on."""
+    def matrix(x, columns, name, words, kind_of):
+        """16 rows; kind_of(row, col) colours the lane's elements."""
         for row in range(16):
             for col in range(columns):
-                mine = row % 8 == g and col % 8 // 2 == t
-                kind = "abcd"[first + row // 8 + 2 * (col // 8)] if mine else "none"
-                f.box(x + col * size, top + row * size, size - 2, size - 2, kind)
+                f.box(x + col * size, top + row * size, size - 2, size - 2, kind_of(row, col) or "none")
         f.text(x + columns * size / 2, 24, name, "head")
         for i, word in enumerate(words):
             f.text(x + (i // 2 * 8 + 4) * size, top - 26 + (i % 2) * 16, word, "small")
 
-    matrix(30, 8, "C: S, 8 keys", ("c[0..1] above,", "c[2..3] below"))
-    matrix(190, 8, "C: the next 8", ("c[0..1] above,", "c[2..3] below"), 2)
-    matrix(440, 16, "A: P, 16 keys", ("a[0] above,", "a[1] below", "a[2] above,", "a[3] below"))
-    f.arrow(330, 186, 420, 186)
-    f.text(375, 158, "exp(s − m)", "small")
-    f.text(375, 174, "two to a word", "small")
-    f.text(375, 208, "in the same lane", "small")
-    f.text(370, 330, f"coloured: lane {lane} = 4 · {g} + {t}. It holds columns 2 and 3 of row 1 in each quarter", "small")
+    def quarters(first=0):
+        """Of C and A, coloured by the quarter of A that they are in, or will be: from `first` on."""
+        return lambda row, col: row % 8 == g and col % 8 // 2 == t and "abcd"[first + row // 8 + 2 * (col // 8)]
+
+    matrix(20, 8, "C: S, 8 keys", ("c[0..1] above,", "c[2..3] below"), quarters())
+    matrix(148, 8, "C: the next 8", ("c[0..1] above,", "c[2..3] below"), quarters(2))
+    matrix(354, 16, "A: P, 16 keys", ("a[0] above,", "a[1] below", "a[2] above,", "a[3] below"), quarters())
+    matrix(606, 8, "B: Kᵀ, 8 keys", ("b0 above,", "b1 below"), lambda row, col: row % 8 // 2 == t and col == g and "e")
+    f.arrow(256, 164, 342, 164)
+    f.text(299, 136, "exp(s − m)", "small")
+    f.text(299, 152, "two to a word", "small")
+    f.text(299, 186, "in the same lane", "small")
+    f.text(370, 288, f"coloured: lane {lane} = 4 · {g} + {t}. Of A and C it holds columns 2 and 3 of row 1 in each quarter,",
+           "small")
+    f.text(370, 306, "of B, whose quarters are transposed, rows 2 and 3 of column 1", "small")
     return f
 
 
 def pipeline():
-    f = Figure(720, 236, "Copies and products, one after the other and one beside the other")
+    f = Figure(720, 268, "Copies and products, one after the other and one beside the other")
     width = 84
 
     def track(y, name, first, step, kinds):
@@ -327,78 +332,115 @@ def pipeline():
             if x + width < 700:
                 f.box(x, y, width - 6, 32, kinds[n % 2], f"tile {n}", "small")
 
+    def barriers(y, count):
+        for i in range(count):
+            f.arrow(123 + (i + 1) * width, y - 4, 123 + (i + 1) * width, y + 74, False)
+
     f.text(126, 22, "step 16: a warp that copies does not multiply", "head", "start")
-    track(34, "copies", 0, 2, "ab")
-    track(72, "products", 1, 2, "ab")
+    track(34, "copies", 0, 2, "aa")
+    track(72, "products", 1, 2, "aa")
+    barriers(34, 6)
     f.text(126, 146, "step 17: the next tile travels meanwhile", "head", "start")
     track(158, "copies", 0, 1, "ab")
     track(196, "products", 1, 1, "ab")
+    barriers(158, 4)
+    f.text(370, 258, "blue: place 0, orange: place 1; a line is a barrier: two a tile, then one", "small")
     return f
 
 
 def ring():
-    f = Figure(720, 300, "A ring of two places: full barriers let products begin, empty barriers let the next copy begin")
-    names = ("copy engine", "products")
-    for i, name in enumerate(names):
-        f.text(100, 84 + 110 * i, name, "", "end")
-    width = 116
+    f = Figure(740, 368, "A ring of two places: full barriers let products begin, empty barriers let the next copy be asked for")
+    left, width = 136, 118
+    for y, name in ((73, "thread 0 asks"), (137, "copy engine"), (241, "products")):
+        f.text(left - 20, y, name, "", "end")
+
+    def waits(x, y, barrier, parity):
+        f.text(x, y, barrier, "small")
+        f.text(x, y + 16, f"parity {parity}", "small")
+
     for n in range(5):
-        x, kind = 116 + n * width, "ab"[n % 2]
-        f.box(x, 62, width - 14, 34, kind, f"{n} → place {n % 2}", "small")
-        f.box(x + width, 172, width - 14, 34, kind, f"with {n}", "small") if n < 4 else None
+        x, kind = left + n * width, "ab"[n % 2]
+        waits(x + 15, 24, f"empty {n % 2}", 1 - n // 2 % 2)
+        f.box(x, 54, 30, 28, kind, f"{n}", "small")
+        f.arrow(x + 15, 84, x + 15, 110)
+        f.box(x, 114, width - 30, 34, kind, f"{n} → place {n % 2}", "small")
         if n < 4:
-            f.arrow(x + width - 14, 98, x + width + 2, 168)
+            f.arrow(x + width - 34, 150, x + width + 6, 214)
+            f.box(x + width, 218, width - 30, 34, kind, f"with {n}", "small")
+            waits(x + width + 44, 270, f"full {n % 2}", n // 2 % 2)
         if n < 3:  # what leaves place n % 2 lets in what comes next there
-            f.arrow(x + 2 * width - 14, 170, x + 2 * width + 2, 100)
-    f.text(220, 140, "full", "small", "end")
-    f.text(358, 140, "empty", "small", "start")
-    f.text(400, 240, "blue: place 0, orange: place 1; thing n is in round n / 2 of its place", "small")
-    f.text(400, 262, "parity of a round: rounds 0, 1, 2, … are 0, 1, 0, …", "small")
-    f.text(400, 284, "the copies of 0 and 1 wait for nobody; that of 2 waits until the products with 0 are over", "small")
+            f.arrow(x + 2 * width - 27, 224, x + 2 * width - 4, 78)
+    f.text(370, 318, "blue: place 0, orange: place 1; thing n is in round n / 2 of its place", "small")
+    f.text(370, 338, "0 and 1 need not wait for a place; 2 waits until the products with 0 are over", "small")
+    f.text(370, 358, "thread 0, which multiplies like the others, asks for n + 1 when n is there", "small")
     return f
 
 
 def edge():
-    f = Figure(740, 334, "A box that hangs over the last row of a head: what lies beyond arrives as zeros, not as the next head")
-    for x, title, end in ((30, "rows of all heads in one dimension", False), (400, "rows and heads apart", True)):
-        f.text(x + 150, 24, title, "head")
-        for i in range(8):
-            kind = "a" if i < 5 else "b"
-            gap = 56 if end and i > 4 else 0
-            f.box(x, 44 + 24 * i + gap, 110, 20, kind, f"head {0 if i < 5 else 1}, row {995 + i if i < 5 else i - 5}", "small")
-        f.box(x - 8, 44 + 24 * 2 - 5, 126, 24 * 5 + 4, "none")
-        f.arrow(x + 128, 150, x + 172, 150)
-        for i in range(5):
-            wrong = i > 2
-            f.box(x + 180, 92 + 24 * i, 110, 20, "none" if wrong and end else "b" if wrong else "a",
-                  "0" if wrong and end else f"head {1 if wrong else 0}, row {997 + i if not wrong else i - 3}", "small")
-    f.text(180, 306, "the box takes rows of the next head: for V even", "small")
-    f.text(180, 324, "a weight of 0 times NaN is NaN", "small")
-    f.text(550, 306, "the box ends where its dimension does:", "small")
-    f.text(550, 324, "zeros, and no if in any copy", "small")
+    f = Figure(740, 354, "A box that hangs over the last row of a head: what lies beyond arrives as zeros, not as the next head")
+    rows = ["head 0, row 959", "head 0, rows 960–998", "head 0, row 999",
+            "head 1, row 0", "head 1, row 1", "head 1, rows 2–23", "head 1, row 24"]
+    zeros = ["a row of zeros", "a row of zeros", "22 rows of zeros"]
+    for x, title, end in ((14, "rows of all heads in one dimension", False), (386, "rows and heads apart", True)):
+        f.text(x + 170, 24, title, "head")
+        for i, words in enumerate(rows):
+            f.box(x, 44 + 24 * i + (80 if end and i > 2 else 0), 152, 20, "a" if i < 3 else "b", words, "small")
+        f.box(x - 6, 66, 164, 24 * 5, "none")
+        f.arrow(x + 160, 126, x + 184, 126)
+        for i, words in enumerate(rows[1:3] + (zeros if end else rows[3:6])):
+            f.box(x + 188, 68 + 24 * i, 152, 20, "a" if i < 2 else "none" if end else "b", words, "small")
+    f.text(184, 326, "the box takes rows of the next head: for V even", "small")
+    f.text(184, 344, "a weight of 0 times NaN is NaN", "small")
+    f.text(556, 326, "the box ends where its dimension does:", "small")
+    f.text(556, 344, "zeros, and no if in any copy", "small")
     return f
 
 
 def descriptors():
-    f = Figure(740, 344, "One wgmma: descriptors find its operands, and its result is spread over registers")
-    f.text(119, 24, "A: 64 rows × 16", "head")
-    f.text(359, 24, "B: N rows × 16", "head")
-    f.text(610, 24, "D: 64 × N in fp32", "head")
-    for x, kind, rows in ((60, "a", 8), (300, "b", 8)):
-        for i in range(4):
-            f.box(x + 30 * i, 44, 28, 24 * rows, kind if i == 1 else "none", "")
-        for r in range(1, rows):
-            f.arrow(x, 44 + 24 * r, x + 118, 44 + 24 * r, False)
-        f.text(x + 60, 44 + 24 * rows + 20, "a panel: 64 columns,", "small")
-        f.text(x + 60, 44 + 24 * rows + 38, "128 bytes a row", "small")
-        f.text(x + 60, 44 + 24 * rows + 58, "descriptor + 2: the next 16", "small")
-    f.text(239, 145, "×", "head")
-    f.text(470, 145, "→", "head")
-    for w in range(4):
-        f.box(520, 44 + 48 * w, 180, 46, "c", f"warp {w}: rows {16 * w} to {16 * w + 15}", "small")
-    f.text(610, 256, "as with mma.sync: a lane has two", "small")
-    f.text(610, 276, "columns of rows g and g + 8", "small")
-    f.text(370, 332, "S = Q Kᵀ: both from shared memory. O += P V: P where S was, in registers, V from shared memory", "small")
+    f = Figure(740, 560, "One wgmma: descriptors find its operands, and its result is spread over registers")
+    width, height = 26, 20
+
+    def panel(x, y, kind, coloured):
+        """64 rows of 64 columns, in cells of 8 x 16; coloured(row, col) are what one product takes."""
+        for row in range(8):
+            for col in range(4):
+                f.box(x + width * col, y + height * row, width - 2, height - 2, kind if coloured(row, col) else "none")
+        for row in range(1, 8):
+            f.arrow(x - 2, y + height * row - 1, x + 4 * width, y + height * row - 1, False)
+
+    def result(y, name):
+        f.text(610, y - 20, name, "head")
+        for w in range(4):
+            f.box(520, y + 40 * w, 180, 38, "c", f"warp {w}: rows {16 * w} to {16 * w + 15}", "small")
+
+    top, low = 44, 304
+    for x, name, kind in ((60, "A: Q, 64 rows × 16", "a"), (300, "B: K, N rows × 16", "b")):
+        f.text(x + 51, 24, name, "head")
+        panel(x, top, kind, lambda row, col: col == 1)
+    f.text(231, top + 180, "a panel: 64 columns, 128 bytes a row", "small")
+    f.text(231, top + 198, "descriptor + 2: the next 16 columns", "small")
+    result(top, "D: S, 64 × N in fp32")
+    f.text(231, top + 85, "×", "head")
+    f.text(465, top + 85, "→", "head")
+    f.arrow(416, top + 9, 416, top + 9 + height)
+    f.text(422, top + 23, "stride offset", "small", "start")
+
+    f.text(111, low - 20, "A: P, 64 × 16", "head")
+    f.box(98, low, width, 158, "a")
+    f.text(111, low + 180, "in registers,", "small")
+    f.text(111, low + 198, "where S was", "small")
+    f.text(355, low - 20, "B: V, 16 rows × N", "head")
+    for x in (246, 360):
+        panel(x, low, "b", lambda row, col: row in (2, 3))
+    f.arrow(250, low + 170, 362, low + 170)
+    f.text(355, low + 188, "leading offset: to the next panel", "small")
+    f.text(355, low + 206, "descriptor + 128: the next 16 rows", "small")
+    result(low, "D: O, 64 × N in fp32")
+    f.text(204, low + 85, "×", "head")
+    f.text(490, low + 85, "→", "head")
+    f.text(610, low + 180, "as with mma.sync: a lane has two of", "small")
+    f.text(610, low + 198, "every 8 columns, in rows g and g + 8", "small")
+    f.text(370, 548, "a cell: 8 rows × 16 columns; a line every 8 rows, 1024 bytes; blue, orange: what a product takes", "small")
     return f
 
 
