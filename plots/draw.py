@@ -315,15 +315,16 @@ def attention_tflops(view, dim, dtype="fp32"):
     return picture
 
 
-def attention_scale(view, dtype="fp32"):
+def attention_scale(view, dtype="fp32", only=()):
+    """Of all steps, or of those of these numbers."""
     rows = [r for r in view.scaled if r.verdict == "pass" and r.dtype == dtype and r.error and r.tolerance]
-    xs = {r.score_size for r in rows}
-    if len(xs) < 2:
+    rows = [r for r in rows if not only or r.number in only]
+    xs, names = {r.score_size for r in rows}, sorted({r.step for r in rows})
+    if len(xs) < 2 or len(names) < len(only):
         raise NothingToDraw
     bits = BITS[dtype] + 1  # 2^-bits is the unit roundoff
-    picture = Picture("attention-scale", "attention-scale" + suffix(dtype), "What do large scores cost?",
-                      "%s: %s, %s" % (view.name, dtype, rows[-1].shape()))
-    names = sorted({r.step for r in rows})
+    picture = Picture("attention-scale", "attention-scale" + suffix(dtype) + "".join("-%d" % n for n in only),
+                      "What do large scores cost?", "%s: %s, %s" % (view.name, dtype, rows[-1].shape()))
     blocks = [sorted((r.score_size, r.error, r.tolerance) for r in rows if r.step == name) for name in names]
     values = [v for block in blocks for line in block for v in line[1:]] + [2.0 ** -bits]
     low, high = min(values) / 2, 6 * max(values)
@@ -519,6 +520,7 @@ def pictures(table):
     for i, view in enumerate(table.views()):
         todo = [(steps,), (ladder,), (error,), (attention_steps,), (roofline,)]
         todo += [(make, t) for t in BITS for make in (lengths, attention_scale)] + [(error, t, True) for t in two]
+        todo += [(attention_scale, "bf16", (11, 15))]  # for step 15, whose reader has met no others
         todo += [(attention_tflops, dim, t) for t in two for dim in sorted({r.dim for r in usual(view, t)})]
         for make, *words in todo:
             try:

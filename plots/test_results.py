@@ -502,6 +502,10 @@ class Choosing(Case):
         rows = [attention("08_step", 1, input="normal, scale %d" % s, error=e, tolerance=2 * e) for s,
                 e in ((1, 1e-3), (2, 3e-3))]
         self.assertEqual(draw.attention_scale(self.view(rows)).files["curves"], [[(8, 1e-3, 2e-3), (16, 3e-3, 6e-3)]])
+        rows += [dict(row, step="07_step") for row in rows]
+        self.assertEqual(draw.attention_scale(self.view(rows), "fp32", (7,)).settings["text1"], "07_step")
+        with self.assertRaises(draw.NothingToDraw):
+            draw.attention_scale(self.view(rows), "fp32", (7, 9))
 
     def test_labels_keep_apart(self):
         picture = draw.Picture("lengths", "", "", "")
