@@ -461,7 +461,7 @@ def decoding():
 
 def ring_ranks(most=1024):
     """Efficiency against the number of ranks: recorded and modelled on two cores, and predicted for GPUs."""
-    points = [p for p in ring_model.recorded() if p.what.startswith("2048")]
+    points = [p for p in ring_model.recorded() if p.what.startswith("2048") and p.ms]
     share = lambda p, ms: 100 * p.one_ms / ms
     picture = Picture("panels", "ring-ranks", "What does each rank more bring?",
                       "efficiency: share of the processors' speed, as one rank uses them. "

@@ -7,8 +7,8 @@ Every rank has a clock. In a pass it computes (its FLOPs at one rank's speed, th
 next block from the rank before (latency, then bytes at the link's speed): after that if nothing overlaps, or else at the same
 time. It goes on when it has both, and when its own block is gone. What it needs to know are rates of one rank and of one hop.
 
-Before anything is predicted, the same model is given the rates that runs of step 35 printed of one rank and one hop, and must
-come within 10 % of what they printed of 2 ranks, each with a core of its own.
+Before anything is predicted, the same model is given the rates that runs of steps 35 and 36 printed of one rank and one hop, and
+must come within 10 % of what they printed of 2 ranks, each with a core of its own.
 """
 import argparse, collections, dataclasses, os, random, re, sys
 
@@ -16,8 +16,9 @@ sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not
 
 from results import ROOT, Problem, Table, digits3, length_name, read
 
-RECORD, WITHIN = "plots/recorded/epyc-ring.txt", 0.10
-QUIET = 3  # its first runs: the later ones shared the machine
+# Of each: how many runs, the first, had the machine to themselves; whether the times of the others say anything.
+RECORDS = ("plots/recorded/epyc-ring.txt", 3, True), ("plots/recorded/epyc-zigzag.txt", 0, False)
+WITHIN = 0.10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Ring:
         """Seconds for a rank's own block, that of an earlier rank, or of a later one."""
         t, masked = self.tokens(), self.mask != "none"
         pairs, rows = {"own": (t * (t + 1) / 2 if masked else t * t, 0), "earlier": (t * t, t), "later": (t * t, t)}[which]
-        if which != "own" and self.mask == "zigzag":  # half of the keys for all queries, or all keys for half of the queries
+        if which != "own" and self.mask == "zigzag":  # one call: half of the keys for all queries, all keys for half of them
             pairs, rows = t * t / 2, t if which == "earlier" else t / 2
         if which == "later" and self.mask == "causal":
             pairs = rows = 0
@@ -110,31 +111,36 @@ def all_to_all(s):
 
 # ---- held to what was recorded
 
-# What a run printed of a number of ranks, and what the model says: balance is 0 where it was not printed, and `why` is not empty
-# where the model is not held to it. one_ms: of one rank, on all cores.
+# What a run printed of a number of ranks, and what the model says: ms or balance is 0 where it is not known, and `why` is not
+# empty where the model is not held to it. one_ms: of one rank, on all cores.
 Point = collections.namedtuple("Point", "what ranks one_ms ms ms_said balance balance_said why")
 
 
 def recorded():
-    """The Points of the record. The model knows what the same run printed of one rank and of one hop."""
-    for number, run in enumerate(read(RECORD).split("\n$ ")[1:]):
-        found = re.search(r"Q is \(1, (\d+), (\d+), (\d+)\), K and V \(1, (\d+), .*?fp32(, causal)?", run).groups()
-        heads, seq, dim, kv_heads = map(int, found[:4])
-        cores, asked, balance = (int(re.search(form, run)[1]) for form in (r"(\d+) threads", r"ring +(\d+)", r"average (\d+) %"))
-        latency, link = map(float, re.search(r"a hop of (\S+) us and (\S+) GB/s", run).groups())
-        times = {int(n): float(ms) for n, ms in re.findall(r"(\d+): (\S+) ms, \d+ %", run)}
-        shared = max(1, asked / cores)  # ranks on a core when the hop was measured
-        hop = latency * 1e-6 / shared, link * 1e9 * shared
-        mask = "causal" if found[4] else "none"
-        one = Ring(ranks=1, seq=seq, heads=heads, kv_heads=kv_heads, dim=dim, bytes=4, mask=mask, rate=1, memory=2 * hop[1],
-                   link=hop, between=hop, node=asked, overlap=False, cores=cores)  # a hop reads what it carries, and writes it
-        one_ms = times.pop(1)
-        one = dataclasses.replace(one, rate=one.flops() / (1e-3 * one_ms * cores))
-        for n, ms in times.items():
+    """The Points of all records. The model knows what the same run printed of one rank and of one hop."""
+    for path, quiet, timed in RECORDS:
+        for number, run in enumerate(read(path).split("\n$ ")[1:]):
+            yield from points_of(run, "" if number < quiet or not timed else "the machine was shared", number < quiet or timed)
+
+
+def points_of(run, shared, timed):
+    found = re.search(r"Q is \(1, (\d+), (\d+), (\d+)\), K and V \(1, (\d+), (\d+), .*?fp32(, causal)?", run).groups()
+    heads, seq, dim, kv_heads, keys = map(int, found[:5])
+    cores, asked, balance = (int(re.search(form, run)[1]) for form in (r"(\d+) threads", r"ring +(\d+)", r"average (\d+) %"))
+    latency, link = map(float, re.search(r"a hop of (\S+) us and (\S+) GB/s", run).groups())
+    times = {int(n): float(ms) for n, ms in re.findall(r"(\d+): (\S+) ms, \d+ %", run)}
+    one_ms, on_a_core = times.pop(1), max(1, asked / cores)  # ranks on a core when the hop was measured
+    hop = latency * 1e-6 / on_a_core, link * 1e9 * on_a_core
+    mask = "none" if not found[5] else "zigzag" if "zigzag" in run else "causal"
+    one = Ring(ranks=1, seq=seq, heads=heads, kv_heads=kv_heads, dim=dim, bytes=4, mask=mask, rate=1, memory=2 * hop[1],
+               link=hop, between=hop, node=asked, overlap=False, cores=cores)  # a hop reads what it carries, and writes it
+    one = dataclasses.replace(one, rate=one.flops() / (1e-3 * one_ms * cores))
+    what = "%d tokens, %d/%d heads%s" % (seq, heads, kv_heads, ", " + mask if found[5] else "")
+    for n, ms in times.items() if timed else {asked: 0}.items():
+        if keys == seq:  # the model knows no others
             seconds, equal = simulate(dataclasses.replace(one, ranks=n))
-            why = "more ranks than cores" if n > cores else "the machine was shared" if number >= QUIET else ""
-            yield Point("%d tokens, %d/%d heads%s" % (seq, heads, kv_heads, found[4] or ""), n, one_ms, ms, 1e3 * seconds,
-                        balance if n == asked else 0, 100 * equal, why)
+            yield Point(what, n, one_ms, ms, 1e3 * seconds, balance if n == asked else 0, 100 * equal,
+                        "more ranks than cores" if n > cores else shared)
 
 
 def held(points):
@@ -144,10 +150,11 @@ def held(points):
 
 
 def recorded_cells(points):
-    yield ["step 35 on two cores", "ranks", "ms", "predicted", "off by", "balance", "predicted",
+    yield ["steps 35 and 36 on two cores", "ranks", "ms", "predicted", "off by", "balance", "predicted",
            "not held to, because"]
     for p in points:
-        yield [p.what, str(p.ranks), digits3(p.ms), digits3(p.ms_said), "%+.1f %%" % (100 * (p.ms_said / p.ms - 1)),
+        times = [digits3(p.ms), digits3(p.ms_said), "%+.1f %%" % (100 * (p.ms_said / p.ms - 1))] if p.ms else ["", "", ""]
+        yield [p.what, str(p.ranks), *times,
                *(["%d %%" % p.balance, "%.0f %%" % p.balance_said] if p.balance else ["", ""]), p.why]
 
 
