@@ -201,6 +201,10 @@ static const struct {
     { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
     { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
     { "10_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
+    { "14_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
+    { "31_recomputed_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "neither O nor lse" },
+    { "31_recomputed_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
+    { "31_recomputed_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
     { "10_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
     { "10_standard_attention", "--scale -inf", "--scale", "'-inf'", "finite" },
     { "10_standard_attention", "--scale 1x", "--scale", "'1x'", "finite" },
@@ -451,6 +455,77 @@ START_TEST(test_attention_from_file_to_file)
 }
 END_TEST
 
+/* ---- gradients, from files to files */
+
+/* dx, by the formula, of what --x and --dy name. */
+START_TEST(test_softmax_gradient_from_file_to_file)
+{
+    char words[2048], why[256];
+    snprintf(words, sizeof words, "--x %s --dy %s --out %s --reps 1 --device cpu", folder_path("x.npy"), folder_path("dy.npy"),
+             folder_path("dx.npy"));
+    assert_refused("02_safe_softmax", words_of("--rows 3 --cols 5 --device cpu --dy %s", tensor(NULL, 0)), EXIT_USAGE, "--dy",
+                   "no gradient", NULL);
+    write_tensor("x.npy", 3, 1, 2, 3, 5);
+    write_tensor("dy.npy", 3, 1, 2, 5, 3);
+    assert_refused("29_softmax_backward", words, EXIT_FAILED, "dy.npy", "shape", NULL);
+    write_tensor("dy.npy", 3, 1, 2, 3, 5);
+    struct npy x, dy, dx;
+    ck_assert(npy_read(folder_path("dy.npy"), &dy, why, sizeof why) == 0);
+    for (int i = 0; i < 30; i++)
+        ((float *)dy.data)[i] = (float)(i % 4 - 1);
+    ck_assert(npy_write(folder_path("dy.npy"), dy.data, FP32, 3, dy.shape, why, sizeof why) == 0);
+    const struct said *s = run("29_softmax_backward", words);
+    ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+    ck_assert(npy_read(folder_path("x.npy"), &x, why, sizeof why) == 0);
+    ck_assert(npy_read(folder_path("dx.npy"), &dx, why, sizeof why) == 0);
+    ck_assert(dx.dims == 3 && memcmp(dx.shape, x.shape, 3 * sizeof(int64_t)) == 0);
+    for (int row = 0; row < 30; row += 5) {
+        double y[5], l = 0, sum = 0;
+        for (int i = 0; i < 5; i++)
+            l += y[i] = exp(element(x.data, FP32, row + i));
+        for (int i = 0; i < 5; i++)
+            sum += (y[i] /= l) * element(dy.data, FP32, row + i);
+        for (int i = 0; i < 5; i++)
+            ck_assert(fabs(element(dx.data, FP32, row + i) - y[i] * (element(dy.data, FP32, row + i) - sum)) < 1e-6);
+    }
+    free(x.data), free(dy.data), free(dx.data);
+}
+END_TEST
+
+/*
+ * A layer of a language model, causal, heads of Q sharing keys and values: dQ, dK and dV are what torch.autograd makes of it, in
+ * fp64 (tests/data/README.md), with dO = Q. The files hold them in fp16.
+ */
+START_TEST(test_gradients_of_a_real_layer_are_autograds)
+{
+    static const char *const programs[] = { "30_attention_backward", "31_recomputed_backward" };
+    static const char *const names[] = { "dq.npy", "dk.npy", "dv.npy" };
+    char words[2048], path[64], why[256];
+    snprintf(words, sizeof words, "--input real --causal --do tests/data/q.npy --dq %s --dk %s --dv %s --reps 1 --device cpu",
+             folder_path(names[0]), folder_path(names[1]), folder_path(names[2]));
+    const struct said *s = run(programs[_i], words);
+    ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+    for (int t = 0; t < 3; t++) {
+        struct npy ours, theirs;
+        ck_assert(npy_read(folder_path(names[t]), &ours, why, sizeof why) == 0);
+        snprintf(path, sizeof path, "tests/data/%s", names[t]);
+        ck_assert_msg(npy_read(path, &theirs, why, sizeof why) == 0, "%s", why);
+        ck_assert(ours.dims == 4 && theirs.dims == 4 && memcmp(ours.shape, theirs.shape, 4 * sizeof(int64_t)) == 0);
+        int64_t dim = ours.shape[3], rows = ours.shape[0] * ours.shape[1] * ours.shape[2];
+        for (int64_t row = 0; row < rows; row++) {
+            double largest = 0, worst = 0;
+            for (int64_t i = row * dim; i < (row + 1) * dim; i++) {
+                largest = fmax(largest, fabs(element(theirs.data, theirs.dtype, i)));
+                worst = fmax(worst, fabs(element(theirs.data, theirs.dtype, i) - element(ours.data, FP32, i)));
+            }
+            ck_assert_msg(worst <= ldexp(largest, -10) + 1e-6, "%s, row %lld: off by %g, where the largest is %g", names[t],
+                          (long long)row, worst, largest);
+        }
+        free(ours.data), free(theirs.data);
+    }
+}
+END_TEST
+
 /* ---- what works */
 
 START_TEST(test_help)
@@ -667,6 +742,8 @@ Suite *program_suite(void)
     tcase_add_test(files, test_output_that_cannot_be_written);
     tcase_add_test(files, test_tensors_that_do_not_fit);
     tcase_add_test(files, test_attention_from_file_to_file);
+    tcase_add_test(files, test_softmax_gradient_from_file_to_file);
+    tcase_add_loop_test(files, test_gradients_of_a_real_layer_are_autograds, 0, 2);
     tcase_add_test(runs, test_help);
     tcase_add_loop_test(runs, test_every_step_runs, 0, PROGRAMS);
     tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);

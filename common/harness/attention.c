@@ -83,6 +83,9 @@ static void finish(const void *step, struct options *o)
         o->dtype = attention_has(s, &cpu_device, FP32) ? FP32 : BF16;
     if (o->dtype == FP32 && !attention_has(s, &cpu_device, FP32))
         usage_error("--dtype fp32: %s takes fp16 and bf16", s->name);
+    const struct attention_backward *back = &s->backward;
+    if (!back->cpu && !back->gpu && !back->gpu_bf16 && (o->change_path || o->dq_path || o->dk_path || o->dv_path))
+        usage_error("--do, --dq, --dk, --dv: %s computes no gradient", s->name);
     if (o->ranks && !s->ring)
         usage_error("--ranks %d: %s is no ring", o->ranks, s->name);
     if (o->ranks)

@@ -8,14 +8,6 @@
 
 #include "program.h"
 
-/* Normal random numbers: how the loss changes with each result of the forward step. */
-static struct buffer change_of(int64_t rows, int64_t cols, enum dtype dtype, uint64_t seed)
-{
-    struct buffer b = buffer_new((size_t)(rows * cols) * dtype_bytes(dtype), &cpu_device);
-    input_fill(b.data, dtype, rows, cols, "normal", seed);
-    return b;
-}
-
 /* What no gradient is asked of. */
 static void refuse_input(const struct options *o, const char *family, const char *why)
 {
@@ -30,7 +22,7 @@ enum { Y, DY, DX };
 static void softmax_inputs(const struct options *o, struct buffer *inputs)
 {
     inputs[Y] = input_tensor(o);
-    inputs[DY] = change_of(o->rows, o->cols, o->dtype, o->seed + 1);
+    inputs[DY] = input_change(o, o->seed + 1);
 #pragma omp parallel
     {
         double *row = malloc((size_t)o->cols * sizeof *row);
@@ -147,8 +139,12 @@ static void attention_inputs(const struct options *o, struct buffer *inputs)
     inputs[Q] = t.q, inputs[K] = t.k, inputs[V] = t.v;
     inputs[O] = buffer_new(attention_tensor_bytes(o, O), &cpu_device);
     inputs[LSE] = buffer_new(attention_tensor_bytes(o, LSE), &cpu_device);
-    inputs[DO] = change_of(queries_of(o), o->attention.dim, o->dtype, o->seed + 3);
-    inputs[DLSE] = change_of(queries_of(o), 1, FP32, o->seed + 4);
+    inputs[DO] = input_change(o, o->seed + 3);
+    inputs[DLSE] = buffer_new(attention_tensor_bytes(o, DLSE), &cpu_device);
+    if (o->change_path) /* a loss of O alone */
+        memset(inputs[DLSE].data, 0, inputs[DLSE].bytes);
+    else
+        input_fill(inputs[DLSE].data, FP32, queries_of(o), 1, "normal", o->seed + 4);
     forward(o, inputs);
 }
 
@@ -234,7 +230,15 @@ static double attention_verify_bytes(const struct options *o, const struct devic
 
 static void attention_write(const struct run *r)
 {
-    (void)r;
+    const struct options *o = r->o;
+    const struct attention *p = &o->attention;
+    const int64_t of_queries[] = { p->batch, p->heads, p->seq_q, p->dim };
+    const int64_t of_keys[] = { p->batch, p->kv_heads, p->seq_k, p->dim };
+    const char *paths[] = { o->dq_path, o->dk_path, o->dv_path };
+    char why[512];
+    for (int i = 0; i < 3; i++)
+        if (paths[i] && npy_write(paths[i], r->host[DQ + i].data, o->dtype, 4, i ? of_keys : of_queries, why, sizeof why))
+            fatal("%s", why);
 }
 
 struct kind attention_backward_kind(void)

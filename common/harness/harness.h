@@ -156,6 +156,8 @@ struct options {
     const char *input;              /* family, or "file" */
     const char *x_path, *out_path;
     const char *q_path, *k_path, *v_path, *lse_path;
+    const char *change_path;        /* --dy, --do: of steps that go back, which write to these: */
+    const char *dq_path, *dk_path, *dv_path;
     int dims;                       /* of x_path's tensor, for out_path's; 0 without a file */
     int64_t shape[NPY_MAX_DIMS];
     double file_bytes;              /* of the largest input file */
@@ -183,6 +185,10 @@ enum step_kind { SOFTMAX_STEP, ATTENTION_STEP, CEILINGS_STEP }; /* what a progra
 struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind, const struct attention *usual);
 /* usage_error for what makes no sense together, on so many GPUs */
 void options_check(const struct options *o, int gpus);
+struct output {
+    const char *option, *path;      /* the option without its -- */
+};
+struct output options_output(const struct options *o); /* the first of the files that are to be written; path: NULL without one */
 /* the sizes and the scale that were not given (0, scale_given) */
 void options_finish(struct options *o);
 float default_scale(int64_t dim);                                     /* 1 / sqrt(dim) */
@@ -190,6 +196,9 @@ float default_scale(int64_t dim);                                     /* 1 / sqr
 void input_sizes(struct options *o);
 struct buffer input_tensor(const struct options *o);                  /* x, from a file or a family */
 void output_write(const struct options *o, const void *y);            /* y, in x's shape, to --out */
+/* How the loss changes with each result of the forward step, in the shape of y or O: from --dy or --do, or normal random. */
+struct buffer input_change(const struct options *o, uint64_t seed);
+void input_change_size(struct options *o);                            /* whether that file has this shape: or fatal() */
 
 /* Q, K and V of an attention problem. */
 struct qkv {

@@ -310,6 +310,37 @@ void output_write(const struct options *o, const void *y)
         fatal("%s", why);
 }
 
+/* Axes of y, or of O. Returns how many. */
+static int shape_of_results(const struct options *o, int64_t shape[NPY_MAX_DIMS])
+{
+    const struct attention *p = &o->attention;
+    if (!o->is_attention && o->x_path)
+        return memcpy(shape, o->shape, sizeof o->shape), o->dims;
+    if (!o->is_attention)
+        return shape[0] = o->rows, shape[1] = o->cols, 2;
+    return shape[0] = p->batch, shape[1] = p->heads, shape[2] = p->seq_q, shape[3] = p->dim, 4;
+}
+
+void input_change_size(struct options *o)
+{
+    int64_t shape[NPY_MAX_DIMS];
+    struct npy file = header_of(o->change_path, &o->file_bytes);
+    int dims = shape_of_results(o, shape);
+    if (file.dims != dims || memcmp(file.shape, shape, (size_t)dims * sizeof *shape))
+        fatal("%s: its shape is not that of %s", o->change_path, o->is_attention ? "O: (batch, heads, queries, dim)" : "y");
+}
+
+struct buffer input_change(const struct options *o, uint64_t seed)
+{
+    const struct attention *p = &o->attention;
+    int64_t rows = o->is_attention ? p->batch * p->heads * p->seq_q : o->rows, cols = o->is_attention ? p->dim : o->cols;
+    if (o->change_path)
+        return tensor_from(o->is_attention ? "do" : "dy", o->change_path, o->dtype, rows * cols);
+    struct buffer b = buffer_new((size_t)(rows * cols) * dtype_bytes(o->dtype), &cpu_device);
+    input_fill(b.data, o->dtype, rows, cols, "normal", seed);
+    return b;
+}
+
 int64_t input_real_cols(void)
 {
     int64_t rows, cols;

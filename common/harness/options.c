@@ -20,7 +20,8 @@ static const char softmax_help[] =
     "  --input FAMILY      %s\n"
     "                                                                       (default normal)\n"
     "  --x FILE.npy        or a tensor of yours: fp16, fp32 or fp64, the last axis is softmaxed\n"
-    "  --out FILE.npy      write y there\n"
+    "  --out FILE.npy      write y there; steps that go back: dx\n"
+    "  --dy FILE.npy       how the loss changes with y, in steps that go back (default normal random)\n"
     "  --sweep             every row length from %d to %d Mi, with rows x cols as it is, a line each\n"
     "  --trace X,X,...     no run: how (m, l) grows over a row of up to %d numbers, as 1,3,2\n"
     NOISE_HELP;
@@ -36,6 +37,8 @@ static const char attention_help[] =
     "  --q, --k, --v FILE.npy   or tensors of yours, all three: (batch, heads, tokens, dim)\n"
     "  --out FILE.npy      write O there\n"
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
+    "  --do FILE.npy       how the loss changes with O, in steps that go back (default normal random)\n"
+    "  --dq, --dk, --dv FILE.npy   write these gradients there\n"
     "  --sweep             every length from %d to %s Ki, with tokens in all as they are, a line each\n"
     "  --ranks N           processes of a ring, in steps that have one      (default 2)\n"
     "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n"
@@ -50,9 +53,10 @@ static const char common_help[] =
     "  --json              one JSON object per device instead of text\n"
     "  --help              this\n";
 
-enum {
-    ROWS, COLS, X,                                                          /* softmax */
-    BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, RANKS, SWEEP_SCALE, Q, K, V, LSE, /* attention */
+enum { /* no letters: getopt has those for what begins with one - */
+    ROWS = 256, COLS, X, DY,                                                           /* softmax */
+    BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, RANKS, SWEEP_SCALE, /* attention */
+    Q, K, V, LSE, DO, DQ, DK, DV,
     SHAPE, DTYPE, INPUT, OUT, SWEEP, TRACE, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
 };
 
@@ -65,12 +69,14 @@ enum {
     VALUE("shape", SHAPE), VALUE("dtype", DTYPE), VALUE("input", INPUT), VALUE("out", OUT), FLAG("sweep", SWEEP),      \
     VALUE("trace", TRACE), FLAG("noise", NOISE), COMMON
 
-static const struct option softmax_options[] = { VALUE("rows", ROWS), VALUE("cols", COLS), VALUE("x", X), SHARED };
+static const struct option softmax_options[] = {
+    VALUE("rows", ROWS), VALUE("cols", COLS), VALUE("x", X), VALUE("dy", DY), SHARED,
+};
 static const struct option attention_options[] = {
     VALUE("batch", BATCH), VALUE("heads", HEADS), VALUE("kv-heads", KV_HEADS), VALUE("seq", SEQ), VALUE("seq-q", SEQ_Q),
     VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("scale", SCALE),
     VALUE("ranks", RANKS), FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE),
-    SHARED,
+    VALUE("do", DO), VALUE("dq", DQ), VALUE("dk", DK), VALUE("dv", DV), SHARED,
 };
 static const struct option common_options[] = { COMMON };
 static const struct option *const options_of[] = {
@@ -252,6 +258,11 @@ static void parse_one(struct options *o, int option, const char *arg)
     case K:        o->k_path = arg; break;
     case V:        o->v_path = arg; break;
     case LSE:      o->lse_path = arg; break;
+    case DY:
+    case DO:       o->change_path = arg; break;
+    case DQ:       o->dq_path = arg; break;
+    case DK:       o->dk_path = arg; break;
+    case DV:       o->dv_path = arg; break;
     case SHAPE:    o->named = shape_named(o, arg); break;
     case DTYPE:    o->dtype = dtype_of(arg), o->dtype_given = true; break;
     case INPUT:    set_input(o, arg); break;
@@ -269,43 +280,63 @@ static void parse_one(struct options *o, int option, const char *arg)
     o->size_given |= option == ROWS || option == COLS || option == SHAPE || (option >= BATCH && option <= DIM);
 }
 
+/* The files that are written. */
+enum { OUTPUTS = 5 };
+
+static struct output output_number(const struct options *o, int i)
+{
+    const struct output all[OUTPUTS] = {
+        { "out", o->out_path }, { "lse", o->lse_path }, { "dq", o->dq_path }, { "dk", o->dk_path }, { "dv", o->dv_path },
+    };
+    return all[i];
+}
+
+struct output options_output(const struct options *o)
+{
+    int i = 0;
+    while (i < OUTPUTS - 1 && !output_number(o, i).path)
+        i++;
+    return output_number(o, i);
+}
+
 /* What would overwrite an input, another output or the table of results; and what cannot be written at all. */
 static void check_outputs(const struct options *o)
 {
-    const struct { const char *option, *path; } out[] = { { "out", o->out_path }, { "lse", o->lse_path } }, in[] = {
+    struct output others[7 + OUTPUTS] = {
         { "--x", o->x_path }, { "--q", o->q_path }, { "--k", o->k_path }, { "--v", o->v_path },
+        { o->is_attention ? "--do" : "--dy", o->change_path },
         { "the table of results,", results_path() }, { "the table of ceilings,", ceilings_path() },
     };
-    for (int i = 0; i < 2; i++) {
-        for (int j = 0; out[i].path && j < 6; j++)
-            if (in[j].path && same_file(out[i].path, in[j].path))
-                usage_error("--%s '%s': it is the file of %s '%s', and would overwrite it", out[i].option, out[i].path,
-                            in[j].option, in[j].path);
-        if (out[i].path && !writable_whole(out[i].path))
-            fatal("--%s '%s': it cannot be written: %s", out[i].option, out[i].path, strerror(errno));
+    for (int i = 0; i < OUTPUTS; i++) {
+        struct output out = output_number(o, i);
+        for (int j = 0; out.path && j < 7 + i; j++)
+            if (others[j].path && same_file(out.path, others[j].path))
+                usage_error("--%s '%s': it is the file of %s%s '%s', and would overwrite it", out.option, out.path,
+                            j < 7 ? "" : "--", others[j].option, others[j].path);
+        if (out.path && !writable_whole(out.path))
+            fatal("--%s '%s': it cannot be written: %s", out.option, out.path, strerror(errno));
+        others[7 + i] = out;
     }
-    if (o->out_path && o->lse_path && same_file(o->out_path, o->lse_path))
-        usage_error("--lse '%s': it is the file of --out '%s', and would overwrite it", o->lse_path, o->out_path);
 }
 
 void options_check(const struct options *o, int gpus)
 {
-    const char *file = o->x_path ? o->x_path : o->q_path, *out = o->out_path ? o->out_path : o->lse_path;
+    const char *file = o->x_path ? o->x_path : o->q_path;
+    struct output out = options_output(o);
     if (o->gpu && !o->cpu && gpus == 0)
         fatal("--device gpu: %s", gpu_missing());
-    if (out && o->cpu && o->gpu && gpus > 0)
-        usage_error("--%s '%s': both devices would write it; choose --device cpu or --device gpu", o->out_path ? "out" : "lse",
-                    out);
+    if (out.path && o->cpu && o->gpu && gpus > 0)
+        usage_error("--%s '%s': both devices would write it; choose --device cpu or --device gpu", out.option, out.path);
     if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
         usage_error("--q, --k, --v: all three are needed, or none");
     if (file && (o->input_given || o->size_given))
         usage_error("--%c '%s': the file is the input and its shape the shape; leave out %s, --shape and --input",
                     o->x_path ? 'x' : 'q', file,
                     o->is_attention ? "--batch, --heads, --kv-heads, --seq, --seq-q, --seq-k, --dim" : "--rows, --cols");
-    if (o->sweep && (file || out))
+    if (o->sweep && (file || o->change_path || out.path))
         usage_error("--sweep: it makes its own shapes; leave out files");
-    if (o->sweep_scale && (o->sweep || out || o->scale_given))
-        usage_error("--sweep-scale: it runs one shape at many scales; leave out --sweep, --scale, --out and --lse");
+    if (o->sweep_scale && (o->sweep || out.path || o->scale_given))
+        usage_error("--sweep-scale: it runs one shape at many scales; leave out --sweep, --scale and files to write");
     if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))
         usage_error("--sweep --input '%s': normal and uniform are allowed, which are the same numbers in every shape", o->input);
     if (o->is_attention && strcmp(o->input, "real") == 0 && o->size_given)
@@ -378,6 +409,8 @@ void options_finish(struct options *o)
         finish_softmax(o, named);
     if (o->is_attention && !o->scale_given)
         o->attention.scale = default_scale(o->attention.dim);
+    if (o->change_path)
+        input_change_size(o);
 }
 
 struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind, const struct attention *usual)

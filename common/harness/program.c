@@ -385,7 +385,7 @@ int program_main(const struct kind *kind, const void *step, const char *name, co
         buffer_free(&inputs[i]);
     if (!ran && !o.json)
         report_recorded(name);
-    if (!ran && (o.json || o.out_path || o.lse_path))
+    if (!ran && (o.json || options_output(&o).path))
         fatal("nothing ran, and nothing was written: no device that was asked for is here and has a version for %s",
               dtype_name(o.dtype));
     if (!ran && o.cpu != o.gpu) /* it was asked for; with all devices, a step that none here can run is no failure */

@@ -49,6 +49,8 @@ static void finish(const void *step, struct options *o)
     bool here = softmax_has(s, &cpu_device, FP32) || softmax_has(s, &gpu_device, FP32); /* not step 08 in a build without CUDA */
     if (here && !softmax_has(s, &cpu_device, o->dtype) && !softmax_has(s, &gpu_device, o->dtype))
         usage_error("--dtype %s: %s takes fp32 only; steps 07, 08 and 09 take fp16 and bf16 too", dtype_name(o->dtype), s->name);
+    if (o->change_path && !s->backward_cpu && !s->backward_gpu)
+        usage_error("--dy '%s': %s computes no gradient", o->change_path, s->name);
 }
 
 /* With --sweep every row length from 128 on, rows x cols staying what it is. */
@@ -234,7 +236,7 @@ static void print_line(const struct options *o, const struct result *r)
 static void write_outputs(const struct run *r)
 {
     if (r->o->out_path)
-        output_write(r->o, r->host[Y].data);
+        output_write(r->o, r->host[r->kind->inputs].data);
 }
 
 const struct kind softmax_kind = {
