@@ -5,13 +5,13 @@ load "plots/style.gp"
 groups = number("groups")
 products = "#0072b2"; values = "#56b4e9"; begin = "#b5b5af"; softmax = "#d55e00"; rest = "#e69f00"; copies = "#5e4fa2"
 row(w) = 2.0 + 2.3 * w     # of a warpgroup's products; what its warps do is 0.9 below
-entry(i, x, text, colour) = \
-    sprintf("set object %d rectangle from screen %g,0.033 to screen %g,0.058 ", i, x, x + 0.016) \
+entry(i, x, y, text, colour) = \
+    sprintf("set object %d rectangle from screen %g,%g to screen %g,%g ", i, x, y - 0.012, x + 0.016, y + 0.013) \
     .sprintf("fillcolor rgb '%s' fillstyle solid noborder;", colour) \
-    .sprintf("set label '%s' at screen %g,0.045 left textcolor rgb ink;", text, x + 0.022)
-left(text, y, colour) = sprintf("set label '%s' at screen 0.175, first %g right textcolor rgb '%s';", text, y, colour)
+    .sprintf('set label "%s" at screen %g,%g left textcolor rgb ink;', text, x + 0.022, y)
+left(text, y, colour) = sprintf('set label "%s" at screen 0.175, first %g right textcolor rgb "%s";', text, y, colour)
 
-set lmargin at screen 0.185; set rmargin at screen 0.97; set tmargin at screen 0.84; set bmargin at screen 0.20
+set lmargin at screen 0.185; set rmargin at screen 0.97; set tmargin at screen 0.84; set bmargin at screen 0.235
 set xrange [0 : number("width")]
 set yrange [row(groups - 1) + 1.5 : 0]
 set xlabel "clocks of the SM" textcolor rgb ink
@@ -21,18 +21,18 @@ eval left("copies of K begun", 0.5, ink)
 eval left("of V", 1.0, ink)
 do for [w = 0 : groups - 1] {
     eval left(sprintf("warpgroup %d", w), row(w) - 0.4, quiet)
-    eval left("its products", row(w) + 0.1, ink)
+    eval left("its products: from\\nasked for to done", row(w) + 0.05, ink) # with the wait for tensor cores that the other has
     eval left("its warps", row(w) + 0.9, ink)
     # A frame, which is what is seen where nothing is drawn: waiting.
     set object 10 + w rectangle from graph 0, first row(w) + 0.55 to graph 1, first row(w) + 1.25 behind \
         fillstyle empty border lc rgb faint
 }
-eval entry(1, 0.03, "S = Q K^T", products)
-eval entry(2, 0.15, "P V", values)
-eval entry(3, 0.22, "begins products", begin)
-eval entry(4, 0.39, "softmax, until P V is waited for", softmax)
-eval entry(5, 0.695, "the rest of softmax", rest)
-eval entry(6, 0.90, "waits", card)
+eval entry(1, 0.03, 0.085, "S = Q K^T", products)
+eval entry(2, 0.18, 0.085, "P V", values)
+eval entry(3, 0.34, 0.085, "begins products: waits until the tensor cores have taken both", begin)
+eval entry(4, 0.03, 0.04, "first part of softmax, and the wait for P V", softmax)
+eval entry(5, 0.42, 0.04, "the rest of softmax, and packing", rest)
+eval entry(6, 0.74, 0.04, "between blocks", card)
 set object 6 fillstyle solid border lc rgb faint
 set style fill solid noborder
 plot data("bars") index 0 using 1:3:1:2:3:4 with boxxyerror lc rgb products, \

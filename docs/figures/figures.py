@@ -445,37 +445,33 @@ def descriptors():
 
 
 def gantt():
-    f = Figure(740, 306, "Tiles on two SMs: a block for each tile, blocks that stay, and tiles that whoever is free takes")
+    f = Figure(740, 348, "Tiles on two SMs: a block for each tile, blocks that stay, and tiles that whoever is free takes")
     unit, left = 26, 130
 
-    def row(y, pieces, gap):
-        x = left
-        for length, kind in pieces:
-            f.box(x, y, length * unit - 3, 18, kind)
-            x += (length + gap) * unit
-        return x
-
-    def part(y, title, note, rows, gap):
-        f.text(16, y - 8, title, "head", "start")
+    def rows(y, rows, gap, note, numbers=False):
         for i, pieces in enumerate(rows):
-            f.text(left - 12, y + 15 + 22 * i, f"SM {i}", "small", "end")
-            row(y + 1 + 22 * i, pieces, gap)
-        f.text(left + 12.6 * unit, y + 36, note, "small", "start")
+            f.text(left - 12, y + 14 + 22 * i, f"SM {i}", "small", "end")
+            x = left
+            for length, kind in pieces:
+                f.box(x, y + 22 * i, length * unit - 3, 18, kind, str(length) if numbers else "", "small")
+                x += (length + gap) * unit
+        f.text(left + 12.6 * unit, y + 25, note, "small", "start")
 
-    part(36, "a block for each tile, no mask", "each begins alone, ends alone", [[(4, "a"), (4, "b")] for _ in range(2)], 0.8)
-    part(122, "a block that stays", "the next S beside the last P V", [[(4, "a"), (4, "b")] for _ in range(2)], 0)
-    part(208, "causal, tiles of 6 to 1: each block its own share; then whoever is free", "every second tile: 12 and 9",
-         [[(6, "a"), (4, "a"), (2, "a")], [(5, "b"), (3, "b"), (1, "b")]], 0)
-    f.text(left - 12, 278, "SM 0", "small", "end")
-    f.text(left - 12, 300, "SM 1", "small", "end")
-    row(264, [(6, "a"), (3, "b"), (2, "a")], 0)
-    row(286, [(5, "b"), (4, "a"), (1, "b")], 0)
-    f.text(left + 12.6 * unit, 298, "on demand: 11 and 10", "small", "start")
+    for y, words in (28, "a block for each tile, no mask"), (114, "a block that stays"), (200, "causal, tiles of 6 to 1"):
+        f.text(16, y, words, "head", "start")
+    both = [[(4, "a")] * 2, [(4, "b")] * 2]
+    rows(37, both, 0.8, "each begins alone, ends alone")
+    rows(123, both, 0, "the next S beside the last P V")
+    rows(209, [[(6, "a"), (4, "a"), (2, "a")], [(5, "b"), (3, "b"), (1, "b")]], 0, "every second tile: 12 and 9", True)
+    rows(265, [[(6, "a"), (3, "b"), (2, "a")], [(5, "b"), (4, "a"), (1, "b")]], 0, "whoever is free: 11 and 10", True)
+    f.arrow(left, 322, left + 12 * unit, 322)
+    f.text(left + 12.6 * unit, 327, "time", "small", "start")
+    f.text(left, 342, "colour: whose tile it is if each SM takes every second one", "small", "start")
     return f
 
 
 def bound():
-    f = Figure(740, 300, "Sums of blocks against the bound: one exceeds it, and is computed again with a new maximum")
+    f = Figure(740, 336, "Sums of blocks against the bound: one exceeds it, and is computed again with a new maximum")
     floor, top = 210, 60
     f.arrow(60, floor, 700, floor, False)
     f.add(f'<path d="M60 {top + 30} L700 {top + 30}" class="line" stroke-dasharray="6 5"/>')
@@ -486,12 +482,14 @@ def bound():
         x = 84 + 104 * i
         f.box(x, floor - h, 28 if h > 150 else 60, h, "b" if h > 150 else "a" if i < 3 else "c")
         f.text(x + 30, floor + 20, f"block {i}", "small")
-        f.text(x + 30, floor + 38, "m = r₀" if i < 3 else "r₀, then r₃" if i == 3 else "m = r₃", "small")
+        f.text(x + 30, floor + 38, "m = c r₀" if i < 3 else "c r₀, then c r₃" if i == 3 else "m = c r₃", "small")
+    f.text(114, floor + 54, "found here", "small")
     f.box(84 + 104 * 3 + 32, floor - 44, 28, 44, "c")
     f.text(84 + 104 * 3 + 40, 48, "computed again,", "small", "start")
-    f.text(84 + 104 * 3 + 40, 66, "m being the row's maximum by now", "small", "start")
-    f.text(370, 274, "a lane's sum of 2^(c s − m) in a block: below the bound nothing is compared, found or rescaled", "small")
-    f.text(370, 292, "above it the warpgroup repairs: S once more, a new m for the rows that need it, O and l rescaled", "small")
+    f.text(84 + 104 * 3 + 40, 66, "m = c times the row's maximum by now", "small", "start")
+    f.text(370, 292, "a lane's sum of 2^(c s − m) in a block (not to scale: mostly it is below 32)", "small")
+    f.text(370, 310, "from block 1 on: below the bound nothing is compared, found or rescaled", "small")
+    f.text(370, 328, "above it the warpgroup repairs: S once more, a new m for the rows that need it, O and l rescaled", "small")
     return f
 
 
