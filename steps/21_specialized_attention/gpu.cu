@@ -3,7 +3,7 @@
  *
  *     producers    three threads of a warpgroup of their own load K, V and Q, as far ahead as there are places. The
  *                  warpgroup hands its registers to the consumers
- *     consumers    2 or 3 warpgroups, of 64 queries each, that do what those of step 20 did, and ask for nothing
+ *     consumers    3 warpgroups, of 64 queries each, that do what those of step 20 did, and ask for nothing
  *
  * Changed since step 20: two kinds of warps; K and V arrive, and are let go, separately.
  */

@@ -231,7 +231,7 @@ template <class C, class T> static void launch_for(T *O, float *lse, const T *Q,
     overlapped_attention_kernel<C><<<of.tiles, 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(of);
 }
 
-/* Which sizes for which problem: the lesson has the measurements behind it. */
+/* Which sizes for which problem: docs/lab-notes.md has the measurements behind it. */
 template <class T>
 static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
 {

@@ -10,7 +10,7 @@
  * whoever is free takes the next, the longest first; and a warpgroup skips blocks that only rows of others see.
  *
  * Changed since step 22: the tiles; begin_tile() and skip(); first_block(), which joins two of them; end_tile(). next_block() is
- * the same.
+ * the same, but for EARLY.
  */
 #include "23_persistent_attention/tiles.cuh"
 #include "machine.h"
@@ -237,7 +237,7 @@ template <class C, class T> static void launch_for(T *O, float *lse, const T *Q,
     persistent_attention_kernel<C><<<min(gpu_sms(), of.tiles), 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(of);
 }
 
-/* Which sizes for which problem: as in step 22, whose lesson has the measurements. */
+/* Which sizes for which problem: as in step 22; docs/lab-notes.md has the measurements. */
 template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace,
                                       cudaStream_t stream)
 {
