@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Exercises: what is cut, what is said, and that a judge judges.
 
-    test_exercise.py          quick: two steps are judged; Exercises.NAME runs one test alone
+    test_exercise.py          quick: three steps are judged; Exercises.NAME runs one test alone
     test_exercise.py all      every step that has a CPU version: its hole fails, its own code passes, and each of its mutants that
                               the verifier can see is refused, and named
     test_exercise.py gpu      every step that has a GPU version: its hole compiles and fails, and its own code passes, where there
@@ -27,15 +27,15 @@ FOLDER = "build/exercise-test"
 STEPS = [s for s in sorted(os.listdir("steps")) if os.path.exists(f"steps/{s}/main.c") and exercise.holes(s)]
 FILE = "gpu.cu" if GPU else "cpu.c"
 HERE = [s for s in STEPS if os.path.exists(f"steps/{s}/{FILE}")]
-QUICK = ["03_online_softmax", "12_fused_attention"]
+QUICK = ["03_online_softmax", "12_fused_attention", "29_softmax_backward"]
 UNSEEN = {  # mutants that a run of an ordinary size cannot see, and why; the Check suites do
     "block_sum_in_float": "takes rows of 16 Mi numbers",
     "flash_later_values_count": "takes a NaN behind the mask", "register_tiled_later_values_count": "the same",
 }
-# Refused, but its results are what memory held before: like nothing, not even itself.
-NAMELESS = ("split_scale_of_the_row_before",)
+# Refused, but their results are what memory held before: like nothing, not even themselves.
+NAMELESS = ("split_scale_of_the_row_before", "recomputed_backward_stale_sums", "grouped_piece_of_another_row")
 OUTSIDE = ("past_the_end", "prefetch_loads")  # these crash on a guard page, and are told where
-SEEN = ("checks", "invariants")  # the checks that see a wrong result; others look at memory beyond 2^31, or at a lesson's point
+SEEN = ("checks", "invariants", "pieces", "softmax", "attention", "ranks")  # see a wrong result; others, memory beyond 2^31, say
 
 
 def call(*words, **environment):
@@ -132,6 +132,11 @@ class Exercises(unittest.TestCase):
             code, said = call(what, "03_online_softmax")
             self.assertEqual((code, said.count("\n"), "make start-3" in said), (2, 1, True), said)
 
+    def test_a_step_without_a_hole_says_so(self):
+        for words in ("start",), ("try",), ("hint",), ("solution",), ("try", "--file", "steps/00_ceilings/cpu.c"):
+            code, said = call(words[0], "00_ceilings", *words[1:])
+            self.assertEqual((code, said.count("\n"), "leaves nothing to write" in said), (1, 1, True), said)
+
     def test_hints_come_one_by_one(self):
         call("start", "03_online_softmax")
         counts = [call("hint", "03_online_softmax")[1].count("Hint ") for _ in range(2)]
@@ -159,10 +164,23 @@ class Exercises(unittest.TestCase):
         self.assertIn("it was ended after 3 s", said)
         self.assertRegex(said, r"smallest +--rows 1 --cols 31 .*\n +it does not end")
 
+    def test_a_rank_that_does_not_end_is_ended(self):
+        loop = "    for (;;)\n        __asm__ volatile(\"\");\n"
+        own = exercise.read("steps/35_ring_attention/cpu.c")
+        for body, said in (("    if (r->rank == 1)\n    " + loop, "rank 1 has (sent|taken) no block for 2 s"),
+                           (loop, "it was ended after 4 s"),
+                           ("    if (r->rank == 1)\n        r->O = NULL;\n", "rank 1 of 2 died")):
+            exercise.write(f"{FOLDER}/rank.c", own.replace("    struct ring_piece mine", body + "    struct ring_piece mine"))
+            code, out = call("try", "35_ring_attention", "--file", f"{FOLDER}/rank.c", "--seq", "64", TRY_SECONDS="4",
+                             RING_TIMEOUT="2")
+            self.assertEqual(code, 1, out)
+            self.assertRegex(out, said)
+            self.assertRegex(out, r"smallest .*\n +(it does not end|a rank does not come to its end)")
+
     def test_one_thread_has_parts_to_merge(self):
-        for name in "split_merged_without_weights", "split_parts_overlap":
+        for name in "split_merged_without_weights", "split_key_between_pieces", "split_parts_overlap":
             code, lines, said = judge(*mutated(name), "--threads", "1", "--dtype", "fp32")
-            self.assertEqual((code, name in lines[0]["like"]), (1, True), said)
+            self.assertEqual((name, code, name in lines[0]["like"]), (name, 1, True), said)
 
     def test_progress_counts_what_was_solved(self):
         folder = "build/exercise-test/mine/03_online_softmax"

@@ -4,7 +4,8 @@
  * 0 if all that ran is solved.
  *
  * exercise.py writes a file for each step that includes this one, and says there: COURSE, the step (online_softmax); ANSWER, the
- * same claims with the reader's functions; ATTENTION and BACKWARD, 0 or 1; OWN, the mutants of this very step.
+ * same claims with the reader's functions; PIECES, those that cut keys into pieces, or NULL; ATTENTION and BACKWARD, 0 or 1; OWN,
+ * the mutants of this very step.
  */
 #include <math.h>
 #include <signal.h>
@@ -23,7 +24,7 @@
 #define BETTER 1.05   /* more than two runs of the same program differ by, on a machine that is not busy */
 #define SAME 1e-4     /* relative: two ways of making the same mistake round differently */
 #define MAX_ROW 16    /* elements of a row that are shown */
-#define PARTS 3       /* threads, and ranks of a ring, at least, for what is small: a part has one before it and one behind it */
+#define PARTS 3       /* that small problems are cut into: one has a part before it and one behind it */
 
 #if ATTENTION
 typedef struct attention_step step;
@@ -44,6 +45,7 @@ extern const step COURSE, ANSWER;
 
 static const struct {
     const char *name, *why;
+    attention_pieces_fn *pieces;
     step step;
 } own[] = { OWN { 0 } };
 enum { OWN_COUNT = sizeof own / sizeof own[0] - 1 };
@@ -57,28 +59,38 @@ struct mistake {
 static char smallest[256], like[256]; /* what was found out about a wrong answer; empty: nothing */
 static bool all_solved = true;
 
-/* ---- in parts: with one thread, or one rank, a step may have nothing to merge, and a wrong merge would pass */
+/* ---- in parts: with one thread, one rank or few keys a step may have nothing to merge, and a wrong merge would pass */
 
-static struct kind whole, in_parts; /* the step's own kind; and the same, which heeds an option's threads and ranks */
-
-static void take_parts(struct options *o)
-{
-    o->threads = cpu_threads() > PARTS ? cpu_threads() : PARTS;
-    o->ranks = ring_ranks() > PARTS ? ring_ranks() : PARTS;
-}
+static struct kind whole, in_parts; /* the step's own kind; and the same, whose small problems have parts */
 
 static const char *small_in_parts(const void *step, struct options *o, int index)
 {
     const char *name = whole.small(step, o, index);
-    take_parts(o);
+    o->parts = PARTS;
     return name;
+}
+
+static attention_pieces_fn *const answer_in_pieces = PIECES;
+
+static attention_pieces_fn *pieces_of(const void *step)
+{
+    for (int i = 0; i < OWN_COUNT; i++)
+        if (step == &own[i].step)
+            return own[i].pieces;
+    return step == &ANSWER ? answer_in_pieces : NULL;
 }
 
 static void call_in_parts(const struct run *r)
 {
-    int threads = cpu_threads(), ranks = ring_ranks();
-    cpu_set_parts(r->o->threads ? r->o->threads : threads);
-    ring_set_ranks(r->o->ranks ? r->o->ranks : ranks);
+    const struct buffer *t = r->tensor;
+    int parts = r->o->parts, threads = cpu_threads(), ranks = ring_ranks();
+    attention_pieces_fn *pieces = parts && !r->device->apart ? pieces_of(r->step) : NULL;
+    if (pieces) {
+        pieces(t[3].data, t[4].data, t[0].data, t[1].data, t[2].data, r->o->attention, r->o->dtype, parts);
+        return;
+    }
+    cpu_set_parts(parts > threads ? parts : threads);
+    ring_set_ranks(parts > ranks ? parts : ranks);
     whole.call(r);
     cpu_set_parts(threads);
     ring_set_ranks(ranks);
@@ -212,11 +224,8 @@ static void say_options(char *text, size_t size, const struct options *o)
 {
     const struct attention *p = &o->attention;
     char parts[64] = "";
-    int at = 0;
-    if (o->threads && o->threads != cpu_threads())
-        at = snprintf(parts, sizeof parts, " --threads %d", o->threads);
-    if (RING && o->ranks && o->ranks != ring_ranks())
-        snprintf(parts + at, sizeof parts - (size_t)at, " --ranks %d", o->ranks);
+    if (o->parts && (answer_in_pieces || o->parts > (RING ? ring_ranks() : cpu_threads())))
+        snprintf(parts, sizeof parts, answer_in_pieces ? ", in %d pieces" : RING ? " --ranks %d" : " --threads %d", o->parts);
     if (o->is_attention)
         snprintf(text, size, "--batch %lld --heads %lld --kv-heads %lld --seq-q %lld --seq-k %lld --dim %lld%s --input %s%s",
                  (long long)p->batch, (long long)p->heads, (long long)p->kv_heads, (long long)p->seq_q, (long long)p->seq_k,
@@ -236,7 +245,7 @@ static bool is_asked(const char *family)
 static bool wrong_whole(const struct run *r, struct options *o)
 {
     struct run run = { .kind = r->kind, .step = r->step, .o = o, .device = r->device };
-    o->threads = o->ranks = 0;
+    o->parts = 0;
     bool wrong = problem_judge(&run, "").wrong > 0;
     problem_free(&run);
     return wrong;
@@ -250,13 +259,13 @@ static bool find_smallest(const struct run *r, bool said, struct options *found)
             if (!is_asked(families[f]))
                 continue;
             *found = (struct options){
-                .is_attention = r->o->is_attention, .dtype = r->o->dtype, .input = families[f], .seed = 1, .cpu = true
+                .is_attention = r->o->is_attention, .dtype = r->o->dtype, .input = families[f], .seed = 1, .cpu = true,
+                .parts = PARTS,
             };
             if (!tiny(found, i)) {
                 smallest[0] = '\0';
                 return false;
             }
-            take_parts(found);
             struct run small = { .kind = r->kind, .step = r->step, .o = found, .device = r->device };
             say_options(smallest, sizeof smallest, found);
             struct verdict v = problem_judge(&small, "");
@@ -296,18 +305,42 @@ static void write_json(const struct run *r, const struct result *result, double 
     fclose(file);
 }
 
-/* It touches what it must not, or was told to end because it does not: the problem under way is the smallest that shows it. */
+static pid_t judge;      /* this process; the ranks of a ring are others, which do not speak */
+static bool under_way;   /* what is looked for is the smallest problem that ends the program */
+
+/* The problem under way is the smallest that shows it. */
+static void say_ended(const char *what)
+{
+    char text[512];
+    int size = snprintf(text, sizeof text, "    smallest    %s\n                %s\n", *smallest ? smallest : "one element",
+                        what);
+    _exit(write(STDOUT_FILENO, text, (size_t)size) == size ? EXIT_FAILED : EXIT_FAILED + 1);
+}
+
+/* It touches what it must not, or was told to end because it does not. */
 static void ended(int signal_number)
 {
     static atomic_flag said = ATOMIC_FLAG_INIT; /* several threads may have got here */
+    if (getpid() != judge) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number);
+        return;
+    }
     while (atomic_flag_test_and_set(&said))
         pause();
-    char text[512];
-    const char *what = signal_number == SIGTERM ? "does not end" :
-                       signal_number == SIGFPE ? "divides by an integer 0" : "reads or writes outside its tensors";
-    int size = snprintf(text, sizeof text, "    smallest    %s\n                it %s\n", *smallest ? smallest : "one element",
-                        what);
-    _exit(write(STDOUT_FILENO, text, (size_t)size) == size ? EXIT_FAILED : EXIT_FAILED + 1);
+    ring_end();
+    if (!under_way)
+        _exit(EXIT_FAILED);
+    say_ended(signal_number == SIGTERM ? "it does not end" : signal_number == SIGFPE ? "it divides by an integer 0" :
+              "it reads or writes outside its tensors");
+}
+
+/* A rank has died, or another one waited for it in vain: that has been said. */
+static void ring_ended(void)
+{
+    fflush(stdout);
+    if (under_way && getpid() == judge)
+        say_ended("a rank does not come to its end");
 }
 
 static void say_wrong(const struct run *r, const struct result *result, bool said)
@@ -363,11 +396,14 @@ int main(int argc, char **argv)
     whole = in_parts = KIND;
     in_parts.small = small_in_parts;
     in_parts.call = call_in_parts;
-    if (getenv("SMALLEST")) {
+    judge = getpid();
+    under_way = getenv("SMALLEST") != NULL;
+    signal(SIGTERM, ended);
+    if (under_way) {
         signal(SIGSEGV, ended);
         signal(SIGBUS, ended);
         signal(SIGFPE, ended);
-        signal(SIGTERM, ended);
+        atexit(ring_ended);
     }
     attempt = judged;
     for (enum dtype d = FP32; d <= BF16 && !chosen && !OVERFLOWS; d++) {
@@ -382,5 +418,6 @@ int main(int argc, char **argv)
     }
     if (!ran)
         status = program_main(&in_parts, &ANSWER, ANSWER.name, ANSWER.idea, &COURSE, COURSE.name, argc, argv);
+    under_way = false;
     return status || all_solved ? status : EXIT_FAILED;
 }

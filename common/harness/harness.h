@@ -165,6 +165,7 @@ struct options {
     uint64_t seed;
     int reps, threads;              /* 0: as many as fit the budget; 0: all */
     int ranks;                      /* of a ring; 0: not given */
+    int parts;                      /* of a reader's answer (tests/try.c): threads, ranks, pieces of keys; 0: as it chooses */
     double budget;                  /* seconds */
     bool json, noise, sweep;
     bool sweep_scale;               /* attention: one shape at many scales */

@@ -27,6 +27,7 @@ import mutate  # the lists of mutants
 
 B = os.environ.get("B") or "build/cpu"
 SECONDS = int(os.environ.get("TRY_SECONDS") or 180)  # more than any step takes here, its verdict included
+RANK_SECONDS = os.environ.get("RING_TIMEOUT") or "20"  # more than a rank of a ring waits for another
 CUDA = os.environ.get("CUDA") == "1"
 PARTS = {"cpu.c": "cpu", **({"gpu.cu": "gpu"} if CUDA else {})}  # what can be built here, and on which device it runs
 OPEN = "/* Your turn: "                              # what a hole begins with
@@ -123,8 +124,6 @@ def parts(step):
 
 
 def start(step):
-    if not holes(step):
-        fail(f"start-{number(step)}: step {step} has no hole to fill; its lesson has its experiments")
     if os.path.exists(mine(step)):
         fail(f"start-{number(step)}: {mine(step)} is there already, and nothing of yours is overwritten. "
              f"make try-{number(step)} judges it; to begin anew, rename it or remove it")
@@ -180,6 +179,13 @@ def member_of(kind):
         ".backward.cpu" if kind.startswith("attention_backward") else ".cpu"
 
 
+def own_pieces(step, own):
+    """The function of the reader's cpu.c that cuts keys into pieces, if there is one."""
+    path = own.get("cpu.c") or f"steps/{step}/cpu.c"
+    has = os.path.exists(path) and re.search(r"^void %s_pieces\(" % step[3:], read(path), re.M)
+    return "answer_pieces" if has else "NULL"
+
+
 def sources(step, own):
     """Writes build/mine/STEP: what is judged, by other names than the course's; returns the programs' parts."""
     idea, folder = step[3:], f"build/mine/{step}"
@@ -189,19 +195,25 @@ def sources(step, own):
             write(f"{folder}/{part}", f'{renamed(step, idea, "answer")}#line 1 "{path}"\n{read(path)}')
     include = f'#include "../../../steps/{step}/main.c"\n'
     write(f"{folder}/claims.c", renamed(step, idea, "answer") + "#define CLAIMS_ALONE\n" + include)
-    table, rest, names = "", "", []
+    table, names = "", []
+    pieces = f"attention_pieces_fn {idea}_pieces;" in read("steps/steps.h")
+    rest = "attention_pieces_fn answer_pieces;\n" * pieces
     for name, why, text in own_mutants(step, idea):
         names.append(name + ".c")
         write(f"{folder}/mutants/{name}.c", f'{renamed(step, idea, name)}#line 1 "{name}.c"\n{text}')
         kinds = re.findall(r"\b(\w+_fn) %s((?:_\w+)?_cpu)\b" % idea, read("steps/steps.h"))
         rest += "".join(f"{kind} {name}{suffix};\n" for kind, suffix in kinds)
         members = ", ".join(f"{member_of(kind)}{suffix[:-4]} = {name}{suffix}" for kind, suffix in kinds)
-        table += f'{{ "{name}", {json.dumps(why)}, {{ .name = "{name}", {members} }} }}, '
+        rest += f"attention_pieces_fn {name}_pieces;\n" * pieces
+        cut_by = f"{name}_pieces" if pieces else "NULL"
+        table += f'{{ "{name}", {json.dumps(why)}, {cut_by}, {{ .name = "{name}", {members} }} }}, '
     for left in set(os.listdir(f"{folder}/mutants")) - set(names) if os.path.isdir(f"{folder}/mutants") else []:
         os.remove(f"{folder}/mutants/{left}")
     backward = int("_backward_main(" in read(f"steps/{step}/main.c"))
-    write(f"{folder}/try.c", f"#define COURSE {idea}\n#define ANSWER answer\n#define ATTENTION {int(is_attention(step))}\n"
-          f'#define BACKWARD {backward}\n#include "types.h"\n{rest}#define OWN {table}\n#include "../../../tests/try.c"\n')
+    write(f"{folder}/try.c", f"#define COURSE {idea}\n#define ANSWER answer\n"
+          f"#define ATTENTION {int(is_attention(step))}\n#define BACKWARD {backward}\n"
+          f'#define PIECES {own_pieces(step, own)}\n#include "types.h"\n{rest}#define OWN {table}\n'
+          '#include "../../../tests/try.c"\n')
 
 
 def build(step):
@@ -254,12 +266,15 @@ def try_it(step, file, options):
     told = f"build/mine/{step}/attempt.jsonl"
     if os.path.exists(told):
         os.remove(told)
-    code, ended = run(step, options, SECONDS, {"ATTEMPT": told})
+    code, ended = run(step, options, SECONDS, {"ATTEMPT": told, "RING_TIMEOUT": RANK_SECONDS})
+    if code == 1 and not os.path.exists(told) and ".ring = true" in read(f"steps/{step}/main.c"):
+        ended = ended or "with its ranks, as said above"  # one died, or another one waited for it in vain
     if ended:
         print(f"  not solved: it was ended {ended}", flush=True)
         small = ["--heads", "1", "--seq", "1"] if is_attention(step) else ["--rows", "1", "--cols", "1"]
         device = [word for i, word in enumerate(options) if word == "--device" or i and options[i - 1] == "--device"]
-        run(step, small + ["--reps", "1"] + device, 20, {"SMALLEST": "1", "SMALL_PROBLEMS": "0"}, "    smallest")
+        run(step, small + ["--reps", "1"] + device, 20, {"SMALLEST": "1", "SMALL_PROBLEMS": "0", "RING_TIMEOUT": "3"},
+            "    smallest")
         sys.exit(1)
     lines = read(told).splitlines() if os.path.exists(told) else []
     if "--json" in options:
@@ -335,6 +350,9 @@ def main(words):
     if len(words) < 2 or words[0] not in ("start", "try", "hint", "solution"):
         fail(__doc__, 2)
     what, step, rest = words[0], words[1], words[2:]
+    if not holes(step) and not (rest[:1] == ["--file"] and f"_step {step[3:]};" in read("steps/steps.h")):
+        fail(f"{what}-{number(step)}: step {step} leaves nothing to write: its exercises, in steps/{step}/README.md, are to be "
+             f"predicted and measured")
     if what == "try":
         file = rest[1] if rest[:1] == ["--file"] else ""
         return try_it(step, file, rest[2:] if rest[:1] == ["--file"] else rest)

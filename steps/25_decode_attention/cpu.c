@@ -73,8 +73,8 @@ INLINE void add_values(float *o, const float *w, const void *V, int keys, int64_
 }
 
 /*
- * Merge a tile into s: its scores w: (keys) become weights exp(score - m), m the maximum of the union. Returns what the sums of
- * the part before count for in it.
+ * Merge a tile into s: its scores w: (keys) become weights exp(score - m), m the maximum of the union; they are 0 where that
+ * is -inf. Returns what the sums of the part before count for in it.
  */
 static float weigh(struct softmax_state *s, float *w, int keys)
 {

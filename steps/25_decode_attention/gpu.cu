@@ -72,7 +72,8 @@ template <class T, int DIM> static __device__ float dot(const float *q, const pa
     return sum;
 }
 
-/* Merge keys with scores w and values v into a part: all KEYS of them at once, the merge of step 12 with a set for each key. */
+/* Merge keys with scores w (-inf: not there) and values v, a lane's packs of them, into a part: all KEYS at once, the merge of
+   step 12 with a set for each key. */
 template <class T, int DIM, int COLUMNS, int KEYS, int EACH>
 static __device__ void merge_keys(struct part<COLUMNS> *part, const float (&w)[KEYS], const pack<T> (&v)[KEYS][EACH])
 {

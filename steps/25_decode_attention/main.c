@@ -13,6 +13,7 @@ static struct cost decode_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step decode_attention = {
     .name = "25_decode_attention",
     .idea = "one query against a long cache: the limit is reading",
+    .exercise = "weigh merge_keys",
     .predict = decode_attention_cost,
     .cpu = decode_attention_cpu,
     .gpu = GPU(decode_attention_gpu),

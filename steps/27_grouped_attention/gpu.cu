@@ -149,8 +149,9 @@ template <class T, int DIM> static __device__ void copy_tiles(uint32_t to, const
 }
 
 /*
- * The states of the block's rows over the warp's tiles of keys from `first` up to `last`; K, V: (seq_k, DIM). at: its ring. q:
- * the rows' fragments. visible: keys that rows g and g + 8 see.
+ * Merges the warp's tiles of keys from `first` up to `last` into the states of the block's rows; K, V: (seq_k, DIM). at: its
+ * ring, of STAGES tiles, all but one of which travel while that one is multiplied. q: the rows' fragments. visible: keys that
+ * rows g and g + 8 see.
  */
 template <class T, int DIM>
 static __device__ void attend(struct rows<DIM> *r, uint32_t at, const T *K, const T *V, int first, int last,

@@ -10,6 +10,7 @@ static struct cost grouped_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step grouped_attention = {
     .name = "27_grouped_attention",
     .idea = "queries that share a head of K and V share each load of it",
+    .exercise = "add_columns attend",
     .predict = grouped_attention_cost,
     .cpu = grouped_attention_cpu,
     .gpu = GPU(grouped_attention_gpu),

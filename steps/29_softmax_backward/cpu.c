@@ -22,7 +22,7 @@ INLINE void chunk_add(float *restrict sum, const float *y, const float *dy, int 
         sum[i] += y[i] * dy[i];
 }
 
-/* The sum of y dy over a row of `cols` columns. */
+/* The sum of y dy over a row of `cols` columns: CHUNK sums side by side, and of BLOCK columns at a time. */
 INLINE float row_sum(const float *y, const float *dy, int64_t cols)
 {
     double total = 0.0;

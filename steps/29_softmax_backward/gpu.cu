@@ -42,6 +42,7 @@ static __device__ float dot(pack<float> y, pack<float> dy)
     return sum;
 }
 
+/* A pack of dx. sum: the row's, of y dy. */
 static __device__ pack<float> gradient(pack<float> y, pack<float> dy, float sum)
 {
     float a[4], b[4];

@@ -5,6 +5,7 @@
 const struct softmax_step softmax_backward = {
     .name = "29_softmax_backward",
     .idea = "the gradient of softmax: a row needs one sum",
+    .exercise = "row_sum chunk_put gradient",
     .reads = 2, /* y and dy; on longer rows than a cache or the registers of a block hold, twice */
     .writes = 1,
     .backward_cpu = softmax_backward_cpu,

@@ -54,7 +54,8 @@ static void differentiate(float *dS, const float *P, const float *dO, const floa
         dS[key] = P[key] * (dS[key] - D + dlse);
 }
 
-/* dK += scale dS^T Q, dV += P^T dO, for keys first ... last - 1 of a head. Q, dO: (seq_q, dim), P, dS: (seq_q, seq_k). */
+/* dK += scale dS^T Q, dV += P^T dO, for keys first ... last - 1 of a head. Q, dO: (seq_q, dim), P, dS: (seq_q, seq_k), which are
+   there where a query sees the key. */
 static void add_to_keys(float *dK, float *dV, const float *P, const float *dS, const float *Q, const float *dO, int64_t first,
                         int64_t last, struct attention p)
 {

@@ -21,6 +21,7 @@ static size_t attention_backward_scratch(struct attention p, enum dtype dtype)
 const struct attention_step attention_backward = {
     .name = "30_attention_backward",
     .idea = "the gradient of attention: five products, and two matrices of L^2 numbers",
+    .exercise = "differentiate add_to_keys differentiate_kernel",
     .predict = attention_backward_cost,
     .backward = { .cpu = attention_backward_cpu, .gpu = GPU(attention_backward_gpu) },
     .workspace = GPU(attention_backward_workspace),

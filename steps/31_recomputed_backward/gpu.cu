@@ -21,7 +21,7 @@
 
 #define THREADS 256 /* of a block of the small kernel: eight warps, a query each */
 
-/* D: (batch, heads, seq_q). */
+/* D: (rows), a query's sum of dO O, less its dlse where there is one; dQ, O, dO: (rows, dim). dQ becomes 0. A warp has a row. */
 static __global__ void __launch_bounds__(THREADS)
     prepare_kernel(float *D, float *dQ, const float *O, const float *dO, const float *dlse, int64_t rows, int64_t dim)
 {
@@ -55,7 +55,7 @@ static __device__ void load_tile(float (*tile)[DIM + 1], const float *x, int64_t
         tile[threadIdx.y][i] = first + threadIdx.y < rows && i < dim ? x[(first + threadIdx.y) * dim + i] : 0.0f;
 }
 
-/* A thread's element of P and dS: query y, key x of the tile. */
+/* A thread's element of P and dS: query y, key x of the tile, from q, k, o and v. 0 where the key is not seen. */
 template <int DIM> static __device__ void weigh(struct tiles<DIM> *s, bool seen, float scale, float lse, float D)
 {
     int x = threadIdx.x, y = threadIdx.y;

@@ -10,6 +10,7 @@ static struct cost recomputed_backward_cost(struct attention p, enum dtype dtype
 const struct attention_step recomputed_backward = {
     .name = "31_recomputed_backward",
     .idea = "compute P again, a tile at a time: what lse was for",
+    .exercise = "weights go_back weigh prepare_kernel",
     .predict = recomputed_backward_cost,
     .backward = { .cpu = recomputed_backward_cpu, .gpu = GPU(recomputed_backward_gpu), .any_order = true },
     .workspace = GPU(recomputed_backward_workspace),

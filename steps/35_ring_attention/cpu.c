@@ -19,7 +19,7 @@
 #include "ring/ring.h"
 #include "steps.h"
 
-/* O, part_O: (rows, dim), lse, part_lse: (rows). Merges the part into O and lse. Where a row saw no key, its lse is -inf. */
+/* O, part_O: (rows, dim), lse, part_lse: (rows). Merges the part into O and lse. A row of no key has an lse of -inf. */
 static void merge(float *O, float *lse, const float *part_O, const float *part_lse, int64_t rows, int64_t dim)
 {
 #pragma omp parallel for
@@ -34,7 +34,8 @@ static void merge(float *O, float *lse, const float *part_O, const float *part_l
     }
 }
 
-/* Attention of this rank's queries to the block that began at rank `from`. The first is its own: nothing to merge with. */
+/* Attention of this rank's queries to r->block, which began at rank `from`: the first, its own, makes O and lse, and others are
+   merged into them by way of part_O and part_lse. Of a block behind the mask nothing is read. */
 static void attend(struct ring *r, int from)
 {
     struct ring_piece mine = ring_piece(r->p, r->rank, r->ranks), theirs = ring_piece(r->p, from, r->ranks);

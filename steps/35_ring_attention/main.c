@@ -14,6 +14,7 @@ static struct cost ring_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step ring_attention = {
     .name = "35_ring_attention",
     .idea = "blocks of keys travel round a ring of ranks, and every rank merges what arrives",
+    .exercise = "merge attend",
     .predict = ring_attention_cost,
     .cpu = ring_attention_cpu,
     .scratch = ring_memory,

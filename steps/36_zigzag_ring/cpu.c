@@ -17,7 +17,7 @@
 #include "ring/ring.h"
 #include "steps.h"
 
-/* O, part_O: (rows, dim), lse, part_lse: (rows). Merges the part into O and lse. Where a row saw no key, its lse is -inf. */
+/* O, part_O: (rows, dim), lse, part_lse: (rows). Merges the part into O and lse. A row of no key has an lse of -inf. */
 static void merge(float *O, float *lse, const float *part_O, const float *part_lse, int64_t rows, int64_t dim)
 {
 #pragma omp parallel for
