@@ -134,9 +134,16 @@ static void *work(void *arg)
     return NULL;
 }
 
+/* The end of a rank that has failed, and said why. What else a program does at its end is its parent's. */
+static void leave(void)
+{
+    _exit(EXIT_FAILED);
+}
+
 static _Noreturn void be_rank(int rank)
 {
     pthread_t thread;
+    atexit(leave);
 #ifdef __linux__
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* elsewhere a rank sees that its parent is gone when it next waits */
 #endif
