@@ -536,9 +536,9 @@ def group():
 
 
 def chain():
-    f = Figure(740, 340, "Two products make S and dP, exp makes P, the gradient of softmax dS, three products dV, dQ and dK")
+    f = Figure(740, 380, "Two products make S and dP, exp makes P, the gradient of softmax dS, three products dV, dQ and dK")
     f.text(185, 24, "L x L, a tile or all of it", "head")
-    f.text(600, 24, "gradients", "head")
+    f.text(615, 16, "gradients", "head")
     f.box(20, 60, 70, 30, "a", "Q, K")
     f.box(20, 200, 70, 30, "a", "dO, V")
     f.box(150, 60, 70, 30, "b", "S")
@@ -548,20 +548,23 @@ def chain():
     f.arrow(92, 75, 148, 75)
     f.text(120, 66, "1", "head")
     f.arrow(222, 75, 278, 75)
-    f.text(250, 66, "exp", "small")
-    f.text(250, 94, "- lse", "small")
+    f.text(250, 50, "exp(S − lse)", "small")
     f.arrow(92, 215, 148, 215)
     f.text(120, 206, "2", "head")
     f.arrow(222, 215, 278, 215)
-    f.text(250, 206, "- D", "small")
     f.arrow(315, 92, 315, 198)
-    f.text(322, 150, "times P", "small", "start")
-    for y, words, number, start in (75, "dV = Pᵀ dO", "3", 75), (195, "dQ = dS K", "4", 209), (255, "dK = dSᵀ Q", "5", 221):
-        f.box(520, y - 15, 150, 30, "c", words)
-        f.arrow(352, start, 518, y)
-        f.text(440, (start + y) / 2 - 8, number, "head")
-    f.text(20, 304, "D is a number a row: the sum of P dP over the keys, which is that of dO O over the dims", "small", "start")
-    f.text(20, 326, "dQ and dK are multiplied by the scale, as S is. 1 to 5: products of 2 L² d FLOPs each", "small", "start")
+    f.text(322, 150, "dS = P (dP − D + dlse)", "small", "start")
+    for y, words, number, start, other in ((75, "dV = Pᵀ dO", "3", 75, "dO"), (195, "dQ = dS K", "4", 209, "K"),
+                                           (285, "dK = dSᵀ Q", "5", 221, "Q")):
+        f.box(540, y - 15, 150, 30, "c", words)
+        f.arrow(352, start, 538, y)
+        f.text(445, (start + y) / 2 - 8, number, "head")
+        f.box(600, y - 51, 30, 20, "a", other, "small")
+        f.arrow(615, y - 30, 615, y - 16)
+    for y, words in ((326, "D and dlse are a number a row. D is the sum of P dP over the keys, and of dO O over the dims;"),
+                     (344, "dlse is 0 unless the loss depends on lse."),
+                     (366, "dQ and dK are multiplied by the scale, as S is. 1 to 5: products of 2 L² d FLOPs each")):
+        f.text(20, y, words, "small", "start")
     return f
 
 
@@ -582,10 +585,10 @@ def backward():
     f.text(x0 + 6 * size + 56, y0 + 2.45 * size + 5, "dQ: a sum over the row", "", "start")
     f.arrow(x0 + 3.45 * size, y0 + 6 * size + 2, x0 + 3.45 * size, y0 + 6 * size + 24)
     f.text(x0 + 3.45 * size, y0 + 6 * size + 42, "dK, dV: sums over the column")
-    f.text(x0 + 6 * size + 56, y0 + 18, "Who owns the row keeps dQ", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 18, "CPU: who owns the row keeps dQ", "small", "start")
     f.text(x0 + 6 * size + 56, y0 + 36, "and adds to dK and dV of others.", "small", "start")
-    f.text(x0 + 6 * size + 56, y0 + 128, "Who owns the column keeps dK", "small", "start")
-    f.text(x0 + 6 * size + 56, y0 + 146, "and dV, and adds to dQ of others.", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 128, "GPU: who owns the column keeps", "small", "start")
+    f.text(x0 + 6 * size + 56, y0 + 146, "dK and dV, adds to dQ of others.", "small", "start")
     return f
 
 
