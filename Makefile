@@ -3,6 +3,7 @@
 # What a reader may set:   CUDA=0        build for the CPU alone
 #                          ARCH=sm_90a   GPU architectures to build for, one or several (default: the one in this machine)
 #                          COUNT=1       count exponentials and merges instead of timing: CPU steps, in a build tree of its own
+#                          MPI=1         of `make setup`: install Open MPI, too (60 MB): ranks of a ring on several machines
 #                          CC=clang      another C compiler          ARGS="--help"   options for a step's program
 
 # ---- the syllabus: every folder of steps/ with a main.c, which says what the step is
@@ -37,6 +38,8 @@ endif
 accepts = $(shell echo 'int main(void){return 0;}' | $(CC) $(1) -x c - -o /dev/null >/dev/null 2>&1 && echo $(1))
 has_cblas = $(shell printf '\043include <cblas.h>\nint main(void){return 0;}\n' | \
             $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
+has_mpi = $(shell printf '\043include <mpi.h>\nint main(void){return MPI_Init(0,0);}\n' | \
+          $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
 
 B := build/$(if $(filter 1,$(COUNT)),count,$(if $(filter 1,$(CUDA)),cuda,cpu))
 CFLAGS ?= -O3 $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
@@ -44,6 +47,7 @@ CFLAGS := $(CFLAGS)
 OPENMP := $(or $(call accepts,-fopenmp),$(call accepts,-fopenmp-simd))
 OPENBLAS := $(shell pkg-config --cflags --libs openblas 2>/dev/null)
 CBLAS := $(or $(call has_cblas,-lopenblas),$(if $(OPENBLAS),$(call has_cblas,$(OPENBLAS))),$(call has_cblas,-lcblas))
+MPI_FLAGS := $(call has_mpi,$(wordlist 2,99,$(shell mpicc -show 2>/dev/null)))
 CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
 
 # Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
@@ -73,14 +77,14 @@ ifeq ($(FOUND_SAID),)
 $(shell printf '%s\n' 'found: $(CC); \
 $(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
 $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); \
-$(if $(CHECK),Check,no Check: no tests). \
+$(if $(CHECK),Check,no Check: no tests); $(if $(MPI_FLAGS),MPI,no MPI, which `make setup MPI=1` adds). \
 `make setup` adds what is missing' >&2)
 endif
 export FOUND_SAID := 1
 
 # ---- how programs are built: build/cpu, build/cuda and build/count are trees of their own, never mixed
 
-HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c),$(sort $(wildcard common/harness/*.c common/ring/*.c \
+HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c) %/mpi.c,$(sort $(wildcard common/harness/*.c common/ring/*.c \
            $(if $(filter 1,$(CUDA)),common/harness/*.cu))))
 HARNESS_O := $(addsuffix .o,$(addprefix $B/,$(basename $(HARNESS))))
 # A step's objects: its cpu.o where it has a cpu.c, and with CUDA its gpu.o.
@@ -130,8 +134,11 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 
 # Steps 08 and 09 leave short rows to step 07.
 $B/09_split_softmax: $(call parts,07_narrow_softmax)
-# What a rank of a ring does with a block is step 14.
-$B/35_ring_attention $B/36_zigzag_ring: $(call parts,14_register_tiled_attention)
+# What a rank of a ring does with a block is step 14; and a block travels by MPI where there is one, and mpirun starts the ranks.
+RINGS := $(addprefix $B/,$(filter 35% 36%,$(STEPS)))
+$(RINGS): $(call parts,14_register_tiled_attention) $(if $(MPI_FLAGS),$B/common/ring/mpi.o)
+$(RINGS): LIBS := $(filter -L% -l%,$(MPI_FLAGS))
+$B/common/ring/mpi.o: C += $(filter -I%,$(MPI_FLAGS))
 
 $B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
     LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
@@ -141,7 +148,7 @@ $B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main
 help: ## this list
 	@awk -f common/scripts/help.awk steps/*/main.c Makefile tests/tests.mk
 
-setup: ## install what is missing: a C compiler, gnuplot, Check, OpenBLAS (never CUDA)
+setup: ## install what is missing: a C compiler, gnuplot, Check, OpenBLAS (never CUDA); with MPI=1 Open MPI, too
 	@common/scripts/setup.sh
 
 all: $(PROGRAMS) ## build every step

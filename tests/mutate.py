@@ -20,6 +20,7 @@ JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
 LIMIT = float(os.environ.get("LIMIT") or 120)  # seconds for one check
 WORK = "build/mutants/" + os.path.basename(B)
 ABLATION = "build/ablation"
+MPI = "common/ring/mpi.c"  # who changes it needs an MPI
 CATCHERS = ("cpu", "gpu", "sanitizer", "command")
 
 
@@ -405,6 +406,9 @@ def mutants(names, tenth):
     if any(e.caught[0] == "sanitizer" for e in chosen) and not shutil.which("compute-sanitizer"):
         print("compute-sanitizer is not here: skipped:", *(e.name for e in chosen if e.caught[0] == "sanitizer"))
         chosen = [e for e in chosen if e.caught[0] != "sanitizer"]
+    if any(e.file == MPI for e in chosen) and not shutil.which("mpirun"):
+        print("mpirun is not here: skipped:", *(e.name for e in chosen if e.file == MPI))
+        chosen = [e for e in chosen if e.file != MPI]
     os.makedirs(WORK, exist_ok=True)
     status, out = make(".", f"-j{JOBS}", *sorted({t for e in chosen for t in targets(e)}))
     if status != 0:

@@ -63,6 +63,7 @@ is "$(CUDA=0 ${MAKE:-make} --no-print-directory -s help 2>/dev/null | head -n 1)
 
 # ---- setup
 
+unset MPI # as in make setup test MPI=1
 setup() { # what is here beside a shell: its output, and its status
     out=$(PATH=$work/bin CC= "$work/bin/sh" common/scripts/setup.sh 2>&1)
     status=$?
@@ -79,6 +80,10 @@ setup
 is $status 0 "setup without gnuplot and without sudo"
 says "$out" "apt-get install make python3 gnuplot-nox pkg-config check" "what it says to type"
 says "$out" "going on without: make python3 gnuplot-nox" "what it goes on without"
+export MPI=1
+setup
+unset MPI
+says "$out" "check libopenmpi-dev openmpi-bin" "what it says to type where MPI is asked for"
 program sudo "exec env -i PATH=$work/bin \"\$@\""
 program apt-get "echo \"\$* \${DEBIAN_FRONTEND:-asks}\" >>$work/apt"
 setup

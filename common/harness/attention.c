@@ -75,6 +75,17 @@ static const struct attention *usual(const void *step)
     return s->usual.seq_q ? &s->usual : NULL;
 }
 
+/* The program may be one of several that mpirun has started. */
+static void join(const char *name, const struct options *o)
+{
+    const struct attention p = o->attention;
+    char text[160];
+    snprintf(text, sizeof text, "%s with Q (%lld, %lld, %lld, %lld), K and V (%lld, %lld, %lld, %lld)%s", name,
+             (long long)p.batch, (long long)p.heads, (long long)p.seq_q, (long long)p.dim, (long long)p.batch,
+             (long long)p.kv_heads, (long long)p.seq_k, (long long)p.dim, p.causal ? ", causal" : "");
+    ring_join(text, o->ranks);
+}
+
 static void finish(const void *step, struct options *o)
 {
     const struct attention_step *s = step;
@@ -88,8 +99,8 @@ static void finish(const void *step, struct options *o)
         usage_error("--do, --dq, --dk, --dv: %s computes no gradient", s->name);
     if (o->ranks && !s->ring)
         usage_error("--ranks %d: %s is no ring", o->ranks, s->name);
-    if (o->ranks)
-        ring_set_ranks(o->ranks);
+    if (s->ring)
+        join(s->name, o);
     for (size_t i = 0, at = 0; s->dims[i]; i++)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", i == 0 ? "" : s->dims[i + 1] ? ", " : " and ", s->dims[i]);
     if (!attention_takes(s, o->attention.dim))

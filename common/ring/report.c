@@ -94,11 +94,11 @@ static void run_ranked(void *arg)
 /* Other numbers of ranks, in turn: all have all threads between them, so that one rank's time would be everybody's. */
 static void print_by_ranks(const struct run *r)
 {
-    int asked = ring_ranks(), counts[] = { 1, 2, r->o->ranks ? r->o->ranks : 4 }, count = 3;
+    int asked = ring_ranks(), counts[] = { 1, 2, asked > 2 ? asked : 4 }, count = 3;
     struct ranked all[3];
     struct work works[3];
-    if (counts[2] <= 2)
-        count = 2;
+    while (counts[count - 1] > ring_most())
+        count--;
     for (int i = 0; i < count; i++) {
         all[i] = (struct ranked){ r, counts[i] };
         works[i] = (struct work){ .run = run_ranked, .arg = &all[i], .bytes = INT64_MAX };

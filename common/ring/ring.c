@@ -1,13 +1,16 @@
 /* What all transports share: how a problem is cut, where a rank has what, and how a rank runs. */
 #include "ring/ring.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "harness.h"
 
-#define LINE 64 /* bytes: tensors begin at multiples */
+#define TIMEOUT 600   /* seconds */
+#define PATIENCE 1000 /* moments, before who waits sleeps between two looks */
+#define NAP 50000     /* ns */
 
 static const struct ring_transport *by = &ring_shared;
 static int ranks_wanted = 2;
@@ -23,6 +26,28 @@ void ring_set_ranks(int ranks)
 int ring_ranks(void)
 {
     return ranks_wanted;
+}
+
+static int most = RING_MOST;
+
+int ring_most(void)
+{
+    return most;
+}
+
+void ring_travels_by(const struct ring_transport *transport)
+{
+    by = transport;
+}
+
+void ring_join(const char *text, int ranks)
+{
+    if (by->join)
+        most = by->join(text);
+    if (ranks > most)
+        usage_error("--ranks %d: mpirun has started %d", ranks, most);
+    if (ranks || by->join)
+        ring_set_ranks(ranks ? ranks : most);
 }
 
 void ring_end(void)
@@ -80,7 +105,7 @@ size_t ring_block_bytes(const struct ring *r, int rank)
 static void *place(char *memory, size_t *at, size_t bytes)
 {
     char *here = memory ? memory + *at : NULL;
-    *at += (bytes + LINE - 1) / LINE * LINE;
+    *at += (bytes + RING_LINE - 1) / RING_LINE * RING_LINE;
     return here;
 }
 
@@ -114,13 +139,13 @@ struct ring_room ring_lay(struct ring *r, char *memory)
 size_t ring_memory(struct attention p, enum dtype dtype)
 {
     (void)dtype;
-    size_t most = 0;
+    size_t bytes = 0;
     for (int held = 1; held <= 2; held++) { /* the rest that a division leaves may go to another rank */
         struct ring like = { .ranks = ring_ranks(), .p = p, .held = held };
         size_t all = ring_lay(&like, NULL).all;
-        most = all > most ? all : most;
+        bytes = all > bytes ? all : bytes;
     }
-    return (size_t)ring_ranks() * most;
+    return (size_t)ring_ranks() * bytes;
 }
 
 /* ---- from whole tensors to pieces, and back */
@@ -201,6 +226,29 @@ void ring_rank(struct ring *r, ring_body *body)
     body(r);
     r->times->compute += (processor() - start) / r->threads;
     r->times->exps = counts_taken().exps;
+}
+
+/* ---- passing on */
+
+static double timeout_seconds(void)
+{
+    const char *asked = getenv("RING_TIMEOUT");
+    return asked && atof(asked) > 0 ? atof(asked) : TIMEOUT;
+}
+
+bool ring_patience(struct ring_wait *w)
+{
+    if (w->moments++ < PATIENCE) {
+        sched_yield();
+        return true;
+    }
+    nanosleep(&(struct timespec){ .tv_nsec = NAP }, NULL);
+    return now() - w->start < timeout_seconds();
+}
+
+void ring_gives_up(const struct ring *r, const char *what, int whom)
+{
+    fatal("rank %d of %d: rank %d has %s no block for %g s, and the run ends", r->rank, r->ranks, whom, what, timeout_seconds());
 }
 
 /* One of the two halves of a pass, and its time. */

@@ -2,14 +2,17 @@
  * A ring of ranks. Each is a process with its own memory: it has some of the queries, and the keys and values of the same tokens.
  * It can do two things besides computing: send a block to the next rank, and receive one from the rank before. Rank n - 1's next
  * is rank 0. A step's cpu.c says what one rank does; ring.c cuts the problem, and puts together what the ranks have made of it;
- * shared.c is how a block travels.
+ * shared.c and mpi.c are two ways for a block to travel.
  */
 #ifndef RING_H
 #define RING_H
 
 #include "types.h"
 
-enum { RING_MOST = 256 }; /* ranks */
+enum {
+    RING_MOST = 256, /* ranks */
+    RING_LINE = 64,  /* bytes: tensors begin at multiples */
+};
 
 /* Piece number `number` of the sequence: `queries` queries from `query` on, `keys` keys from `key` on, of every head. */
 struct ring_piece {
@@ -35,7 +38,6 @@ struct ring {
     float *part_O, *part_lse;  /* as large, for what one block makes */
     float *block, *other;      /* of each piece K, and behind it V: (batch, kv_heads, keys, dim); and room for another's */
     struct ring_times *times;
-    void *link;                /* the transport's own */
 };
 
 struct ring_times {
@@ -64,6 +66,12 @@ void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, c
               struct attention p);
 void ring_set_ranks(int ranks);
 int ring_ranks(void);
+int ring_most(void); /* ranks that there can be */
+/*
+ * Before the first ring_run() of a program for `ranks` ranks, or 0 for the usual; `text` says what it was started for. Where all
+ * processes are there already, rank 0 alone returns, if they were started for the same; if not, this ends with a line.
+ */
+void ring_join(const char *text, int ranks);
 /* Bytes that all ranks of a problem take together: what a step says that it takes of scratch(). */
 size_t ring_memory(struct attention p, enum dtype dtype);
 /* Of the last ring_run(): what is the same in every rank, and what rank `rank` did. */
@@ -76,7 +84,7 @@ void ring_end(void);
 /* For tests: called by a rank before each start and finish, if it was set when the ranks began. */
 extern void (*ring_delay)(const struct ring *r, int from);
 
-/* ---- what ring.c and a transport are to each other: shared.c is one */
+/* ---- what ring.c and a transport are to each other: shared.c and mpi.c are transports */
 
 struct ring_job {
     ring_body *body;
@@ -86,6 +94,7 @@ struct ring_job {
 };
 
 struct ring_transport {
+    int (*join)(const char *text); /* as ring_join(); returns how many there are. NULL: ranks are made as they are needed */
     void (*run)(const struct ring_job *job);
     void (*end)(void);
     void (*start)(struct ring *r, size_t send, size_t receive); /* bytes of `block` and of `other` */
@@ -93,6 +102,16 @@ struct ring_transport {
 };
 
 extern const struct ring_transport ring_shared;
+void ring_travels_by(const struct ring_transport *transport); /* before main(), instead of ring_shared */
+
+/* To wait politely: waits a moment, longer ones after some. False: it has been RING_TIMEOUT since `start`. */
+struct ring_wait {
+    double start; /* now() */
+    int moments;
+};
+bool ring_patience(struct ring_wait *w);
+/* Ends the run: rank `whom` has "sent", or "taken", no block. */
+_Noreturn void ring_gives_up(const struct ring *r, const char *what, int whom);
 
 /* Puts a rank's tensors into `memory`: first what it makes, then what it is given, then the rest. Returns the bytes of each. */
 struct ring_room {

@@ -14,7 +14,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/prctl.h>
@@ -23,17 +22,13 @@
 #include "harness.h"
 #include "ring/ring.h"
 
-#define LINE 64
-#define TIMEOUT 600   /* seconds */
-#define PATIENCE 1000 /* looks, before a rank that waits sleeps between them */
-#define NAP 50000     /* ns */
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
 #endif
 
 /* What a rank and the next one have in common. */
 struct link {
-    _Alignas(LINE) atomic_uint offered, taken; /* blocks, so far */
+    _Alignas(RING_LINE) atomic_uint offered, taken; /* blocks, so far */
     const float *block;                        /* that is offered: all ranks have the memory at the same address */
 };
 
@@ -56,7 +51,7 @@ static struct {
 static size_t place_of(const struct ring *like, int rank)
 {
     struct ring any = *like;
-    size_t head = (sizeof *shared + RING_MOST * sizeof shared->links[0] + LINE - 1) / LINE * LINE;
+    size_t head = (sizeof *shared + RING_MOST * sizeof shared->links[0] + RING_LINE - 1) / RING_LINE * RING_LINE;
     return head + (size_t)rank * ring_lay(&any, NULL).all;
 }
 
@@ -73,28 +68,17 @@ static struct ring_room lay(struct ring *ring)
 
 /* ---- what a rank does */
 
-static double timeout_seconds(void)
-{
-    const char *asked = getenv("RING_TIMEOUT");
-    return asked && atof(asked) > 0 ? atof(asked) : TIMEOUT;
-}
-
 static void wait_for(const struct ring *r, atomic_uint *count, unsigned wanted, const char *what, int whom)
 {
-    double start = now();
-    for (int looks = 0; atomic_load_explicit(count, memory_order_acquire) != wanted; looks++) {
-        if (looks < PATIENCE) {
-            sched_yield();
-            continue;
-        }
-        nanosleep(&(struct timespec){ .tv_nsec = NAP }, NULL);
+    struct ring_wait wait = { .start = now() };
+    while (atomic_load_explicit(count, memory_order_acquire) != wanted) {
+        bool patient = ring_patience(&wait);
         if (getppid() != pool.parent)
             _exit(EXIT_FAILED);
-        if (now() - start < timeout_seconds())
+        if (patient)
             continue;
         if (!atomic_exchange(&shared->said, true))
-            fatal("rank %d of %d: rank %d has %s no block for %g s, and the run ends", r->rank, r->ranks, whom, what,
-                  timeout_seconds());
+            ring_gives_up(r, what, whom);
         _exit(EXIT_FAILED);
     }
 }

@@ -1,7 +1,8 @@
 #!/bin/sh
 # `make setup`: install what the course needs and this machine lacks. Says what it is about to do before it does it; asks for
 # nothing that is already there. What it cannot install it names, with the command to type, and goes on: most of the course runs
-# without gnuplot, Check or OpenBLAS. Fails only without a C compiler. CUDA is used where it is found, and never installed.
+# without gnuplot, Check or OpenBLAS. Fails only without a C compiler. CUDA is used where it is found, and never installed. Open
+# MPI, which is large, is asked for: MPI=1.
 set -u
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -25,6 +26,7 @@ look() {
     has pkg-config || missing="$missing pkg-config"
     pkg-config --exists check 2>/dev/null || missing="$missing check"
     { [ -n "$cc" ] && has_cblas; } || missing="$missing libopenblas-dev"
+    [ "${MPI:-}" != 1 ] || has mpicc || missing="$missing libopenmpi-dev openmpi-bin"
 }
 
 # Without them one thing or another is left out; without a compiler, everything.

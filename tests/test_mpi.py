@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Rings whose ranks mpirun starts: the same bits as over shared memory, and what goes wrong. Skipped where there is no Open MPI,
+or the programs were built without it. Run by run.sh."""
+import json, os, pathlib, shutil, signal, subprocess, tempfile, time, unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+B = os.environ.get("B") or "build/cpu"
+RINGS = [path.parent.name for path in sorted(ROOT.glob("steps/3[5-7]_*/main.c"))]
+RANKS = (1, 2, 3, 4, 7)  # more than there are cores, in many a machine
+SHAPE = "--device cpu --causal --heads 6 --kv-heads 2 --seq-q 133 --seq-k 165 --dim 33 --reps 1 --seed 1 --json".split()
+LONG = "--device cpu --seq 4096 --budget 60 --reps 1000".split()
+ENV = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "RESULTS": os.devnull,
+       "OMP_WAIT_POLICY": "passive"}
+
+
+def why_not():
+    version = shutil.which("mpirun") and subprocess.run(["mpirun", "--version"], stdout=subprocess.PIPE, env=ENV).stdout
+    if not version or b"Open MPI" not in version:
+        return "no Open MPI is here; `make setup MPI=1` installs it"
+    for ring in RINGS:
+        if b"MPI_Init" not in (ROOT / B / ring).read_bytes():
+            return "%s/%s was built without MPI" % (B, ring)
+
+
+def mpirun(ranks, ring, words, quiet=True, then=()):
+    """What runs it: -q, so that what is said is what the program says."""
+    return ["mpirun"] + ["-q"] * quiet + ["--oversubscribe", "--bind-to", "none", "-np", str(ranks), "%s/%s" % (B, ring),
+                                          *words, *then]
+
+
+def run(command, **env):
+    return subprocess.run(command, cwd=ROOT, env={**ENV, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=60)
+
+
+def environment(pid):
+    try:
+        return (pathlib.Path("/proc") / pid / "environ").read_bytes().split(b"\0")
+    except OSError:  # it is gone, or another's
+        return []
+
+
+@unittest.skipIf(why_not(), why_not())
+class Mpi(unittest.TestCase):
+    def test_the_same_bits(self):
+        """And 15 small problems each, right: ragged, grouped, masked, with more queries than keys."""
+        for ring in RINGS:
+            for ranks in RANKS:
+                with self.subTest(ring=ring, ranks=ranks), tempfile.TemporaryDirectory() as folder:
+                    files = lambda name: ["--out", "%s/%s-O.npy" % (folder, name), "--lse", "%s/%s-lse.npy" % (folder, name)]
+                    mpi = run(mpirun(ranks, ring, SHAPE, then=files("mpi")))
+                    self.assertEqual((mpi.returncode, mpi.stderr), (0, ""))
+                    self.assertEqual(json.loads(mpi.stdout.splitlines()[0])["verdict"], "pass")
+                    alone = run(["%s/%s" % (B, ring), *SHAPE, "--ranks", str(ranks), *files("shared")], SMALL_PROBLEMS="0")
+                    self.assertEqual(alone.returncode, 0, alone.stderr)
+                    for what in "O", "lse":
+                        one, two = (pathlib.Path(folder, "%s-%s.npy" % (by, what)).read_bytes() for by in ("mpi", "shared"))
+                        self.assertEqual(one, two, what)
+
+    def fails(self, command, status, says, **env):
+        done = run(command, **env)
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (status, "", 1), done.stderr)
+        self.assertIn(says, done.stderr)
+
+    def test_what_is_wrong_is_said_once(self):
+        self.fails(mpirun(3, RINGS[0], ["--sequence"]), 2, "unknown option '--sequence'")
+        self.fails(mpirun(2, RINGS[0], ["--ranks", "3"]), 2, "--ranks 3: mpirun has started 2")
+
+    def test_another_problem_on_another_rank(self):
+        one = mpirun(1, RINGS[0], ["--seq", "100"])
+        others = (RINGS[0], "--seq 101"), (RINGS[1], "--seq 100"), (RINGS[0], "--seq 100 --causal")
+        for other, words in others:
+            two = ["-np", "2", "%s/%s" % (B, other), *words.split()]
+            self.fails([*one, ":", *two], 2, "rank 1 was started for %s with Q" % other)
+
+    # ---- a rank is gone, or hangs: the run ends, and nobody is left
+
+    def begin(self, quiet, **env):
+        """Three ranks that compute for a minute: mpirun, and their process ids."""
+        mark = "%d-%f" % (os.getpid(), time.time())
+        process = subprocess.Popen(mpirun(3, RINGS[-1], LONG, quiet), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True, env={**ENV, "SMALL_PROBLEMS": "0", "THIS_TEST": mark, **env})
+        self.mark, ranks = ("THIS_TEST=" + mark).encode(), {}
+        self.addCleanup(self.end_what_is_left)
+        for _ in range(300):
+            time.sleep(0.1)
+            ranks = {word: pid for pid in self.left() for word in environment(pid) if word.startswith(b"OMPI_COMM_WORLD_RANK=")}
+            if len(ranks) == 3:
+                break
+        self.assertEqual(len(ranks), 3)
+        time.sleep(3)  # now they are at work
+        return process, {int(word.split(b"=")[1]): int(pid) for word, pid in ranks.items()}
+
+    def left(self):
+        return [pid for pid in os.listdir("/proc") if pid.isdigit() and self.mark in environment(pid)]
+
+    def end_what_is_left(self):
+        for pid in self.left():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def assert_nobody_is_left(self):
+        for _ in range(100):
+            if not self.left():
+                return
+            time.sleep(0.1)
+        self.fail("%d processes are left" % len(self.left()))
+
+    @unittest.skipUnless(os.path.exists("/proc/self/environ"), "no /proc here")
+    def test_a_rank_dies(self):
+        process, ranks = self.begin(quiet=False)
+        os.kill(ranks[1], signal.SIGKILL)
+        said = process.communicate(timeout=60)[1]
+        self.assertNotEqual(process.returncode, 0)
+        self.assertRegex(said, r"process rank 1 .*\(Killed\)")  # by mpirun
+        self.assert_nobody_is_left()
+
+    @unittest.skipUnless(os.path.exists("/proc/self/environ"), "no /proc here")
+    def test_a_rank_hangs(self):
+        process, ranks = self.begin(quiet=True, RING_TIMEOUT="2")
+        os.kill(ranks[1], signal.SIGSTOP)
+        said = process.communicate(timeout=60)[1]
+        self.assertEqual(process.returncode, 1, said)
+        self.assertRegex(said, r"\A\S+: rank \d of 3: rank 1 has (sent|taken) no block for 2 s, and the run ends\n\Z")
+        self.assert_nobody_is_left()
+
+    @unittest.skipUnless(os.path.exists("/proc/self/environ"), "no /proc here")
+    def test_mpirun_dies(self):
+        process, _ = self.begin(quiet=True)
+        process.kill()
+        process.communicate(timeout=60)
+        self.assert_nobody_is_left()
+
+
+if __name__ == "__main__":
+    unittest.main()
