@@ -30,6 +30,7 @@ HERE = [s for s in STEPS if os.path.exists(f"steps/{s}/{FILE}")]
 QUICK = ["03_online_softmax", "12_fused_attention", "29_softmax_backward"]
 UNSEEN = {  # mutants that a run of an ordinary size cannot see, and why; the Check suites do
     "block_sum_in_float": "takes rows of 16 Mi numbers",
+    "zigzag_merge_of_equals": "takes blocks with the same sum, to the bit",
     "flash_later_values_count": "takes a NaN behind the mask", "register_tiled_later_values_count": "the same",
 }
 # Refused, but their results are what memory held before: like nothing, not even themselves.

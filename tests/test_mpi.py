@@ -135,4 +135,6 @@ class Mpi(unittest.TestCase):
 
 
 if __name__ == "__main__":
+    if why_not():
+        print("rings over MPI: skipped: " + why_not())
     unittest.main()

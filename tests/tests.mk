@@ -29,7 +29,8 @@ $B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $
     $(if $(filter 1,$(CUDA)),$(ANSWER)/gpu.cu))))) \
     $(patsubst %.c,$B/%.o,$(wildcard $(ANSWER)/mutants/*.c)) \
     $(GALLERY_O) $(filter $B/tests/mutants/%,$(if $(filter 1,$(CUDA)),$(TESTS_GPU_O))) \
-    $(sort $(foreach s,$(TRY) $(if $(TRY),$(call step_before,$(TRY))) 00_ceilings 07_narrow_softmax,$(call parts,$s))) \
+    $(sort $(foreach s,$(TRY) $(if $(TRY),$(call step_before,$(TRY))) 00_ceilings 07_narrow_softmax \
+               14_register_tiled_attention,$(call parts,$s))) \
     $(TRY:%=$B/steps/%/claims.o) $B/libharness.a
 	$Q$(LINK) $^ -o $@ $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas) -lm
 $B/build/mine/%.o: C += -Wno-unused -Wno-unused-parameter
