@@ -130,6 +130,33 @@ START_TEST(test_one_rank_is_step_14)
 }
 END_TEST
 
+/* What a timeline is drawn from: of each rank, two halves of each pass, one behind the other, all within this run. */
+START_TEST(test_moments)
+{
+    struct attention_subject s = ring_step(_i);
+    struct attention_case c = attention_case_of(problems[8], FP32, "normal");
+    ring_set_ranks(3);
+    for (int run = 0; run < 2; run++) {
+        double start = now();
+        ck_assert(attention_case_run(&s, &c, true) == NULL);
+        double all = 1e3 * (now() - start);
+        for (int rank = 0; rank < 3; rank++) {
+            struct ring_times t = ring_times_of(rank);
+            const double *moments = ring_moments_of(rank);
+            double before = 0, pass = 0;
+            ck_assert(t.halves == 4 && t.whole <= all);
+            for (int i = 0; i < t.halves; i++) {
+                ck_assert(moments[2 * i] >= before && moments[2 * i + 1] >= moments[2 * i]);
+                before = moments[2 * i + 1];
+                pass += moments[2 * i + 1] - moments[2 * i];
+            }
+            ck_assert(before <= t.whole && fabs(pass - t.pass) < 1e-6);
+        }
+    }
+    attention_case_free(&c);
+}
+END_TEST
+
 /* ---- the same bits, however late a block comes */
 
 static unsigned late;
@@ -241,6 +268,7 @@ Suite *ring_suite(void)
     tcase_add_checked_fixture(ranks, guard_pages, NULL);
     tcase_add_loop_test(ranks, test_any_number_of_ranks, 0, RINGS * PROBLEMS * COUNTS);
     tcase_add_test(ranks, test_one_rank_is_step_14);
+    tcase_add_loop_test(ranks, test_moments, 0, RINGS);
     suite_add_tcase(suite, ranks);
     tcase_set_timeout(delays, 60);
     tcase_add_loop_test(delays, test_same_bits_however_late, 0, RINGS * 2 * (COUNTS - 1));

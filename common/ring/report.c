@@ -4,6 +4,9 @@
 #include "program.h"
 #include "ring/ring.h"
 
+#define COLUMNS 72     /* of a timeline, */
+#define LINES 8        /* and the most ranks that are drawn */
+#define TRIES 9
 #define SMALL_PASSES 1000
 #define LARGE_PASSES 30
 #define LARGE_BLOCK (8 << 20) /* bytes */
@@ -79,6 +82,32 @@ static double print_times(void)
     return mean;
 }
 
+/* What rank `rank` did at some time: computed, passed on or waited, or nothing any more. */
+static char doing(int rank, double ms)
+{
+    const double *moment = ring_moments_of(rank);
+    struct ring_times t = ring_times_of(rank);
+    for (int i = 0; i < t.halves; i++)
+        if (ms >= moment[2 * i] && ms < moment[2 * i + 1])
+            return '.';
+    return ms < t.whole ? '#' : ' ';
+}
+
+static void print_timeline(int ranks)
+{
+    double longest = 0;
+    for (int rank = 0; rank < ranks; rank++)
+        longest = fmax(longest, ring_times_of(rank).whole);
+    for (int rank = 0; rank < ranks && ranks <= LINES; rank++) {
+        char line[COLUMNS + 1] = "";
+        for (int i = 0; i < COLUMNS; i++)
+            line[i] = doing(rank, (i + 0.5) / COLUMNS * longest);
+        printf("    %-12s%d %s\n", rank ? "" : "timeline", rank, line);
+    }
+    if (ranks <= LINES)
+        printf("                # computes, . passes on or waits; %.4g ms in all\n", longest);
+}
+
 struct ranked {
     const struct run *run;
     int ranks;
@@ -116,7 +145,9 @@ void ring_report(const struct run *r, const struct result *result)
 {
     int ranks = ring_ranks();
     struct attention p = r->o->attention;
-    r->kind->call(r); /* the step before took turns, and may be a ring, too */
+    double start = 0;
+    for (int tries = 0; tries < TRIES && 1e3 * (now() - start) > result->time.median; tries++)
+        start = now(), r->kind->call(r); /* a run that nobody disturbed. (The last one may have been the step before's.) */
     struct ring last = ring_last();
     struct shares shares = count_shares(&last);
     double flops = result->flops / ranks / ranks;
@@ -125,6 +156,7 @@ void ring_report(const struct run *r, const struct result *result)
            shares.most > 0 ? 100 * shares.mean / shares.most : 100);
     double computed = print_times();
     if (ranks > 1) {
+        print_timeline(ranks);
         double latency = time_of_pass(8, SMALL_PASSES), rate = LARGE_BLOCK / time_of_pass(LARGE_BLOCK, LARGE_PASSES);
         double hop = latency + shares.block / rate, compute = computed / ranks;
         printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; as long as it from %.2g tokens"

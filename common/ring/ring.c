@@ -15,7 +15,9 @@
 static const struct ring_transport *by = &ring_shared;
 static int ranks_wanted = 2;
 static struct ring last_like;  /* of the last run, */
-static struct ring_times *last; /* and (ranks) */
+static struct ring_times *last; /* (ranks), */
+static double *last_moments;    /* and (ranks, 2 * ranks, 2) */
+static double began;            /* when the rank did that this process is */
 void (*ring_delay)(const struct ring *r, int from);
 
 void ring_set_ranks(int ranks)
@@ -63,6 +65,11 @@ struct ring ring_last(void)
 struct ring_times ring_times_of(int rank)
 {
     return last[rank];
+}
+
+const double *ring_moments_of(int rank)
+{
+    return last_moments + rank * 4 * last_like.ranks;
 }
 
 /* ---- pieces */
@@ -123,6 +130,7 @@ struct ring_room ring_lay(struct ring *r, char *memory)
     size_t rows = (size_t)(r->p.batch * r->p.heads * queries), row = (size_t)r->p.dim * sizeof(float);
     struct ring_room room;
     r->times = place(memory, &at, sizeof *r->times);
+    r->moments = place(memory, &at, (size_t)r->ranks * 4 * sizeof *r->moments);
     r->O = place(memory, &at, rows * row);
     r->lse = place(memory, &at, rows * sizeof(float));
     room.made = at;
@@ -188,6 +196,7 @@ void ring_give(const struct ring *r, const struct ring_job *job)
             lse = paste(lse, job->lse, p.batch * p.heads, p.seq_q, piece.query, piece.queries, 1);
     }
     last[r->rank] = *r->times;
+    memcpy(last_moments + r->rank * 4 * r->ranks, r->moments, (size_t)r->ranks * 4 * sizeof *r->moments);
 }
 
 /* ---- running */
@@ -202,7 +211,8 @@ void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, c
     };
     last_like = job.like;
     last = realloc(last, (size_t)ranks_wanted * sizeof *last);
-    if (!last)
+    last_moments = realloc(last_moments, (size_t)ranks_wanted * (size_t)ranks_wanted * 4 * sizeof *last_moments);
+    if (!last || !last_moments)
         fatal("not enough CPU memory for %d ranks", ranks_wanted);
     by->run(&job);
     for (int rank = 0; rank < ranks_wanted; rank++)
@@ -223,7 +233,9 @@ void ring_rank(struct ring *r, ring_body *body)
     *r->times = (struct ring_times){ 0 };
     counts_taken();
     double start = processor();
+    began = now();
     body(r);
+    r->times->whole = 1e3 * (now() - began);
     r->times->compute += (processor() - start) / r->threads;
     r->times->exps = counts_taken().exps;
 }
@@ -258,7 +270,12 @@ static void half(struct ring *r, int from, void (*what)(struct ring *r, size_t s
     if (ring_delay)
         ring_delay(r, from);
     what(r, ring_block_bytes(r, from), ring_block_bytes(r, (from + r->ranks - 1) % r->ranks));
-    r->times->pass += 1e3 * (now() - start);
+    double end = now();
+    if (r->times->halves < 2 * r->ranks) {
+        double *moment = r->moments + 2 * r->times->halves++;
+        moment[0] = 1e3 * (start - began), moment[1] = 1e3 * (end - began);
+    }
+    r->times->pass += 1e3 * (end - start);
     r->times->compute -= (processor() - busy) / r->threads;
 }
 

@@ -38,11 +38,14 @@ struct ring {
     float *part_O, *part_lse;  /* as large, for what one block makes */
     float *block, *other;      /* of each piece K, and behind it V: (batch, kv_heads, keys, dim); and room for another's */
     struct ring_times *times;
+    double *moments;           /* (2 * ranks, 2): when each half of a pass began and ended, in ms since the rank began */
 };
 
 struct ring_times {
     double compute; /* ms of each processor's time: what else runs on the machine does not count */
     double pass;    /* ms: passing on, and waiting */
+    double whole;   /* ms from its beginning to its end */
+    int halves;     /* of passes: how many `moments` has */
     int64_t exps;   /* in a build with COUNT=1 */
 };
 
@@ -77,6 +80,7 @@ size_t ring_memory(struct attention p, enum dtype dtype);
 /* Of the last ring_run(): what is the same in every rank, and what rank `rank` did. */
 struct ring ring_last(void);
 struct ring_times ring_times_of(int rank);
+const double *ring_moments_of(int rank);
 
 /* Ends all ranks. The next ring_run() begins anew, and they see what this process has changed since. */
 void ring_end(void);
