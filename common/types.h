@@ -119,6 +119,30 @@ typedef void attention_backward_bf16_gpu_fn(ATTENTION_BACKWARD(bf16), void *work
 typedef void attention_pieces_fn(void *O, float *lse, const void *Q, const void *K, const void *V, struct attention p,
                                  enum dtype dtype, int64_t pieces);
 typedef size_t attention_workspace_fn(struct attention p, enum dtype dtype);
+/*
+ * A cache in pages. The keys and values of all sequences of a batch lie in a pool, K and V: (pool, kv_heads, size, dim), and a
+ * table says where: key j of sequence b is key j % size of page table[b][j / size], of every head. Sequences may share pages.
+ *
+ * Sequence b has seqlens[b] keys, 0 or more, in place of p.seq_k, which is the most that one has, 1 or more; a causal mask is
+ * aligned to its own last key. What lies behind that, in its last page, in pages that it does not have, and in its row of the
+ * table, is anything, NaN or no page at all, and does not count. On a GPU table and seqlens are device pointers.
+ */
+struct pages {
+    int64_t size;            /* keys of a page, 1 or more */
+    int64_t pool;            /* pages that there are */
+    int64_t most;            /* pages of a row of the table: of p.seq_k keys, at least */
+    int64_t keys;            /* of all sequences: the sum of seqlens */
+    const int32_t *table;    /* (batch, most): pages, from 0 to pool - 1 */
+    const int32_t *seqlens;  /* (batch): keys, from 0 to p.seq_k */
+};
+
+/* attention_cpu_fn and the others, of a cache in pages. */
+#define ATTENTION_PAGED(T) T *O, float *lse, const T *Q, const T *K, const T *V, struct pages pages, struct attention p
+typedef void attention_paged_cpu_fn(ATTENTION_PAGED(float));
+typedef void attention_paged_fp16_cpu_fn(ATTENTION_PAGED(fp16));
+typedef void attention_paged_bf16_cpu_fn(ATTENTION_PAGED(bf16));
+typedef void attention_paged_pieces_fn(ATTENTION_PAGED(void), enum dtype dtype, int64_t pieces);
+typedef size_t attention_paged_workspace_fn(struct attention p, struct pages pages, enum dtype dtype);
 /* Bytes of shared memory without which there can be no block for heads of this dimension. */
 typedef size_t attention_shared_fn(int64_t dim);
 

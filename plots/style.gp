@@ -35,6 +35,7 @@ set linetype 24 lc rgb "#c2185b" lw 2 pt 13 ps 1.1              # 24_optimistic_
 set linetype 25 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 25_decode_attention: and the same again
 set linetype 26 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 26_split_attention
 set linetype 27 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 27_grouped_attention
+set linetype 28 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 28_paged_attention
 set linetype 29 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 29_softmax_backward: and the same again
 set linetype 30 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 30_attention_backward
 set linetype 31 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 31_recomputed_backward

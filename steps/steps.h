@@ -134,6 +134,13 @@ attention_fp16_cpu_fn grouped_attention_fp16_cpu;     attention_fp16_gpu_fn grou
 attention_bf16_cpu_fn grouped_attention_bf16_cpu;     attention_bf16_gpu_fn grouped_attention_bf16_gpu;
 attention_pieces_fn grouped_attention_pieces;
 attention_workspace_fn grouped_attention_scratch, grouped_attention_workspace;
+/* 28_paged_attention */
+extern const struct attention_step paged_attention;
+attention_paged_cpu_fn paged_attention_cpu;
+attention_paged_fp16_cpu_fn paged_attention_fp16_cpu;
+attention_paged_bf16_cpu_fn paged_attention_bf16_cpu;
+attention_paged_pieces_fn paged_attention_pieces;
+attention_paged_workspace_fn paged_attention_scratch;
 /* 29_softmax_backward */
 extern const struct softmax_step softmax_backward;
 softmax_backward_cpu_fn softmax_backward_cpu;   softmax_backward_gpu_fn softmax_backward_gpu;

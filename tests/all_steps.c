@@ -17,7 +17,7 @@ static const struct attention_step *const attention_steps[] = {
     &tensor_core_attention, &swizzled_attention, &pipelined_attention, &lean_attention, &copy_engine_attention,
     &warpgroup_attention, &specialized_attention,
     &overlapped_attention, &persistent_attention, &optimistic_attention,
-    &decode_attention, &split_attention, &grouped_attention,
+    &decode_attention, &split_attention, &grouped_attention, &paged_attention,
     &ring_attention, &zigzag_ring,
 };
 
@@ -25,6 +25,7 @@ enum {
     STEPS = sizeof softmax_steps / sizeof softmax_steps[0],
     ATTENTION_STEPS = sizeof attention_steps / sizeof attention_steps[0],
     DTYPES = 3,
+    PAGE = 5, /* keys of a page: tiles, and pairs of keys, have theirs from several */
 };
 
 static const enum dtype dtypes[DTYPES] = { FP32, FP16, BF16 };
@@ -184,8 +185,35 @@ const char *attention_subject_missing(const struct attention_subject *s)
     return attention_gpu_missing(s->step, s->dtype, 1);
 }
 
+/* K and V in pages of a few keys, in a pool that is NaN elsewhere, for sequences of one length. */
+static void run_in_pages(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
+                         struct attention p)
+{
+    struct pages g = { .size = PAGE, .most = (p.seq_k + PAGE - 1) / PAGE, .keys = p.batch * p.seq_k };
+    g.pool = p.batch * g.most + 3;
+    struct buffer table = buffer_new((size_t)(p.batch * g.most) * sizeof(int32_t), &cpu_device),
+                  seqlens = buffer_new((size_t)p.batch * sizeof(int32_t), &cpu_device), pool[2];
+    const void *const plain[] = { K, V };
+    for (int64_t b = 0; b < p.batch; b++)
+        ((int32_t *)seqlens.data)[b] = (int32_t)p.seq_k;
+    g.table = table.data;
+    g.seqlens = seqlens.data;
+    pages_draw(table.data, g, p.batch, 0);
+    for (int i = 0; i < 2; i++) {
+        pool[i] = buffer_new((size_t)(g.pool * p.kv_heads * PAGE * p.dim) * dtype_bytes(s->dtype), &cpu_device);
+        pages_fill(pool[i].data, plain[i], g, p, s->dtype);
+    }
+    paged_run(s->step, s->dtype, O, lse, Q, pool[0].data, pool[1].data, g, p);
+    struct buffer *all[] = { &table, &seqlens, &pool[0], &pool[1] };
+    for (int i = 0; i < 4; i++)
+        buffer_free(all[i]);
+}
+
 void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
                            struct attention p, void *workspace, cudaStream_t stream)
 {
-    attention_run(s->step, device_of(s->gpu), s->dtype, O, lse, Q, K, V, p, workspace, stream);
+    if (s->step->paged.cpu)
+        run_in_pages(s, O, lse, Q, K, V, p);
+    else
+        attention_run(s->step, device_of(s->gpu), s->dtype, O, lse, Q, K, V, p, workspace, stream);
 }

@@ -214,12 +214,86 @@ static const struct {
     { "03_online_softmax", "--trace 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "--trace", "'1,2", "up to 16 numbers" },
     { "12_fused_attention", "--trace 1,2", "--trace", "'1,2'", "each with a value" },
     { "15_tensor_core_attention", "--trace 1:2", "--trace", "", "for GPUs alone" },
+    { "27_grouped_attention", "--page-size 16", "--page-size", "27_grouped_attention", "no pages" },
+    { "10_standard_attention", "--seqlens 3,4", "--seqlens", "10_standard_attention", "no pages" },
+    { "28_paged_attention", "--page-size 0", "--page-size", "'0'", "from 1" },
+    { "28_paged_attention", "--pages 0", "--pages", "'0'", "from 1" },
+    { "28_paged_attention", "--prefix 0", "--prefix", "'0'", "from 1" },
+    { "28_paged_attention", "--seqlens 3,x", "--seqlens", "'x'", "from 0" },
+    { "28_paged_attention", "--seqlens 3,-1", "--seqlens", "'-1'", "from 0" },
+    { "28_paged_attention", "--seqlens 3,,4", "--seqlens", "''", "from 0" },
+    { "28_paged_attention", "--seqlens 3,", "--seqlens", "''", "from 0" },
+    { "28_paged_attention", "--seqlens 3,2147483648", "--seqlens", "'2147483648'", "from 0" },
+    { "28_paged_attention", "--seqlens 3,4 --batch 3", "2 lengths", "batch of 3", "one for each" },
+    { "28_paged_attention", "--seqlens 3 --input real --batch 1", "--input real", "", "leave out sizes" },
+    { "28_paged_attention", "--seqlens 3,4 --input real", "2 lengths", "batch of 1", "one for each" },
+    { "28_paged_attention", "--seqlens 3,51 --seq-k 50", "sequence 1", "51", "0 to 50" },
+    { "28_paged_attention", "--seqlens 20,33 --pages 4", "--pages 4", "", "need 5 of 16" },
+    { "28_paged_attention", "--page-size 1 --batch 100000 --seq-k 100000 --heads 1 --dim 1", "--page-size 1", "11250000001",
+      "2147483647" },
+    { "28_paged_attention", "--prefix 3 --table a.npy", "--prefix 3", "", "leave out" },
+    { "28_paged_attention", "--sweep", "--sweep", "", "--page-size" },
+    { "28_paged_attention", "--trace 1:2", "--trace", "", "step 27" },
 };
 
 START_TEST(test_bad_attention_usage)
 {
     assert_refused(attention_usage[_i].program, attention_usage[_i].words, EXIT_USAGE, attention_usage[_i].option,
                    attention_usage[_i].value, attention_usage[_i].allowed, NULL);
+}
+END_TEST
+
+/* A table of two sequences, whose second page is `second`, and what is said of it. */
+START_TEST(test_tables_of_pages)
+{
+    static const struct {
+        const char *words, *a, *b;
+        float second;
+        int dims, status;
+    } all[] = {
+        { "--seqlens 20,17 --pages 4", NULL, NULL, 3, 2, 0 },
+        { "--seqlens 20,17", NULL, NULL, 3, 2, 0 },                                 /* the pool ends with the last page */
+        { "--seqlens 16,17 --pages 3", NULL, NULL, 3, 2, 0 },                       /* a page that no sequence has */
+        { "--seqlens 20,17 --pages 3", "page 3 at [0, 1]", "0 to 2", 3, 2, EXIT_USAGE },
+        { "--seqlens 20,33", "sequence 1 has 33 keys", "2 pages of 16 hold 32", 3, 2, EXIT_USAGE },
+        { "--seqlens 20,17 --page-size 8", "sequence 0 has 20 keys", "2 pages of 8 hold 16", 3, 2, EXIT_USAGE },
+        { "--seqlens 20", "1 rows", "(batch, pages)", 3, 2, EXIT_USAGE },
+        { "--seqlens 20,17", "2 rows", "(batch, pages)", 3, 1, EXIT_USAGE },
+        { "--seqlens 20,17", "0.5 at [0, 1]", "whole numbers", 0.5f, 2, EXIT_USAGE },
+        { "--seqlens 20,17", "-1 at [0, 1]", "whole numbers", -1, 2, EXIT_USAGE },
+    };
+    float table[] = { 0, all[_i].second, 1, 2 };
+    const int64_t shape[] = { 2, 2 }, flat[] = { 4 };
+    char why[512], words[1024];
+    ck_assert(npy_write(folder_path("t.npy"), table, FP32, all[_i].dims, all[_i].dims == 2 ? shape : flat, why, sizeof why) == 0);
+    snprintf(words, sizeof words, "--device cpu --reps 1 --heads 1 --dim 8 --table %s %s", folder_path("t.npy"), all[_i].words);
+    if (all[_i].status)
+        assert_refused("28_paged_attention", words, all[_i].status, "--table", "t.npy", all[_i].a, all[_i].b, NULL);
+    else
+        ck_assert_msg(run("28_paged_attention", words)->status == 0, "%s: %s%s", words, last.out, last.err);
+}
+END_TEST
+
+/* Lengths from a file; and what --out and --lse write is O and lse. */
+START_TEST(test_lengths_from_a_file)
+{
+    const float lengths[] = { 5, 0 };
+    const int64_t shape[] = { 2 };
+    char why[512], words[2048];
+    struct npy o, lse;
+    ck_assert(npy_write(folder_path("l.npy"), lengths, FP32, 1, shape, why, sizeof why) == 0);
+    snprintf(words, sizeof words, "--device cpu --reps 1 --heads 2 --dim 8 --seqlens %s", folder_path("l.npy"));
+    snprintf(words + strlen(words), sizeof words - strlen(words), " --out %s", folder_path("o.npy"));
+    snprintf(words + strlen(words), sizeof words - strlen(words), " --lse %s", folder_path("lse.npy"));
+    const struct said *s = run("28_paged_attention", words);
+    ck_assert_msg(s->status == 0 && strstr(s->out, "sequences of 0 to 5 keys"), "%s%s", s->out, s->err);
+    ck_assert(npy_read(folder_path("o.npy"), &o, why, sizeof why) == 0 &&
+              npy_read(folder_path("lse.npy"), &lse, why, sizeof why) == 0);
+    ck_assert(o.dims == 4 && o.shape[0] == 2 && o.shape[1] == 2 && o.shape[2] == 1 && o.shape[3] == 8 && lse.dims == 3);
+    for (int i = 0; i < 16; i++) /* of the second sequence */
+        ck_assert(((float *)o.data)[16 + i] == 0 && ((float *)o.data)[i] != 0);
+    ck_assert(((float *)lse.data)[2] == -INFINITY && isfinite(((float *)lse.data)[1]));
+    free(o.data), free(lse.data);
 }
 END_TEST
 
@@ -744,6 +818,8 @@ Suite *program_suite(void)
     tcase_add_test(files, test_attention_from_file_to_file);
     tcase_add_test(files, test_softmax_gradient_from_file_to_file);
     tcase_add_loop_test(files, test_gradients_of_a_real_layer_are_autograds, 0, 2);
+    tcase_add_loop_test(files, test_tables_of_pages, 0, 10);
+    tcase_add_test(files, test_lengths_from_a_file);
     tcase_add_test(runs, test_help);
     tcase_add_loop_test(runs, test_every_step_runs, 0, PROGRAMS);
     tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);

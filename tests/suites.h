@@ -45,6 +45,7 @@ Suite *softmax_cpu_suite(void);
 Suite *attention_cpu_suite(void);
 Suite *backward_suite(void);
 Suite *ring_suite(void);
+Suite *paged_suite(void);
 Suite *mutants_suite(void);
 
 Suite *softmax_gpu_suite(void);

@@ -20,6 +20,7 @@ BESIDES = {
     "25_decode_attention": 1 / 128,
     "26_split_attention": 1 / 128,
     "27_grouped_attention": 1 / 128,
+    "28_paged_attention": 1 / 128,
     "35_ring_attention": 1 / 128 + 1 / KEYS,       # and one for each block that is merged: one, with two ranks
     "36_zigzag_ring": 1 / 128 + 3 / KEYS,          # and three for its four pieces
 }

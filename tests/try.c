@@ -28,7 +28,7 @@
 
 #if ATTENTION
 typedef struct attention_step step;
-#define KIND (BACKWARD ? attention_backward_kind() : attention_kind)
+#define KIND (BACKWARD ? attention_backward_kind() : COURSE.paged.cpu ? attention_paged_kind() : attention_kind)
 #define STEP_HAS attention_has
 #define OVERFLOWS false
 #define RING COURSE.ring

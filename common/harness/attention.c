@@ -30,10 +30,12 @@ double attention_bytes(struct attention p, enum dtype dtype)
 
 bool attention_has(const struct attention_step *s, const struct device *device, enum dtype dtype)
 {
+    const struct attention_backward *b = &s->backward;
+    const struct attention_paged *g = &s->paged;
     switch (dtype) {
-    case FP16: return device->apart ? s->gpu_fp16 || s->backward.gpu_fp16 : s->cpu_fp16 || s->backward.cpu_fp16;
-    case BF16: return device->apart ? s->gpu_bf16 || s->backward.gpu_bf16 : s->cpu_bf16 || s->backward.cpu_bf16;
-    default:   return device->apart ? s->gpu || s->backward.gpu : s->cpu || s->backward.cpu;
+    case FP16: return device->apart ? s->gpu_fp16 || b->gpu_fp16 : s->cpu_fp16 || b->cpu_fp16 || g->cpu_fp16;
+    case BF16: return device->apart ? s->gpu_bf16 || b->gpu_bf16 : s->cpu_bf16 || b->cpu_bf16 || g->cpu_bf16;
+    default:   return device->apart ? s->gpu || b->gpu : s->cpu || b->cpu || g->cpu;
     }
 }
 
@@ -101,6 +103,9 @@ static void finish(const void *step, struct options *o)
         usage_error("--ranks %d: %s is no ring", o->ranks, s->name);
     if (s->ring)
         join(s->name, o);
+    const struct paging *g = &o->paging;
+    if ((g->size || g->pool || g->prefix || g->lengths || g->table_path) && !s->paged.cpu)
+        usage_error("--page-size, --pages, --prefix, --seqlens, --table: %s has no pages", s->name);
     for (size_t i = 0, at = 0; s->dims[i]; i++)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", i == 0 ? "" : s->dims[i + 1] ? ", " : " and ", s->dims[i]);
     if (!attention_takes(s, o->attention.dim))
@@ -302,7 +307,7 @@ static void run_read(void *arg)
     const struct run *r = arg;
     const struct buffer *k = &r->tensor[K], *v = &r->tensor[V];
     if (r->device->apart) {
-        read_on_gpu(r->tensor[LSE].data, k->data, v->data, k->bytes, READ_SUM, NULL);
+        read_on_gpu(r->tensor[r->kind->inputs + 1].data, k->data, v->data, k->bytes, READ_SUM, NULL);
     } else {
         read_cpu(k->data, k->bytes);
         read_cpu(v->data, v->bytes);
@@ -340,7 +345,7 @@ static void measure(const struct run *r, struct result *result, const struct tim
     result->seq_q = p->seq_q, result->seq_k = p->seq_k, result->dim = p->dim, result->causal = p->causal;
     result->input = input_text(r->o);
     result->useful_bytes = r->kind->useful(r->o);
-    result->flops = r->kind->products * attention_pairs(*p) * (double)p->dim;
+    result->flops = r->kind->products * r->kind->units(r->o) * (double)p->dim;
     bool tensor_cores = result->dtype != FP32 && r->device->apart;
     double products = tensor_cores ? ceiling_get(result->device, result->threads, "matmul", BF16)
                                    : ceiling_get(result->device, result->threads, "fma", FP32);
@@ -424,9 +429,10 @@ static void write_outputs(const struct run *r)
     const struct attention *p = &o->attention;
     int64_t shape[] = { p->batch, p->heads, p->seq_q, p->dim };
     char why[512];
-    if (o->out_path && npy_write(o->out_path, r->host[O].data, o->dtype, 4, shape, why, sizeof why))
+    int out = r->kind->inputs, lse = out + 1;
+    if (o->out_path && npy_write(o->out_path, r->host[out].data, o->dtype, 4, shape, why, sizeof why))
         fatal("%s", why);
-    if (o->lse_path && npy_write(o->lse_path, r->host[LSE].data, FP32, 3, shape, why, sizeof why))
+    if (o->lse_path && npy_write(o->lse_path, r->host[lse].data, FP32, 3, shape, why, sizeof why))
         fatal("%s", why);
 }
 
@@ -443,5 +449,6 @@ const struct kind attention_kind = {
 
 int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv)
 {
-    return program_main(&attention_kind, step, step->name, step->idea, before, before ? before->name : NULL, argc, argv);
+    struct kind kind = step->paged.cpu ? attention_paged_kind() : attention_kind;
+    return program_main(&kind, step, step->name, step->idea, before, before ? before->name : NULL, argc, argv);
 }

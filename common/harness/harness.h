@@ -145,6 +145,18 @@ extern const struct named_shape softmax_shapes[], attention_shapes[];
 /* ---- options.c: the command line */
 
 enum { MAX_TRACED = 16 }; /* numbers of the row that --trace takes */
+
+/* A cache in pages, as it is asked for. 0 and NULL: not given. */
+struct paging {
+    int64_t size, pool;       /* keys of a page; pages of the pool */
+    int64_t prefix;           /* keys that all sequences begin with, in the same pages as far as they fill them */
+    const int32_t *lengths;   /* (count) keys of each sequence; NULL: seq_k each */
+    int64_t count;
+    const char *table_path;
+    int64_t most;             /* pages of a row of its table */
+    int32_t *table;           /* (batch, most), where it is from a file; NULL: one that is drawn */
+};
+
 struct options {
     bool is_attention;
     int64_t rows, cols;             /* softmax */
@@ -166,6 +178,7 @@ struct options {
     int reps, threads;              /* 0: as many as fit the budget; 0: all */
     int ranks;                      /* of a ring; 0: not given */
     int parts;                      /* of a reader's answer (tests/try.c): threads, ranks, pieces of keys; 0: as it chooses */
+    struct paging paging;
     double budget;                  /* seconds */
     bool json, noise, sweep;
     bool sweep_scale;               /* attention: one shape at many scales */
@@ -174,7 +187,8 @@ struct options {
 };
 
 /* What a problem is where nothing is said: the help names these numbers, too. */
-enum { DEFAULT_ROWS = 16384, DEFAULT_COLS = 8192, DEFAULT_HEADS = 16, DEFAULT_SEQ = 2048, DEFAULT_DIM = 64 };
+enum { DEFAULT_ROWS = 16384, DEFAULT_COLS = 8192, DEFAULT_HEADS = 16, DEFAULT_SEQ = 2048, DEFAULT_DIM = 64,
+       DEFAULT_PAGE = 16 };
 /* --sweep starts at so many columns or tokens, doubles them, and ends there; the size of the problem stays what it is. */
 enum { SWEEP_COLS_FROM = 128, SWEEP_COLS_TO = 16 << 20, SWEEP_SEQ_FROM = 512, SWEEP_SEQ_TO = 16384,
        SWEEP_KEYS_FROM = 1024 }; /* of a decoding step: keys */
@@ -201,6 +215,8 @@ void output_write(const struct options *o, const void *y);            /* y, in x
 struct buffer input_change(const struct options *o, uint64_t seed);
 void input_change_size(struct options *o);                            /* whether that file has this shape: or fatal() */
 
+/* A .npy file's numbers, which must be whole ones from 0 to INT32_MAX. Fatal when it cannot be read; otherwise usage_error. */
+struct npy input_whole(const char *option, const char *path);
 /* Q, K and V of an attention problem. */
 struct qkv {
     struct buffer q, k, v;
@@ -362,6 +378,10 @@ struct verdict verify_attention(const void *O, const float *lse, const void *Q, 
 struct verdict verify_attention_rows(const void *O, const float *lse, const void *Q, const void *K, const void *V,
                                      enum dtype dtype, struct attention p, struct attention_rounding how, double wanted,
                                      uint64_t seed, bool gpu);
+/* The same of a cache in pages: each sequence by itself, its keys and values gathered into tensors as they usually lie. */
+struct verdict verify_attention_paged(const void *O, const float *lse, const void *Q, const void *K, const void *V,
+                                      struct pages pages, enum dtype dtype, struct attention p, struct attention_rounding how,
+                                      uint64_t seed, bool gpu);
 struct verdict verify_answers(const void *O, const float *lse, const struct answers *a); /* with answers that are there already */
 /* dx with the gradient in fp64 of the softmax y, where the loss changes by dy: every element. */
 struct verdict verify_softmax_backward(const void *dx, const void *y, const void *dy, enum dtype dtype, int64_t rows,
@@ -571,6 +591,14 @@ struct attention_backward {
     bool any_order;                      /* its GPU version adds in whatever order: not the same bits when run again */
 };
 
+/* The functions of a step whose cache lies in pages; its claims are those of one sequence. */
+struct attention_paged {
+    attention_paged_cpu_fn *cpu;
+    attention_paged_fp16_cpu_fn *cpu_fp16;
+    attention_paged_bf16_cpu_fn *cpu_bf16;
+    attention_paged_workspace_fn *scratch; /* bytes that they take from scratch() */
+};
+
 /* One attention step: what it claims, and the functions that are held to it. */
 struct attention_step {
     const char *name, *idea, *exercise;
@@ -583,6 +611,7 @@ struct attention_step {
     attention_bf16_cpu_fn *cpu_bf16;
     attention_bf16_gpu_fn *gpu_bf16;
     struct attention_backward backward;  /* of a step for attention_backward_main(), in place of all those */
+    struct attention_paged paged;        /* of a step whose cache lies in pages, in place of all those */
     attention_workspace_fn *workspace;   /* bytes of workspace that the GPU version wants, zeroed; NULL: none */
     attention_workspace_fn *scratch;     /* bytes that the CPU version takes from scratch(); NULL: none */
     struct attention_rounding rounding;  /* of the 16-bit versions on a GPU */
@@ -605,6 +634,23 @@ bool attention_takes(const struct attention_step *s, int64_t dim);
 void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse,
                    const void *Q, const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream);
 struct attention_rounding attention_rounding(const struct attention_step *s, const struct device *device, enum dtype dtype);
+
+/* ---- paged.c: a cache in pages */
+
+/* As attention_run(), for a step whose cache lies in pages. On a CPU. */
+void paged_run(const struct attention_step *s, enum dtype dtype, void *O, float *lse, const void *Q, const void *K,
+               const void *V, struct pages pages, struct attention p);
+/*
+ * Keys, or values, of all sequences, into pages and out of them. plain: (batch, kv_heads, seq_k, dim). What a sequence does not
+ * have is left as it is: in a pool that is all NaN, what no sequence has stays NaN.
+ */
+void pages_fill(void *pool, const void *plain, struct pages pages, struct attention p, enum dtype dtype);
+void pages_gather(void *plain, const void *pool, struct pages pages, struct attention p, enum dtype dtype);
+/*
+ * table: (batch, most) = pages in an order that is drawn, for pages.seqlens keys. The first `shared` pages of all sequences are
+ * the same; what a sequence does not have is -1. The pool must have them all.
+ */
+void pages_draw(int32_t *table, struct pages pages, int64_t batch, int64_t shared);
 
 /* main() of an attention step. Returns the exit status. */
 int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);

@@ -256,6 +256,24 @@ static struct buffer tensor_from(const char *option, const char *path, enum dtyp
     return b;
 }
 
+struct npy input_whole(const char *option, const char *path)
+{
+    struct npy file;
+    char why[512];
+    if (npy_read(path, &file, why, sizeof why))
+        fatal("%s", why);
+    int64_t count = 1;
+    for (int d = 0; d < file.dims; d++)
+        count *= file.shape[d];
+    for (int64_t i = 0; i < count; i++) {
+        double x = element(file.data, file.dtype, i);
+        if (!(x >= 0 && x <= INT32_MAX && x == floor(x)))
+            usage_error("--%s '%s': %.9g at %s; whole numbers from 0 to %d are allowed", option, path, x, index_text(&file, i),
+                        INT32_MAX);
+    }
+    return file;
+}
+
 static void attention_sizes(struct options *o)
 {
     const struct npy q = header_of(o->q_path, &o->file_bytes), k = header_of(o->k_path, &o->file_bytes),

@@ -41,6 +41,11 @@ static const char attention_help[] =
     "  --dq, --dk, --dv FILE.npy   write these gradients there\n"
     "  --sweep             every length from %d to %s Ki, with tokens in all as they are, a line each\n"
     "  --ranks N           processes of a ring, in steps that have one      (default 2)\n"
+    "  --page-size N       keys of a page, in steps that have pages         (default %d)\n"
+    "  --seqlens N,N,...   keys of each sequence, 0 to seq-k; or FILE.npy   (default seq-k each)\n"
+    "  --prefix N          keys that all sequences begin with, in the same pages\n"
+    "  --table FILE.npy    or a table of yours, (batch, pages), of pages from 0 to N - 1, where --pages N says\n"
+    "  --pages N           how many there are                               (default what is needed, and some)\n"
     "  --sweep-scale       scores 1/4 to 64 times as large as usual, a line each\n"
     "  --trace S:V,S:V,... no run: how (m, l, o) grows over up to %d scores with a value each, as 1:10,3:20\n"
     NOISE_HELP;
@@ -57,6 +62,7 @@ enum { /* no letters: getopt has those for what begins with one - */
     ROWS = 256, COLS, X, DY,                                                           /* softmax */
     BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, RANKS, SWEEP_SCALE, /* attention */
     Q, K, V, LSE, DO, DQ, DK, DV,
+    PAGE_SIZE, SEQLENS, PREFIX, TABLE, PAGES,
     SHAPE, DTYPE, INPUT, OUT, SWEEP, TRACE, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
 };
 
@@ -76,7 +82,9 @@ static const struct option attention_options[] = {
     VALUE("batch", BATCH), VALUE("heads", HEADS), VALUE("kv-heads", KV_HEADS), VALUE("seq", SEQ), VALUE("seq-q", SEQ_Q),
     VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("scale", SCALE),
     VALUE("ranks", RANKS), FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE),
-    VALUE("do", DO), VALUE("dq", DQ), VALUE("dk", DK), VALUE("dv", DV), SHARED,
+    VALUE("do", DO), VALUE("dq", DQ), VALUE("dk", DK), VALUE("dv", DV),
+    VALUE("page-size", PAGE_SIZE), VALUE("seqlens", SEQLENS), VALUE("prefix", PREFIX), VALUE("table", TABLE),
+    VALUE("pages", PAGES), SHARED,
 };
 static const struct option common_options[] = { COMMON };
 static const struct option *const options_of[] = {
@@ -193,6 +201,14 @@ static const char *read_float(const char *text, float *x)
     return end == text || errno ? NULL : end;
 }
 
+static int32_t *lengths_new(int64_t count)
+{
+    int32_t *lengths = malloc((size_t)count * sizeof *lengths);
+    if (!lengths)
+        fatal("not enough CPU memory for %lld lengths", (long long)count);
+    return lengths;
+}
+
 static void set_trace(struct options *o, const char *text)
 {
     const char *at = text;
@@ -209,6 +225,33 @@ static void set_trace(struct options *o, const char *text)
                     o->is_attention ? ", each with a value," : "", o->is_attention ? "1:10,3:20,2:30" : "1,3,2");
 }
 
+/* Lengths with commas between them, or a file of them, whose name has a point. */
+static void set_lengths(struct options *o, const char *text)
+{
+    int64_t count = 1;
+    int32_t *lengths;
+    if (!strchr(text, '.')) {
+        for (const char *at = text; *at; at++)
+            count += *at == ',';
+        lengths = lengths_new(count);
+        for (int64_t i = 0; i < count; i++, text += strcspn(text, ",") + 1) {
+            char *one = strndup(text, strcspn(text, ","));
+            lengths[i] = (int32_t)whole("seqlens", one, 0, INT32_MAX);
+            free(one);
+        }
+    } else {
+        struct npy file = input_whole("seqlens", text);
+        for (int d = 0; d < file.dims; d++)
+            count *= file.shape[d];
+        lengths = lengths_new(count);
+        for (int64_t i = 0; i < count; i++)
+            lengths[i] = (int32_t)element(file.data, file.dtype, i);
+        free(file.data);
+    }
+    o->paging.lengths = lengths;
+    o->paging.count = count;
+}
+
 static void print_attention_help(const struct options *o)
 {
     const struct attention *usual = o->usual;
@@ -222,7 +265,7 @@ static void print_attention_help(const struct options *o)
     if (usual && usual->kv_heads)
         snprintf(kv_heads, sizeof kv_heads, "%lld", (long long)usual->kv_heads);
     printf(attention_help, usual ? (int)usual->heads : DEFAULT_HEADS, kv_heads, usual ? (int)usual->dim : DEFAULT_DIM, lengths,
-           shape_list(o), attention_families, usual ? SWEEP_KEYS_FROM : SWEEP_SEQ_FROM, longest, MAX_TRACED);
+           shape_list(o), attention_families, usual ? SWEEP_KEYS_FROM : SWEEP_SEQ_FROM, longest, DEFAULT_PAGE, MAX_TRACED);
 }
 
 static void print_help(const struct options *o, const char *program, const char *idea, enum step_kind kind)
@@ -254,6 +297,11 @@ static void parse_one(struct options *o, int option, const char *arg)
     case SCALE:    p->scale = scale_of(arg), o->scale_given = true; break;
     case RANKS:    o->ranks = (int)whole("ranks", arg, 1, RING_MOST); break;
     case SWEEP_SCALE: o->sweep_scale = true; break;
+    case PAGE_SIZE: o->paging.size = whole("page-size", arg, 1, INT32_MAX); break;
+    case PAGES:    o->paging.pool = whole("pages", arg, 1, INT32_MAX); break;
+    case PREFIX:   o->paging.prefix = whole("prefix", arg, 1, INT32_MAX); break;
+    case SEQLENS:  set_lengths(o, arg); break;
+    case TABLE:    o->paging.table_path = arg; break;
     case Q:        o->q_path = arg; break;
     case K:        o->k_path = arg; break;
     case V:        o->v_path = arg; break;
@@ -370,6 +418,15 @@ static void finish_softmax(struct options *o, const struct named_shape *named)
         usage_error("--sweep: x has %lld elements; %d or more are needed", (long long)elements, SWEEP_COLS_FROM);
 }
 
+/* 1 at least: no tensor is empty. */
+static int64_t longest_of(const struct paging *g)
+{
+    int64_t longest = 1;
+    for (int64_t i = 0; i < g->count; i++)
+        longest = g->lengths[i] > longest ? g->lengths[i] : longest;
+    return longest;
+}
+
 static void finish_attention(struct options *o, const struct attention *named)
 {
     const struct attention course = { .heads = DEFAULT_HEADS, .dim = DEFAULT_DIM, .seq_q = DEFAULT_SEQ };
@@ -380,7 +437,9 @@ static void finish_attention(struct options *o, const struct attention *named)
         return;
     }
     p->causal |= named->causal;
-    p->batch = first_given(p->batch, named->batch, 1);
+    p->batch = first_given(p->batch, o->paging.count ? o->paging.count : named->batch, 1);
+    if (o->paging.count && !p->seq_k)
+        p->seq_k = longest_of(&o->paging);
     p->heads = first_given(p->heads, named->heads, p->kv_heads ? p->kv_heads : usual->heads);
     bool shared = usual->kv_heads && p->heads % usual->kv_heads == 0;
     p->kv_heads = first_given(p->kv_heads, named->kv_heads, shared ? usual->kv_heads : p->heads);
@@ -427,7 +486,7 @@ struct options options_parse(int argc, char **argv, const char *idea, enum step_
             print_help(&o, argv[0], idea, kind);
             exit(0);
         }
-        if (option == '?' && isgraph(optopt)) /* a letter; of what begins with -- getopt keeps no letter */
+        if (option == '?' && optopt < ROWS && isgraph(optopt)) /* a letter; of what begins with -- getopt keeps no letter */
             usage_error("unknown option '-%c'; --help lists what is allowed", optopt);
         if (option == '?')
             usage_error("unknown option '%s'; --help lists what is allowed", shown(argv[optind - 1]));

@@ -88,6 +88,8 @@ void problem_free(struct run *r);
 /* The gradients of softmax and attention: like the kinds below, but for what backward.c puts in their place. */
 struct kind softmax_backward_kind(void);
 struct kind attention_backward_kind(void);
+/* Attention whose cache lies in pages: paged.c. */
+struct kind attention_paged_kind(void);
 
 void ring_report(const struct run *r, const struct result *result); /* of a ring (common/ring/report.c): prints its lines */
 

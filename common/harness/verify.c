@@ -385,6 +385,43 @@ struct verdict verify_attention(const void *O, const float *lse, const void *Q, 
     return verify_attention_rows(O, lse, Q, K, V, dtype, p, how, work <= affordable ? rows : rows * affordable / work, seed, gpu);
 }
 
+struct verdict verify_attention_paged(const void *O, const float *lse, const void *Q, const void *K, const void *V,
+                                      struct pages pages, enum dtype dtype, struct attention p, struct attention_rounding how,
+                                      uint64_t seed, bool gpu)
+{
+    struct verdict v = { .first_wrong = -1, .rows = p.batch * p.heads * p.seq_q, .seed = seed };
+    struct attention one = p;
+    one.batch = 1;
+    int64_t rows = p.heads * p.seq_q;
+    double work = (double)rows * (double)pages.keys * (double)p.dim, affordable = gpu ? reference_gpu_work() : ATTENTION_WORK;
+    double wanted = work <= affordable ? (double)rows : (double)rows * affordable / work;
+    for (int64_t b = 0; b < p.batch; b++) {
+        struct pages its = pages;
+        its.table += b * pages.most;
+        its.seqlens += b;
+        one.seq_k = *its.seqlens;
+        size_t bytes = (size_t)(p.kv_heads * one.seq_k * p.dim) * dtype_bytes(dtype), at = (size_t)(b * rows * p.dim);
+        struct buffer k = buffer_new(bytes, &cpu_device), v_plain = buffer_new(bytes, &cpu_device);
+        pages_gather(k.data, K, its, one, dtype);
+        pages_gather(v_plain.data, V, its, one, dtype);
+        at *= dtype_bytes(dtype);
+        struct verdict mine = verify_attention_rows((const char *)O + at, lse ? lse + b * rows : NULL, (const char *)Q + at,
+                                                    k.data, v_plain.data, dtype, one, how, wanted, seed, gpu);
+        if (mine.first_wrong >= 0)
+            mine.first_wrong += b * rows;
+        if (mine.what[0] && p.batch > 1) {
+            char what[sizeof mine.what];
+            snprintf(what, sizeof what, "sequence %lld: %.120s", (long long)b, mine.what);
+            memcpy(mine.what, what, sizeof what);
+        }
+        fold(&v, &mine);
+        buffer_free(&k);
+        buffer_free(&v_plain);
+    }
+    conclude(&v);
+    return v;
+}
+
 /* ---- the gradient of attention */
 
 static bool finite_tensor(const void *x, enum dtype dtype, int64_t at, int64_t count)

@@ -34,7 +34,10 @@ attention() {
 decoding() {
     for dtype in fp32 ${BENCH_DTYPES:-fp16 bf16}; do
         "$1" --dtype $dtype ${BENCH_ARGS:-}
-        "$1" --dtype $dtype --sweep ${BENCH_ARGS:-}
+        case $step in # keys of a page, in place of keys of a cache
+        28_*) for size in 1 4 16 64 256; do "$1" --dtype $dtype --page-size $size ${BENCH_ARGS:-}; done ;;
+        *) "$1" --dtype $dtype --sweep ${BENCH_ARGS:-} ;;
+        esac
         for shape in llama3-8b-token llama3-70b-token; do
             "$1" --dtype $dtype --shape $shape ${BENCH_ARGS:-}
         done

@@ -176,7 +176,8 @@ def own_mutants(step, idea):
 def member_of(kind):
     """Where a step's claims have its CPU functions of this type."""
     return ".backward_cpu" if kind.startswith("softmax_backward") else \
-        ".backward.cpu" if kind.startswith("attention_backward") else ".cpu"
+        ".backward.cpu" if kind.startswith("attention_backward") else \
+        ".paged.cpu" if kind.startswith("attention_paged") else ".cpu"
 
 
 def own_pieces(step, own):
@@ -212,7 +213,7 @@ def sources(step, own):
     backward = int("_backward_main(" in read(f"steps/{step}/main.c"))
     write(f"{folder}/try.c", f"#define COURSE {idea}\n#define ANSWER answer\n"
           f"#define ATTENTION {int(is_attention(step))}\n#define BACKWARD {backward}\n"
-          f'#define PIECES {own_pieces(step, own)}\n#include "types.h"\n{rest}#define OWN {table}\n'
+          f'#define PIECES {own_pieces(step, own) if pieces else "NULL"}\n#include "types.h"\n{rest}#define OWN {table}\n'
           '#include "../../../tests/try.c"\n')
 
 

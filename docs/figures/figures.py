@@ -535,6 +535,47 @@ def group():
     return f
 
 
+def pages():
+    f = Figure(740, 330, "Room for the longest in each sequence, and pages of a pool with a table that says which are whose")
+    f.text(130, 24, "room for the longest", "head")
+    f.text(500, 24, "pages of a pool", "head")
+    lengths = (4.5, 0.8, 2.3)  # in pages
+    for b, (length, kind) in enumerate(zip(lengths, "abc")):
+        y = 50 + 44 * b
+        f.box(20, y, 220, 28, "none")
+        f.box(20, y, 44 * length, 28, kind)
+        f.text(20 + 22 * length, y + 19, "%g" % length, "small")
+    f.text(130, 196, "15 pages of memory for 7.6 of keys", "small")
+    table = ((6, 1, 9, 4, 11), (2,), (0, 7, 5))
+    f.text(300, 44, "table", "small", "start")
+    owner = {}
+    for b, (row, kind) in enumerate(zip(table, "abc")):
+        for i in range(5):
+            page = row[i] if i < len(row) else None
+            f.box(300 + 36 * i, 54 + 36 * b, 36, 28, "none" if page is None else kind, "" if page is None else str(page), "small")
+            if page is not None:
+                owner[page] = kind, min(1, lengths[b] - i)
+    f.text(600, 44, "the pool, K and V alike", "small")
+    for page in range(12):
+        x, y = 516 + 44 * (page % 4), 54 + 52 * (page // 4)
+        f.box(x, y, 40, 28, "none")
+        if page in owner:
+            kind, part = owner[page]
+            f.box(x, y, 40 * part, 28, kind)
+        f.text(x + 20, y + 43, str(page), "small")
+    f.arrow(484, 104, 508, 104)
+    f.text(500, 222, "9 pages; three ends are empty, and three pages free", "small")
+    f.text(20, 258, "a tile of keys", "small", "start")
+    for i, (page, kind) in enumerate(((6, "a"), (1, "a"), (9, "a"), (4, "a"))):
+        x = 120 + 150 * i
+        f.box(x, 240, 146, 28, kind)
+        for k in range(4):
+            f.text(x + 18 + 37 * k, 259, str(4 * page + k), "small")
+    f.text(370, 292, "place[key]: where its row begins, looked up once for all heads of Q that share it", "small")
+    f.text(370, 314, "(here with pages of 4 keys; each number is a row of the pool)", "small")
+    return f
+
+
 def chain():
     f = Figure(740, 380, "Two products make S and dP, exp makes P, the gradient of softmax dS, three products dV, dQ and dK")
     f.text(185, 24, "L x L, a tile or all of it", "head")
@@ -665,7 +706,7 @@ def zigzag():
 
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, chain, backward, ranks, rings, zigzag)
+           bound, cache, group, pages, chain, backward, ranks, rings, zigzag)
 
 
 def main(words):

@@ -1,0 +1,25 @@
+/* Step 28: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "steps.h"
+
+/* Of one sequence, with as many keys as it has; the program adds them up. */
+static struct cost paged_attention_cost(struct attention p, enum dtype dtype)
+{
+    return (struct cost){ .bytes = attention_bytes(p, dtype), .exps = attention_pairs(p) };
+}
+
+const struct attention_step paged_attention = {
+    .name = "28_paged_attention",
+    .idea = "keys and values lie in pages of a pool, and a table says in which",
+    .exercise = "find_keys",
+    .predict = paged_attention_cost,
+    .paged = { paged_attention_cpu, paged_attention_fp16_cpu, paged_attention_bf16_cpu, paged_attention_scratch },
+    .usual = { .heads = 32, .kv_heads = 8, .seq_q = 1, .seq_k = 16384, .dim = 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_main(&paged_attention, &grouped_attention, argc, argv);
+}
+#endif
