@@ -356,7 +356,7 @@ END_TEST
 /* What other machines did, of the right kind and from the right columns. */
 START_TEST(test_recorded)
 {
-    struct before b = { .step = "07_before", .ratio = 1.5 };
+    struct before b = { .step = "07_before", .time = { .median = 1.5 } };
     struct result r = {
         .step = "08_known", .device = "H100", .backend = "cuda", .dtype = BF16, .batch = 2, .heads = 6, .kv_heads = 3,
         .seq_q = 8192, .seq_k = 4096, .dim = 128, .causal = true, .input = "normal", .time = { 7, 3, 10, 9 }, .flops = 21e9,

@@ -57,6 +57,19 @@ START_TEST(test_percentiles)
 }
 END_TEST
 
+/* The first run of the step before tells whether there is time for rounds; each then warms up. */
+START_TEST(test_ratio_of_the_medians)
+{
+    static const double a[] = { 1000, 5, 1, 4, 2, 3 }, b[] = { 7, 2000, 10, 20, 30, 40, 50 };
+    struct scripted s[] = { { a, 0 }, { b, 0 } };
+    struct work run = { .arg = &s[0] }, before = { .arg = &s[1] };
+    struct device scripted = cpu_device;
+    scripted.run_once = scripted_run;
+    struct ratio r = time_ratio(run, before, &scripted, 5, 10);
+    ck_assert_msg(r.median == 30.0 / 3 && r.least == 10.0 / 5 && r.most == 50, "%g, %g to %g", r.median, r.least, r.most);
+}
+END_TEST
+
 /* ---- a clock that notes when it is looked at, and moves when a run says so */
 
 static double seconds;
@@ -175,9 +188,9 @@ START_TEST(test_ratio)
     double ten = 10, forty = 40;
     struct work run = { .run = run_for, .arg = &ten, .bytes = INT64_MAX };
     struct work before = { .run = run_for, .arg = &forty, .bytes = INT64_MAX };
-    double ratio = time_ratio(run, before, &cpu_device, 0, 0.2);
+    double ratio = time_ratio(run, before, &cpu_device, 0, 0.2).median;
     ck_assert_msg(ratio > 1.5 && ratio < 6, "%g", ratio);
-    ratio = time_ratio(run, before, &cpu_device, 0, 0.01); /* where the step before is slow: one run of each */
+    ratio = time_ratio(run, before, &cpu_device, 0, 0.01).median; /* where the step before is slow: one run of each */
     ck_assert_msg(ratio > 1.5 && ratio < 6, "%g", ratio);
 }
 END_TEST
@@ -189,6 +202,7 @@ Suite *timing_suite(void)
     tcase_set_timeout(real, 60); /* on a busy machine */
     tcase_add_test(scripted, test_turns);
     tcase_add_test(scripted, test_percentiles);
+    tcase_add_test(scripted, test_ratio_of_the_medians);
     tcase_add_test(scripted, test_only_the_run_is_inside);
     tcase_add_test(scripted, test_rounds);
     tcase_add_test(real, test_the_run_is_inside);

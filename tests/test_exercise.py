@@ -183,6 +183,16 @@ class Exercises(unittest.TestCase):
             code, lines, said = judge(*mutated(name), "--threads", "1", "--dtype", "fp32")
             self.assertEqual((name, code, name in lines[0]["like"]), (name, 1, True), said)
 
+    def test_heads_of_other_dimensions_are_judged(self):
+        text = exercise.read("steps/31_recomputed_backward/cpu.c")
+        code, lines, said = judge("31_recomputed_backward", text.replace("sum_dV + tile * width,", "sum_dV + tile * dim,"))
+        self.assertEqual((code, lines[0]["verdict"]), (1, "wrong"), said)
+
+    def test_a_mistake_is_named_however_it_is_rounded(self):
+        step, text = mutated("split_merged_without_weights")
+        code, lines, said = judge(step, text.replace("#define KEYS 128 ", "#define KEYS 24 "), "--dtype", "fp32")
+        self.assertIn("split_merged_without_weights", lines[0]["like"], said)
+
     def test_progress_counts_what_was_solved(self):
         folder = "build/exercise-test/mine/03_online_softmax"
         self.assertIn("0 of ", call("progress")[1])

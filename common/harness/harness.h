@@ -508,11 +508,16 @@ struct result {
     struct verdict verdict;
 };
 
+/* Of the times of two works. least: of fast runs of the first (p10) and slow ones of the second (p90); most: turned round. */
+struct ratio {
+    double median, least, most;
+};
+
 /* The step before, timed in turn with this one on the same problem. */
 struct before {
     const char *step;       /* NULL: there is none */
     char why_not[128];      /* why it was not timed; empty if it was */
-    double ratio;           /* its median over this step's, in the same rounds */
+    struct ratio time;      /* its, over this step's */
     double bytes, exps;     /* what it predicts */
 };
 
@@ -527,7 +532,7 @@ void report_json_ceiling(const struct ceiling *c);
  * The time of `before` over that of `run`, in turn, for `reps` rounds, or if that is 0 for half of `budget` seconds; both may
  * write the same output. Where one run of `before` takes longer than that, it is one round.
  */
-double time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget);
+struct ratio time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget);
 /* The same ratio in a recorded table, for r's problem, and the device's name; 0 when it is not there. */
 double report_recorded_ratio(const char *path, const struct result *r, const char *before, char *device, size_t size);
 void print_before(const struct result *r, const struct before *b, const char *predicted); /* its line; predicted: in words */

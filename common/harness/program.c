@@ -223,7 +223,7 @@ static struct before run_before(const struct run *r, const struct names *names, 
         return b;
     other.workspace = workspace_new(&other);
     struct work before = { .run = run.run, .arg = &other, .bytes = run.bytes };
-    b.ratio = time_ratio(run, before, r->device, r->o->reps, r->o->budget);
+    b.time = time_ratio(run, before, r->device, r->o->reps, r->o->budget);
     buffer_free(&other.workspace);
     return b;
 }

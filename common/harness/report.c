@@ -241,7 +241,7 @@ void print_before(const struct result *r, const struct before *b, const char *pr
         printf("    step before %s, not timed: %s\n", b->step, b->why_not);
         return;
     }
-    printf("    step before %.2fx the speed of %s, which took turns; predicted %s", b->ratio, b->step, predicted);
+    printf("    step before %.2fx the speed of %s, which took turns; predicted %s", b->time.median, b->step, predicted);
     if ((ratio = report_recorded_ratio(recorded, r, b->step, device, sizeof device)) > 0)
         printf("; recorded: %.2fx on an %s", ratio, device);
     printf("\n");

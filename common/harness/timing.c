@@ -91,12 +91,15 @@ double run_once_cpu(const struct work *work)
     return 1e3 * (now() - start);
 }
 
-double time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget)
+struct ratio time_ratio(struct work run, struct work before, const struct device *device, int reps, double budget)
 {
     double first = device->run_once(&before);
-    if (first > 500 * budget)
-        return first / device->run_once(&run);
+    if (first > 500 * budget) {
+        double only = first / device->run_once(&run);
+        return (struct ratio){ only, only, only };
+    }
     struct work both[] = { run, before };
     time_in_turn(both, 2, reps, budget / 2, device->run_once);
-    return both[1].time.median / both[0].time.median;
+    const struct timing *a = &both[0].time, *b = &both[1].time;
+    return (struct ratio){ b->median / a->median, b->p10 / a->p90, b->p90 / a->p10 };
 }

@@ -37,7 +37,7 @@ INLINE float row_sum(const float *y, const float *dy, int64_t cols)
     return (float)total;
 }
 
-/* Append `cols` columns of y (dy - sum) to dx, cols <= CHUNK. */
+/* Append `cols` columns of y (dy - sum) to dx (stream.h), cols <= CHUNK. */
 INLINE void chunk_put(struct stream *dx, const float *y, const float *dy, float sum, int cols)
 {
     float v[CHUNK];
