@@ -274,7 +274,7 @@ START_TEST(test_verdict)
         float kept = O[(b * 2 + 1) * 16 + 3];
         O[(b * 2 + 1) * 16 + 3] = kept + 0.01f;
         struct verdict v = kind.verify(&r);
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "sequence %d:", b);
         bool found = !v.pass && v.wrong == 1 && v.first_wrong == b * 2 + 1 && strstr(v.what, name);
         ck_assert_msg(found, "sequence %d: %s", b, v.what);

@@ -228,8 +228,9 @@ static void set_trace(struct options *o, const char *text)
 /* Lengths with commas between them, or a file of them, whose name has a point. */
 static void set_lengths(struct options *o, const char *text)
 {
+    static int32_t *lengths; /* those of the last call */
     int64_t count = 1;
-    int32_t *lengths;
+    free(lengths);
     if (!strchr(text, '.')) {
         for (const char *at = text; *at; at++)
             count += *at == ',';

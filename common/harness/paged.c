@@ -227,8 +227,10 @@ static void table_read(struct options *o)
     if (file.dims != 2 || file.shape[0] != batch)
         usage_error("--table '%s': %lld rows of pages are needed, one for each sequence: (batch, pages)", g->table_path,
                     (long long)batch);
+    static int32_t *kept; /* of the last call */
+    free(kept);
     g->most = file.shape[1];
-    g->table = allocated(batch * g->most, sizeof *g->table);
+    g->table = kept = allocated(batch * g->most, sizeof *g->table);
     for (int64_t b = 0; b < batch; b++) {
         int64_t its = pages_for(length_of(o, b), size);
         if (its > g->most)
