@@ -63,7 +63,8 @@ static const struct {
 
 #define SPLIT ((int)(sizeof split / sizeof split[0]))
 #define MOST_PIECES 64
-#define MANY_RUNS 200
+#define MANY_RUNS (getenv("TESTS_SMALL") ? 20 : 200)
+#define SOME_PIECES (getenv("TESTS_SMALL") ? 9 : 1) /* from one number of pieces to the next */
 
 /* Fewer keys than pieces; rows without keys, and with a few, beside rows with many; groups. */
 static const struct attention in_pieces[] = {
@@ -93,7 +94,7 @@ START_TEST(test_any_number_of_pieces)
     struct attention_subject s = subject_in_pieces(which, dtype);
     for (int i = 0; i < IN_PIECES * 4; i++) {
         struct attention_case c = attention_case_of(in_pieces[i / 4], dtype, families[i % 4]);
-        for (int pieces = 1; pieces <= MOST_PIECES; pieces++) {
+        for (int pieces = 1; pieces <= MOST_PIECES; pieces += SOME_PIECES) {
             run_pieces(which, &c, pieces);
             struct outcome o = attention_case_verdict(&s, &c);
             ck_assert_msg(o.pass, "%s, problem %d, %s, in %d pieces: %s", attention_subject_name(&s), i / 4, families[i % 4],
