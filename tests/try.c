@@ -391,7 +391,7 @@ static void say_right(const struct result *result, const struct before *b, bool 
         printf("  not solved yet: right, and perhaps fast enough: turns differ too much to tell: try again when it is quiet\n");
     else if (!solved)
         printf("  not solved yet: right, but slower than 0.8 of the course's speed; make hint-N may say why\n");
-    else if (BETTER * of_course > 100 && of_course < 110)
+    else if (of_course <= 100 && of_course * BETTER > 100 && b->time.median <= BETTER)
         printf("  solved: right, and as fast as the book, which has %.0f %% of %s: nothing is %g times as fast\n", of_course,
                result->ceiling, BETTER);
     else
