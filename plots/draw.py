@@ -474,7 +474,7 @@ def ring_ranks(most=1024):
     picture.set(ylabel="efficiency, %")
     panel(picture, "two cores: 2048 tokens, 16 heads of 64", "ranks", curves, 105, [1, 2, 4], ["1", "2", "4"])
     ranks = [2 ** i for i in range(11) if 2 ** i <= most]
-    panel(picture, "H100, predicted: 1 Mi tokens, causal, 32/8 heads of 128", "ranks, 8 of a node",
+    panel(picture, "H100, predicted: 1 Mi tokens, causal. Dashed: merged by the kernel", "ranks, 8 of a node",
           ring_curves(ranks, lambda n, *words: ring_model.ring_of(ring_model.options(words), n)), 105, ranks[::2],
           ["%d" % n for n in ranks[::2]])
     return picture
