@@ -16,6 +16,8 @@ import concurrent.futures, copy, fcntl, glob, json, os, queue, random, re, shuti
 import time
 
 B = os.environ.get("B") or "build/cpu"
+if os.path.basename(B) == "cpu":  # where `make` would find nvcc, too
+    os.environ.setdefault("CUDA", "0")
 JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
 LIMIT = float(os.environ.get("LIMIT") or 120)  # seconds for one check
 WORK = "build/mutants/" + os.path.basename(B)
