@@ -461,20 +461,20 @@ def decoding():
 
 def ring_ranks(most=1024):
     """Efficiency against the number of ranks: recorded and modelled on two cores, and predicted for GPUs."""
-    points = [p for p in ring_model.recorded() if p.what.startswith("2048") and p.ms]
+    points = [p for p in ring_model.recorded() if "2048" in p.what]
     share = lambda p, ms: 100 * p.one_ms / ms
     picture = Picture("panels", "ring-ranks", "What does each rank more bring?",
                       "efficiency: share of the processors' speed, as one rank uses them. "
-                      "Points: recorded; rings: more ranks than cores")
+                      "Filled: recorded; hollow: more ranks than cores")
     curves = [Curve(name, kind, [(1, 100)] + [(p.ranks, share(p, p.ms_said)) for p in of[:2]], dash=2,
-                    dots=[(p.ranks, share(p, p.ms)) for p in of if not p.why],
-                    apart=[(p.ranks, share(p, p.ms)) for p in of if p.why])
-              for name, kind, causal in (("no mask, predicted", 26, False), ("causal, predicted", 25, True))
-              for of in [[p for p in points if p.what.endswith("causal") == causal]]]
+                    dots=[(p.ranks, share(p, p.ms)) for p in of if p.why != ring_model.CROWDED],
+                    apart=[(p.ranks, share(p, p.ms)) for p in of if p.why == ring_model.CROWDED])
+              for name, kind, causal in (("35, no mask", 22, False), ("35, causal", 25, True), ("36, causal", 26, True))
+              for of in [[p for p in points if (p.what[:2], p.what.endswith("causal")) == (name[:2], causal)]]]
     picture.set(ylabel="efficiency, %")
-    panel(picture, "two cores: 2048 tokens, 16 heads of 64", "ranks", curves, 105, [1, 2, 4], ["1", "2", "4"])
+    panel(picture, "two cores: 2048 tokens, 16 heads of 64. Dashed: predicted", "ranks", curves, 105, [1, 2, 4], ["1", "2", "4"])
     ranks = [2 ** i for i in range(11) if 2 ** i <= most]
-    panel(picture, "H100, predicted: 1 Mi tokens, causal. Dashed: merged by the kernel", "ranks, 8 of a node",
+    panel(picture, "H100, predicted: 1 Mi tokens. Dashed: no merges", "ranks, 8 of a node",
           ring_curves(ranks, lambda n, *words: ring_model.ring_of(ring_model.options(words), n)), 105, ranks[::2],
           ["%d" % n for n in ranks[::2]])
     return picture

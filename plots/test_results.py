@@ -603,8 +603,8 @@ class Recorded(unittest.TestCase):
         os.chdir(results.ROOT)
         ranks, lengths, decoding = draw.ring_ranks(16), draw.ring_lengths(2048), draw.decoding()
         dots = [[(x, round(y)) for x, y in block] for block in ranks.files["p1dots"]]
-        self.assertEqual(dots, [[(2, 94)], [(2, 67), (2, 69)]])
-        self.assertEqual([(x, round(y)) for x, y, _ in ranks.files["p1apart"][0]], [(4, 87), (4, 70), (4, 73)])
+        self.assertEqual(dots, [[(2, 94)], [(2, 67), (2, 69)], [(2, 88), (2, 82)]])
+        self.assertEqual([(x, round(y)) for x, y, _ in ranks.files["p1apart"][0]], [(4, 87), (4, 70), (4, 73), (4, 70), (4, 73)])
         self.assertEqual([x for x, _ in ranks.files["p2curves"][0]], [1, 2, 4, 8, 16])
         self.assertEqual([sum(y != y for _, y in block) for block in lengths.files["p1curves"]], [0, 0, 0, 0, 3, 3, 0, 0])
         self.assertEqual([len(block) for block in decoding.files["p1curves"] + decoding.files["p2dots"]], 5 * [4] + [0] + 4 * [9])

@@ -151,7 +151,7 @@ void ring_report(const struct run *r, const struct result *result)
     struct ring last = ring_last();
     struct shares shares = count_shares(&last);
     double flops = result->flops / ranks / ranks;
-    printf("    ring        %d ranks; each sends %d x %.4g MB, and computes %.4g GFLOP before each, on average: %.0f %% of what"
+    printf("    ring        %d ranks; on average each sends %d x %.4g MB, and computes %.4g GFLOP before each: %.0f %% of what"
            " the busiest does\n", ranks, ranks - 1, shares.block * 1e-6, flops * 1e-9,
            shares.most > 0 ? 100 * shares.mean / shares.most : 100);
     double computed = print_times();
@@ -159,8 +159,9 @@ void ring_report(const struct run *r, const struct result *result)
         print_timeline(ranks);
         double latency = time_of_pass(8, SMALL_PASSES), rate = LARGE_BLOCK / time_of_pass(LARGE_BLOCK, LARGE_PASSES);
         double hop = latency + shares.block / rate, compute = computed / ranks;
-        printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; as long as it from %.2g tokens"
-               " a rank on\n", 1e3 * latency, rate * 1e-6, hop, compute, hop / compute * (double)p.seq_k / ranks);
+        printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; its bytes as long as it"
+               " from %.2g tokens a rank on\n", 1e3 * latency, rate * 1e-6, hop, compute,
+               shares.block / rate / compute * (double)p.seq_k / ranks);
     }
     print_by_ranks(r);
 }

@@ -634,12 +634,12 @@ def backward():
 
 
 def ranks():
-    f = Figure(740, 250, "Four ranks, four passes: whose block of keys each rank has, and which lie behind a causal mask")
+    f = Figure(740, 250, "Four ranks, the own block and three hops: whose keys each rank has, and which lie behind a causal mask")
     for panel, words in enumerate(("without a mask", "causal")):
         left = 70 + 370 * panel
         f.text(left + 140, 24, words, "head")
         for step in range(4):
-            f.text(left + 32 + 72 * step, 52, ("own", "pass 1", "pass 2", "pass 3")[step], "small")
+            f.text(left + 32 + 72 * step, 52, ("own", "hop 1", "hop 2", "hop 3")[step], "small")
         for rank in range(4):
             f.text(left - 8, 82 + 38 * rank, "rank %d" % rank, "small", "end")
             for step in range(4):
@@ -647,7 +647,7 @@ def ranks():
                 kind = "none" if panel and block > rank else "b" if panel and not step else "a"
                 words = "not seen" if kind == "none" else "K, V %d" % block
                 f.box(left + 72 * step, 62 + 38 * rank, 64, 30, kind, words, "small")
-    f.text(370, 234, "a block goes down one row with each pass, and from the last rank to the first; orange: half of it is seen",
+    f.text(370, 234, "a block goes down one row with each hop, and from the last rank to the first; orange: half of it is seen",
            "small")
     return f
 
@@ -699,7 +699,7 @@ def zigzag():
             f.add(f'<path d="M{x} {y} L{x} {y + size - 3} L{x + size - 3} {y + size - 3} Z" class="{kind}"/>')
             f.text(left + (row + 1) * size + 4, y + 21, "rank %d" % owner[row], "small", "start")
         work = ["%g" % sum(row + 0.5 for row in range(6) if owner[row] == rank) for rank in range(3)]
-        f.text(left + 3 * size, top + 6 * size + 22, "rank 0: %s, rank 1: %s, rank 2: %s" % tuple(work))
+        f.text(left + 3 * size, top + 6 * size + 22, "rank 0: %s squares, rank 1: %s, rank 2: %s" % tuple(work))
     f.text(370, 294, "a square is a piece of queries that sees a piece of keys; on the diagonal, half of it", "small")
     return f
 
