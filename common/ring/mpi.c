@@ -212,6 +212,13 @@ static void end(void)
 
 static const struct ring_transport ring_mpi = { .join = join, .run = run, .start = start, .finish = finish, .end = end };
 
+/* The end of a rank that has not joined, and may say nothing. mpirun ends all when one has failed: rank 0 must speak first. */
+static void leave_last(void)
+{
+    if (!me.size)
+        sleep(2);
+}
+
 /* Before main(). What is wrong with the options all ranks would say, and print the same help: until they join, rank 0 alone. */
 __attribute__((constructor)) static void begin(void)
 {
@@ -221,6 +228,7 @@ __attribute__((constructor)) static void begin(void)
     ring_travels_by(&ring_mpi);
     if (atoi(rank) == 0)
         return;
+    atexit(leave_last);
     int nowhere = open("/dev/null", O_WRONLY);
     me.said = dup(STDERR_FILENO);
     dup2(nowhere, STDOUT_FILENO), dup2(nowhere, STDERR_FILENO), close(nowhere);
