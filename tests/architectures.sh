@@ -3,7 +3,7 @@
 # spilled, where ptxas gives up on overlapping wgmma (its C75xx warnings), and where machine_code.sh misses what lessons say.
 # Needs nvcc, no GPU.
 set -eu
-# (An RTX 30xx or 40xx, sm_86 or sm_89, runs the code of sm_80; an H100 that of sm_90a; sm_90 and sm_100 compile what sm_120 does.)
+# (RTX 30xx and 40xx, sm_86 and sm_89, run the code of sm_80; an H100 that of sm_90a; sm_90 and sm_100 compile what sm_120 has.)
 ARCHITECTURES="sm_75 sm_80 sm_90a sm_120"
 log=build/architectures.log
 rm -rf build/architectures  # what was built before was not looked at
