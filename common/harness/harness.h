@@ -152,7 +152,7 @@ struct paging {
     int64_t prefix;           /* keys that all sequences begin with, in the same pages as far as they fill them */
     const int32_t *lengths;   /* (count) keys of each sequence; NULL: seq_k each */
     int64_t count;
-    const char *table_path;
+    const char *table_path, *lengths_path;
     int64_t most;             /* pages of a row of its table */
     int32_t *table;           /* (batch, most), where it is from a file; NULL: one that is drawn */
 };

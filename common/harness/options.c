@@ -248,6 +248,7 @@ static void set_lengths(struct options *o, const char *text)
         for (int64_t i = 0; i < count; i++)
             lengths[i] = (int32_t)element(file.data, file.dtype, i);
         free(file.data);
+        o->paging.lengths_path = text;
     }
     o->paging.lengths = lengths;
     o->paging.count = count;
@@ -329,8 +330,7 @@ static void parse_one(struct options *o, int option, const char *arg)
     o->size_given |= option == ROWS || option == COLS || option == SHAPE || (option >= BATCH && option <= DIM);
 }
 
-/* The files that are written. */
-enum { OUTPUTS = 5 };
+enum { READ = 9, OUTPUTS = 5 }; /* files that must stay what they are, and those that are written */
 
 static struct output output_number(const struct options *o, int i)
 {
@@ -351,20 +351,21 @@ struct output options_output(const struct options *o)
 /* What would overwrite an input, another output or the table of results; and what cannot be written at all. */
 static void check_outputs(const struct options *o)
 {
-    struct output others[7 + OUTPUTS] = {
+    struct output others[READ + OUTPUTS] = {
         { "--x", o->x_path }, { "--q", o->q_path }, { "--k", o->k_path }, { "--v", o->v_path },
-        { o->is_attention ? "--do" : "--dy", o->change_path },
+        { o->is_attention ? "--do" : "--dy", o->change_path }, { "--seqlens", o->paging.lengths_path },
+        { "--table", o->paging.table_path },
         { "the table of results,", results_path() }, { "the table of ceilings,", ceilings_path() },
     };
     for (int i = 0; i < OUTPUTS; i++) {
         struct output out = output_number(o, i);
-        for (int j = 0; out.path && j < 7 + i; j++)
+        for (int j = 0; out.path && j < READ + i; j++)
             if (others[j].path && same_file(out.path, others[j].path))
                 usage_error("--%s '%s': it is the file of %s%s '%s', and would overwrite it", out.option, out.path,
-                            j < 7 ? "" : "--", others[j].option, others[j].path);
+                            j < READ ? "" : "--", others[j].option, others[j].path);
         if (out.path && !writable_whole(out.path))
             fatal("--%s '%s': it cannot be written: %s", out.option, out.path, strerror(errno));
-        others[7 + i] = out;
+        others[READ + i] = out;
     }
 }
 

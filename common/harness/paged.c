@@ -51,12 +51,18 @@ void pages_gather(void *plain, const void *pool, struct pages pages, struct atte
     copy_rows((char *)pool, plain, false, pages, p, dtype);
 }
 
+static void *allocated(int64_t count, size_t size)
+{
+    void *p = calloc((size_t)count, size);
+    if (!p)
+        fatal("not enough CPU memory for a table of pages");
+    return p;
+}
+
 /* 0 to count - 1 in an order that hardly any other program would use: free() it. */
 static int32_t *drawn_order(int64_t count)
 {
-    int32_t *order = malloc((size_t)count * sizeof *order);
-    if (!order)
-        fatal("not enough CPU memory for %lld pages", (long long)count);
+    int32_t *order = allocated(count, sizeof *order);
     for (int64_t i = 0; i < count; i++) {
         int64_t at = (int64_t)(random_bits(3, (uint64_t)i) % (uint64_t)(i + 1));
         order[i] = order[at];
@@ -85,14 +91,6 @@ static int64_t length_of(const struct options *o, int64_t b)
 static size_t bytes_of_keys(const struct options *o, int64_t keys)
 {
     return (size_t)(keys * o->attention.kv_heads * o->attention.dim) * dtype_bytes(o->dtype);
-}
-
-static void *allocated(int64_t count, size_t size)
-{
-    void *p = calloc((size_t)count, size);
-    if (!p)
-        fatal("not enough CPU memory for a table of pages");
-    return p;
 }
 
 static int64_t page_size(const struct options *o)

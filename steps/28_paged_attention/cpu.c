@@ -97,7 +97,10 @@ INLINE void dots(float (*w)[KEYS], int key, float (*q)[MAX_DIM], const void *K, 
         }
 }
 
-/* `vectors` registers of each row's o, from column i on, += the sum of w[row][key] times those of V[place[key]]: (dim). */
+/*
+ * `vectors` registers of each row's o, from column i on, += the sum of w[row][key] times those of V[place[key]]: (dim). rows and
+ * vectors are constants. Requests V AHEAD, if it is the first to load it.
+ */
 INLINE void add_columns(struct part *part, float (*w)[KEYS], const void *V, const int64_t *place, int keys, int64_t i,
                         const int rows, const int vectors, bool first, enum dtype dtype)
 {
@@ -137,8 +140,8 @@ INLINE void add_values(struct part *part, float (*w)[KEYS], const void *V, const
 }
 
 /*
- * Merge a tile into s: its scores w: (keys) become weights exp(score - m), m the maximum of the union. Returns what the sums of
- * the part before count for in it.
+ * Merge a tile into s: its scores w: (keys) become weights exp(score - m), m the maximum of the union; they are 0 where that
+ * is -inf. Returns what the sums of the part before count for in it.
  */
 static float weigh(struct softmax_state *s, float *w, int keys)
 {
@@ -175,7 +178,10 @@ INLINE void merge_tile(struct part *part, float (*q)[MAX_DIM], const struct cach
     add_values(part, w, c->V, place, keys, dim, rows, first, dtype);
 }
 
-/* The states of a block's rows over keys from `key` on, up to `last`. */
+/*
+ * Merges keys from `key` on, up to `last`, into the states of the block's rows. A row sees its first `visible` keys, and the
+ * last row sees all up to `last`. Tiles have KEYS keys at most, which all their rows see.
+ */
 INLINE void attend(struct block *b, const struct cache *c, int64_t key, int64_t last, int64_t dim, float scale,
                    enum dtype dtype)
 {
