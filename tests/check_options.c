@@ -303,7 +303,7 @@ START_TEST(test_outputs_that_overwrite)
         { "--heads 2 --seq 4 --dim 8 --do %s --dk %s", "--do" },
     };
     for (int i = 0; i < 3; i++)
-        assert_refused(true, words_of(more[i][0], folder_path("x.npy"), folder_path("link.npy")), "it is the file of", more[i][1]);
+        assert_refused(true, words_of(more[i][0], folder_path("x.npy"), folder_path("link.npy")), "is the file of", more[i][1]);
     ck_assert(access(folder_path("y.npy"), F_OK) != 0);
     parse(true, words_of("--out %s --lse %s", "/dev/null", "/dev/null"));
     parse(false, words_of("--x %s --out %s", folder_path("x.npy"), folder_path("y.npy")));

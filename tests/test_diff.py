@@ -88,6 +88,11 @@ class Diff(unittest.TestCase):
     def test_braces_do_not_move(self):
         self.assertEqual(self.two("{\n}\n" + ONE.replace("{\n", "").replace("}\n", ""))[2], 0)
 
+    def test_a_line_alone_does_not_move(self):
+        line = "int a_line_that_may_be_the_end_of_any_statement;\n"
+        self.step("01_one", line + ONE)
+        self.assertEqual(self.two(ONE + line)[:3], (1, 1, 0))
+
     def test_headers_of_other_steps_are_files_of_the_step(self):
         shared = "int shared(int a_number);\n"
         self.step("02_two", '#include "02_two/own.h"\n', own_h=shared)

@@ -2,10 +2,10 @@
 """Exercises: what is cut, what is said, and that a judge judges.
 
     test_exercise.py                  quick: three steps are judged; Exercises.NAME runs one test alone
-    EXERCISES=all test_exercise.py    every step that has a CPU version: its hole fails, its own code passes, and each of its mutants
-                                      that the verifier can see is refused, and named
-    test_exercise.py gpu              every step that has a GPU version: its hole compiles and fails, and its own code passes, where
-                                      there is a GPU that can run it
+    EXERCISES=all test_exercise.py    every step that has a CPU version: its hole fails, its own code passes, and each of its
+                                      mutants that the verifier can see is refused, and named
+    test_exercise.py gpu              every step that has a GPU version: its hole compiles and fails, and its own code passes,
+                                      where there is a GPU that can run it
 """
 import concurrent.futures
 import json

@@ -15,7 +15,8 @@ import signal
 import sys
 
 CONTEXT = 3  # lines shown around a change
-MOVED = 20   # letters and digits that moved lines have at least: a brace and an #endif are the same everywhere
+MOVED = 20   # letters and digits that moved lines have at least: a brace and an #endif are the same everywhere,
+RUN = 2      # and how many stand in a row: one line alone may be the end of any statement
 TOKENS = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|/\*.*?\*/|//[^\n]*', re.S)
 
 
@@ -104,7 +105,7 @@ def find_moved(files):
     j = 0
     while j < len(new):
         size, i = max(((block(i, j), i) for i in range(len(gone))), default=(0, 0), key=lambda found: found[0])
-        if len(re.findall(r"\w", "".join(line.code for line in new[j:j + size]))) >= MOVED:
+        if size >= RUN and len(re.findall(r"\w", "".join(line.code for line in new[j:j + size]))) >= MOVED:
             for a, b in zip(gone[i:i + size], new[j:j + size]):
                 a.moved, b.moved = b, a
         else:
