@@ -155,6 +155,16 @@ class Exercises(unittest.TestCase):
         self.assertRegex(said, r"no\.c:1:\d+: error")
         self.assertNotIn("make", said.replace("make-", ""))
 
+    def test_a_warning_is_shown_and_is_no_error(self):
+        own = exercise.read("steps/03_online_softmax/cpu.c")
+        hole = exercise.cut(own, exercise.holes("03_online_softmax"), "03_online_softmax", False)[0]
+        for text, shown in (own, True), (hole, False):
+            exercise.write(f"{FOLDER}/warned.c", text + "\nvoid nobody_knows(void)\n{\n}\n")
+            code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/warned.c", "--rows", "4", "--cols", "64",
+                              "--budget", "0.02", MAKEFLAGS=" -- WERROR=-Werror")
+            self.assertIn("no previous prototype" if shown else "not written yet", said)
+            self.assertEqual(("warning" in said, "does not compile" in said), (shown, False), said)
+
     def test_what_hangs_is_ended(self):
         loop = "    while (cols > 20)\n        __asm__ volatile(\"\");\n"
         text = exercise.read("steps/03_online_softmax/cpu.c").replace("{\n#pragma", "{\n" + loop + "#pragma", 1)
