@@ -181,7 +181,7 @@ def steps(view):
     picture.files["bars"] = [block]
     top = max([copy] + [v for line in block for v in (line[2], line[4]) if v == v])
     picture.set(bars=len(block), copy=copy, top=top, lines=8 + len(block), beyond=0,
-                measure="effective bandwidth, GB/s (x read once and y written once, over the time taken)")
+                measure="effective bandwidth, GB/s (the input read and the result written once, over the time taken)")
     return picture
 
 

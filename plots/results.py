@@ -32,6 +32,7 @@ COLUMNS = """step device backend dtype rows cols batch heads kv_heads seq_q seq_
 WORDS = {"step": r"[A-Za-z0-9][\w.:-]*", "device": "[^\0]+", "backend": r"\w+", "dtype": "fp32|fp16|bf16|fp64", "input": "[^\0]+",
          "ceiling": r"\w+|-", "verdict": "pass|FAIL|in doubt|-"}
 PROBLEM = [name for name in COLUMNS[:COLUMNS.index("reps")] if name != "seed"]
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp64": 8}
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
@@ -93,11 +94,13 @@ class Row(SimpleNamespace):
         return self.speed() + (self.share() and ", " + self.share())
 
     def moved(self):
-        """What it says that it moves. Softmax: trips over x, "2 + 1". Attention: in units of Q, K, V and O, once each."""
+        """What it says that it moves. Softmax: trips over x, "2 + 1", or over both inputs of its gradient. Attention: in units of
+        Q, K, V and O, once each."""
         if not self.predicted_bytes:
             return ""
-        each = self.predicted_bytes / self.useful_bytes
-        return "%.3gx" % each if self.attends else "%g + 1" % round(2 * each - 1, 3)
+        if self.attends:
+            return "%.3gx" % (self.predicted_bytes / self.useful_bytes)
+        return "%g + 1" % round(self.predicted_bytes / (self.rows * self.cols * BYTES[self.dtype]) - 1, 3)
 
     def exps_each(self):
         """Exponentials for an element, or a score."""

@@ -224,6 +224,7 @@ static const struct {
     { "28_paged_attention", "--seqlens 3,,4", "--seqlens", "''", "from 0" },
     { "28_paged_attention", "--seqlens 3,", "--seqlens", "''", "from 0" },
     { "28_paged_attention", "--seqlens 3,2147483648", "--seqlens", "'2147483648'", "from 0" },
+    { "28_paged_attention", "--seqlens 0,0", "--seqlens", "no sequence", "one at least" },
     { "28_paged_attention", "--seqlens 3,4 --batch 3", "2 lengths", "batch of 3", "one for each" },
     { "28_paged_attention", "--seqlens 3 --input real --batch 1", "--input real", "", "leave out sizes" },
     { "28_paged_attention", "--seqlens 3,4 --input real", "2 lengths", "batch of 1", "one for each" },

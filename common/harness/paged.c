@@ -214,6 +214,8 @@ static void check_lengths(const struct options *o)
         if (g->lengths[b] > o->attention.seq_k)
             usage_error("--seqlens: sequence %lld has %lld keys; 0 to %lld are allowed, which is --seq-k", (long long)b,
                         (long long)g->lengths[b], (long long)o->attention.seq_k);
+    if (!sizes_of(o).keys)
+        usage_error("--seqlens: no sequence has a key; one at least must have some, for there to be anything to time");
 }
 
 /* --table: read, and each page that a sequence has looked up. */
