@@ -220,8 +220,8 @@ def sources(step, own):
 def build(step, open_files):
     """Builds the program. What the compiler says is shown; what make says about it is not. A warning is no error here, whatever
     WERROR says, and is not shown as long as a function is still to be written: what its callers read is not there yet."""
-    done = subprocess.run(["make", "-s", "WERROR=", f"B={B}", f"TRY={step}", f"{B}/build/mine/{step}/try"], stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, errors="replace")
+    done = subprocess.run(["make", "-s", "WERROR=", f"B={B}", f"TRY={step}", f"{B}/build/mine/{step}/try"],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said = [line for line in done.stdout.splitlines() if not re.match(r"make(\[\d+\])?: |found: |  (compile|link) ", line)]
     if said and (done.returncode or "warning" in done.stdout and not open_files):
         print("\n".join(said))

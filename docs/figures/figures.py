@@ -704,9 +704,138 @@ def zigzag():
     return f
 
 
+def matrices():
+    f = Figure(740, 300, "Query i makes row i of S, softmax along it makes row i of P, and that weights the values to row i of O")
+    row = 168  # of query i
+
+    for x, width, kind, name, size in ((50, 36, "none", "Q", "L × d"), (130, 130, "none", "S", "L × L"),
+                                       (370, 130, "none", "P", "L × L"), (560, 36, "b", "V", "L × d"),
+                                       (660, 36, "none", "O", "L × d")):
+        f.box(x, 110, width, 130, kind)
+        f.text(x + width / 2, 100, name, "math")
+        f.text(x + width / 2, 258, size, "small")
+    f.box(130, 36, 130, 36, "b")
+    f.text(120, 60, "Kᵀ", "math", "end")
+    for x, width, kind in ((50, 36, "a"), (130, 130, "a"), (370, 130, "c"), (660, 36, "c")):
+        f.box(x, row, width, 12, kind)
+    f.text(40, row + 11, "i", "math", "end")
+    f.box(224, 36, 12, 36, "b")  # a key, and the score that it makes with query i
+    f.box(224, row, 12, 12, "b")
+    f.text(230, 26, "key j", "small")
+    f.arrow(230, 74, 230, row - 2)
+    f.arrow(88, row + 6, 128, row + 6)
+    f.arrow(262, row + 6, 368, row + 6)
+    f.text(315, row - 6, "softmax", "small")
+    f.text(315, row + 24, "along the row", "small")
+    f.arrow(502, row + 6, 558, row + 6)
+    f.text(530, row - 6, "mean of", "small")
+    f.arrow(598, row + 6, 658, row + 6)
+    f.text(370, 288, "S and P are written and read whole: L × L numbers, where all else has L × d", "small")
+    return f
+
+
+def ends():
+    f = Figure(740, 244, "Rows of 19 elements of 16 bits: packs of eight lie where 16 bytes begin, and what is left fills none")
+    size, left = 11, 30
+    for r in range(3):
+        first, y = 19 * r, 44 + 30 * r
+        f.text(left + 58 * size + 14, y + 15, "row %d" % r, "small", "start")
+        for i in range(first, first + 19):
+            whole = i // 8 * 8 >= first and i // 8 * 8 + 8 <= first + 19
+            f.box(left + size * i, y, size, 22, "a" if whole else "b")
+        for start in range(-(-first // 8) * 8, first + 12, 8):
+            if start + 8 <= first + 19:
+                f.box(left + size * start, y, 8 * size, 22, "none", "pack")
+    for k in range(0, 58, 8):
+        f.arrow(left + size * k, 34, left + size * k, 130, False)
+    f.text(left + 4 * size, 26, "16 bytes", "small")
+    f.text(left, 150, "orange: what fills no pack, at most 14 elements of a row", "small", "start")
+    f.box(30, 190, 8 * 14, 24, "a", "8 × 16 bits", "small")
+    f.arrow(146, 202, 226, 202)
+    f.text(186, 192, "load", "small")
+    for i in range(8):
+        f.box(230 + 28 * i, 190, 28, 24, "c")
+    f.text(230 + 112, 232, "8 floats: the arithmetic of step 06", "small")
+    f.arrow(458, 202, 538, 202)
+    f.text(498, 192, "round", "small")
+    f.box(542, 190, 8 * 14, 24, "a", "8 × 16 bits", "small")
+    return f
+
+
+def lag():
+    f = Figure(740, 300, "The maximum rises in small steps; a reference that lags follows only when it is 8 behind")
+    maxima, left, step, floor = (2, 5, 5, 8, 9, 9, 12, 13, 13, 15, 15, 15), 60, 44, 236
+    place = lambda value: floor - 12 * value
+    reference, last = None, None
+    f.arrow(left, floor, left, 20)
+    f.arrow(left, floor, left + 12.4 * step, floor)
+    f.text(left - 10, 30, "log₂", "small", "end")
+    f.text(left + 12.6 * step, floor + 5, "tiles", "small", "start")
+    for i, m in enumerate(maxima):
+        x, before = left + step * i, reference
+        reference = m if before is None or m > before + 8 else before
+        f.box(x, place(m), step, floor - place(m), "a")
+        if before is not None and reference != before:
+            f.add(f'<path d="M{x:g} {place(before):g} V{place(reference):g}" class="c" stroke-width="3"/>')
+            f.text(x - 6, place(reference) - 6, "O and l are rescaled: once", "small", "end")
+        f.add(f'<path d="M{x:g} {place(reference):g} h{step}" class="c" stroke-width="3"/>')
+        if last is not None and m > last:
+            f.text(x + step / 2, floor + 18, "rises", "small")
+        last = m
+    f.text(left + 12 * step + 8, place(15) + 5, "the maximum, m", "small", "start")
+    f.text(left + 12 * step + 8, place(12) + 5, "the reference", "small", "start")
+    f.text(370, 286, "a weight is 2 to the power of score − reference, at most 2⁸; O / l is what it was", "small")
+    return f
+
+
+def roles():
+    f = Figure(740, 300, "Producers run ahead as far as there are places; each consumer computes at its own pace")
+    left, unit = 130, 60
+    lines = (("producer of K", 40, [(0, "K4"), (0.5, "K3"), (1.7, "K2"), (3.8, "K1"), (6.0, "K0")], 0.45, "b"),
+             ("producer of V", 84, [(0.25, "V4"), (0.75, "V3"), (3.3, "V2"), (5.4, "V1"), (7.5, "V0")], 0.45, "b"))
+    for name, y, copies, width, kind in lines:
+        f.text(left - 12, y + 18, name, "", "end")
+        for at, words in copies:
+            f.box(left + unit * at, y, unit * width, 26, kind, words, "small")
+    for k, (y, start) in enumerate(((146, 0.7), (190, 1.0), (234, 0.85))):
+        f.text(left - 12, y + 18, "consumer %d" % k, "", "end")
+        for i in range(4):
+            at, number = start + (2.1 + 0.06 * k) * i, 4 - i
+            for offset, width, words, part in ((0, 0.55, "S%d" % number, "a"), (0.55, 0.95, "softmax", "c"),
+                                               (1.5, 0.6, "PV%d" % number, "a")):
+                f.box(left + unit * (at + offset), y, unit * width, 26, part, words, "small")
+    f.text(370, 286, "two places for K and two for V: a copy begins when all consumers have let go of one", "small")
+    return f
+
+
+def pull():
+    f = Figure(740, 330, "Each dy pulls its y up or down from their mean, s, and the more the larger y is")
+    y_of, dy = [math.exp(x) / sum(math.exp(v) for v in (1, 3, 2)) for x in (1, 3, 2)], (1, 0, 2)
+    s = sum(a * b for a, b in zip(y_of, dy))
+    xs, place = (110, 210, 310), lambda v: 220 - 80 * v
+    f.text(210, 28, "dy, and its mean", "head")
+    f.add(f'<path d="M60 {place(s):g} H360" class="c" stroke-width="3"/>')
+    f.text(368, place(s) + 5, f"s = {s:.2f}", "math", "start")
+    for x, weight, change in zip(xs, y_of, dy):
+        f.add(f'<circle cx="{x}" cy="{place(change):g}" r="{4 + 22 * weight:.3g}" class="b"/>')
+        f.arrow(x, place(s) + (-3 if change > s else 3), x, place(change) + (2 if change > s else -2))
+        f.text(x, 268, f"dy = {change}", "small")
+        f.text(x, 288, f"y = {weight:.2f}", "small")
+    f.text(600, 28, "dx = y (dy − s)", "head")
+    base = 150
+    f.arrow(470, base, 730, base, False)
+    for x, weight, change in zip((520, 600, 680), y_of, dy):
+        d = weight * (change - s)
+        f.box(x - 22, base - 220 * max(d, 0), 44, 220 * abs(d), "a")
+        f.text(x, base - 220 * max(d, 0) - 8 if d > 0 else base + 220 * abs(d) + 20, f"{d:+.2f}".replace("-", "−"), "small")
+    f.text(600, 288, "they add up to 0", "small")
+    f.text(370, 318, "x = (1, 3, 2); a dot is as large as its y: the mean lies where the weight is", "small")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, pages, chain, backward, ranks, rings, zigzag)
+           bound, cache, group, pages, chain, backward, ranks, rings, zigzag, matrices, ends, lag, roles, pull)
 
 
 def main(words):
