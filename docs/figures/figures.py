@@ -833,9 +833,34 @@ def pull():
     return f
 
 
+def sunk():
+    f = Figure(740, 292, "Softmax runs beside P V, or is moved below the wait for it, and nothing overlaps")
+    left, unit, exps = 110, 68, 1.3
+
+    def lines(y, title, begins):
+        """begins: how long after S its softmax begins, in widths of a product, where P V of the block before is under way."""
+        f.text(30, y, title, "head", "start")
+        f.text(left - 12, y + 34, "products", "", "end")
+        f.text(left - 12, y + 74, "softmax", "", "end")
+        at = 0.0
+        for block in (3, 2, 1):
+            f.box(left + unit * at, y + 16, unit, 26, "a", f"S{block}")
+            if block < 3:
+                f.box(left + unit * (at + 1), y + 16, unit, 26, "a", f"PV{block + 1}")
+                f.arrow(left + unit * (at + 2), y + 12, left + unit * (at + 2), y + 88, False)
+            at += 1 if block == 3 else begins
+            f.box(left + unit * at, y + 56, unit * exps, 26, "c", f"softmax {block}", "small")
+            at += exps
+
+    lines(28, "as it is written: softmax waits for S alone", 1)
+    lines(158, "as the assembler may order it: below the wait for P V", 2)
+    f.text(370, 278, "lines: the wait for P V; products of another warpgroup may fill the gaps", "small")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, pages, chain, backward, ranks, rings, zigzag, matrices, ends, lag, roles, pull)
+           bound, cache, group, pages, chain, backward, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk)
 
 
 def main(words):
