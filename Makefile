@@ -137,7 +137,7 @@ $B/09_split_softmax: $(call parts,07_narrow_softmax)
 # Step 27, which takes turns with 28, leaves short caches to step 26 on a GPU.
 $B/28_paged_attention: $(call parts,26_split_attention)
 # What a rank of a ring does with a block is step 14; and a block travels by MPI where there is one, and mpirun starts the ranks.
-RINGS := $(addprefix $B/,$(filter 35% 36%,$(STEPS)))
+RINGS := $(addprefix $B/,$(filter 35% 36% 37%,$(STEPS)))
 $(RINGS): $(call parts,14_register_tiled_attention) $(if $(MPI_FLAGS),$B/common/ring/mpi.o)
 $(RINGS): LIBS := $(filter -L% -l%,$(MPI_FLAGS))
 $B/common/ring/mpi.o: C += $(filter -I%,$(MPI_FLAGS))

@@ -41,6 +41,7 @@ set linetype 30 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 30_attention_b
 set linetype 31 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 31_recomputed_backward
 set linetype 35 lc rgb "#0072b2" lw 2 pt 7 ps 0.8              # 35_ring_attention: and the same again
 set linetype 36 lc rgb "#009e73" lw 2 pt 15 ps 0.8             # 36_zigzag_ring
+set linetype 37 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 37_overlapped_ring
 set linetype 41 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other limits
 set linetype 42 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
 set linetype 43 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn

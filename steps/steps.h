@@ -159,6 +159,9 @@ attention_cpu_fn ring_attention_cpu;
 /* 36_zigzag_ring */
 extern const struct attention_step zigzag_ring;
 attention_cpu_fn zigzag_ring_cpu;
+/* 37_overlapped_ring */
+extern const struct attention_step overlapped_ring;
+attention_cpu_fn overlapped_ring_cpu;
 
 #ifdef __cplusplus
 }

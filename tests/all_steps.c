@@ -18,7 +18,7 @@ static const struct attention_step *const attention_steps[] = {
     &warpgroup_attention, &specialized_attention,
     &overlapped_attention, &persistent_attention, &optimistic_attention,
     &decode_attention, &split_attention, &grouped_attention, &paged_attention,
-    &ring_attention, &zigzag_ring,
+    &ring_attention, &zigzag_ring, &overlapped_ring,
 };
 
 enum {

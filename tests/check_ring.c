@@ -1,5 +1,6 @@
 /* common/ring, and the steps that are rings: any number of ranks, the same bits however late blocks come, and what goes wrong. */
 #include <math.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,8 @@
 #include "steps.h"
 #include "suites.h"
 
-#define RUNS 12 /* with delays */
+#define RUNS 12   /* with delays */
+#define SECONDS 3 /* that a block may take to come */
 
 static const int all_ranks[] = { 1, 2, 3, 4, 7 };
 #define COUNTS ((int)(sizeof all_ranks / sizeof all_ranks[0]))
@@ -26,8 +28,9 @@ static const struct attention problems[] = {
 };
 #define PROBLEMS ((int)(sizeof problems / sizeof problems[0]))
 
-static const char *const rings[] = { "35_ring_attention", "36_zigzag_ring" };
+static const char *const rings[] = { "35_ring_attention", "36_zigzag_ring", "37_overlapped_ring" };
 #define RINGS ((int)(sizeof rings / sizeof rings[0]))
+enum { ZIGZAG = 1, OVERLAPPED };
 
 static struct attention_subject ring_step(int i)
 {
@@ -130,6 +133,25 @@ START_TEST(test_one_rank_is_step_14)
 }
 END_TEST
 
+/* Step 37 computes what step 36 does, in the same order. */
+START_TEST(test_overlapped_is_zigzag)
+{
+    struct attention_subject zigzag = ring_step(ZIGZAG), overlapped = ring_step(OVERLAPPED);
+    struct attention_case c = attention_case_of(problems[_i % PROBLEMS], FP32, "normal");
+    ring_set_ranks(all_ranks[_i / PROBLEMS]);
+    ck_assert(attention_case_run(&zigzag, &c, true) == NULL);
+    char *O = malloc(c.O.bytes), *lse = malloc(c.lse.bytes);
+    memcpy(O, c.O.data, c.O.bytes);
+    memcpy(lse, c.lse.data, c.lse.bytes);
+    ck_assert(attention_case_run(&overlapped, &c, true) == NULL);
+    ck_assert_msg(memcmp(O, c.O.data, c.O.bytes) == 0 && memcmp(lse, c.lse.data, c.lse.bytes) == 0,
+                  "%d ranks, %lld x %lld%s: other bits than step 36's", ring_ranks(), (long long)c.p.seq_q, (long long)c.p.seq_k,
+                  c.p.causal ? ", causal" : "");
+    free(O), free(lse);
+    attention_case_free(&c);
+}
+END_TEST
+
 /* What a timeline is drawn from: of each rank, two halves of each pass, one behind the other, all within this run. */
 START_TEST(test_moments)
 {
@@ -152,6 +174,59 @@ START_TEST(test_moments)
             }
             ck_assert(before <= t.whole && fabs(pass - t.pass) < 1e-6);
         }
+    }
+    attention_case_free(&c);
+}
+END_TEST
+
+/* ---- beside computing */
+
+/* Whether the rank before's key comes here while this rank does nothing for it. */
+static void see_it_come(struct ring *r)
+{
+    const volatile float *other = r->other;
+    double start = now();
+    ring_start_beside(r, r->rank);
+    while (other[0] != (float)(1 + (r->rank + r->ranks - 1) % r->ranks) && now() - start < SECONDS)
+        sched_yield();
+    *r->O = now() - start < SECONDS;
+    ring_finish(r, r->rank);
+}
+
+START_TEST(test_a_block_travels_by_itself)
+{
+    enum { RANKS = 3 };
+    float x[RANKS] = { 0 }, keys[RANKS] = { 1, 2, 3 }, came[RANKS] = { 0 };
+    ring_set_ranks(RANKS);
+    ring_end(); /* new memory, of zeros */
+    ring_run(see_it_come, 1, came, NULL, x, keys, keys, (struct attention){ 1, 1, 1, RANKS, RANKS, 1, false, 1 });
+    for (int i = 0; i < RANKS; i++)
+        ck_assert_msg(came[i] == 1, "rank %d: nothing came before it waited", i);
+}
+END_TEST
+
+/* Of step 37, each pass's block travels between the pass's halves, or into the second, and of other steps none. */
+START_TEST(test_when_blocks_travel)
+{
+    enum { RANKS = 3 };
+    struct attention_subject s = ring_step(_i);
+    struct attention_case c = attention_case_of(problems[8], FP32, "normal");
+    ring_set_ranks(RANKS);
+    ck_assert(attention_case_run(&s, &c, true) == NULL);
+    for (int rank = 0; rank < RANKS; rank++) {
+        const double *moments = ring_moments_of(rank), *travel = moments + 2 * 2 * RANKS;
+        double beside = 0;
+        for (int pass = 0; pass < RANKS; pass++) {
+            const double *start = moments + 4 * pass, *finish = start + 2;
+            if (_i != OVERLAPPED || pass == RANKS - 1) {
+                ck_assert(isnan(travel[2 * pass]) && isnan(travel[2 * pass + 1]));
+                continue;
+            }
+            ck_assert(travel[2 * pass] >= start[1] && travel[2 * pass + 1] >= travel[2 * pass] &&
+                      travel[2 * pass + 1] <= finish[1]);
+            beside += finish[0] - travel[2 * pass];
+        }
+        ck_assert(fabs(beside - ring_times_of(rank).beside) < 0.1);
     }
     attention_case_free(&c);
 }
@@ -259,8 +334,8 @@ END_TEST
 Suite *ring_suite(void)
 {
     Suite *suite = suite_create("ring");
-    TCase *cases = tcase_create("pieces"), *ranks = tcase_create("ranks"), *delays = tcase_create("delays"),
-          *wrong = tcase_create("faults");
+    TCase *cases = tcase_create("pieces"), *ranks = tcase_create("ranks"), *beside = tcase_create("beside"),
+          *delays = tcase_create("delays"), *wrong = tcase_create("faults");
     tcase_add_test(cases, test_pieces_are_the_whole);
     tcase_add_test(cases, test_who_has_what);
     suite_add_tcase(suite, cases);
@@ -268,8 +343,13 @@ Suite *ring_suite(void)
     tcase_add_checked_fixture(ranks, guard_pages, NULL);
     tcase_add_loop_test(ranks, test_any_number_of_ranks, 0, RINGS * PROBLEMS * COUNTS);
     tcase_add_test(ranks, test_one_rank_is_step_14);
+    tcase_add_loop_test(ranks, test_overlapped_is_zigzag, 0, PROBLEMS * COUNTS);
     tcase_add_loop_test(ranks, test_moments, 0, RINGS);
     suite_add_tcase(suite, ranks);
+    tcase_set_timeout(beside, 60);
+    tcase_add_test(beside, test_a_block_travels_by_itself);
+    tcase_add_loop_test(beside, test_when_blocks_travel, 0, RINGS);
+    suite_add_tcase(suite, beside);
     tcase_set_timeout(delays, 60);
     tcase_add_loop_test(delays, test_same_bits_however_late, 0, RINGS * 2 * (COUNTS - 1));
     suite_add_tcase(suite, delays);

@@ -23,6 +23,7 @@ BESIDES = {
     "28_paged_attention": 1 / 128,
     "35_ring_attention": 1 / 128 + 1 / KEYS,       # and one for each block that is merged: one, with two ranks
     "36_zigzag_ring": 1 / 128 + 3 / KEYS,          # and three for its four pieces
+    "37_overlapped_ring": 1 / 128 + 3 / KEYS,
 }
 STEPS = [path.parent.name for path in sorted(ROOT.glob("steps/[0-9][0-9]_*/cpu.c"))][1:]  # without the ceilings
 

@@ -34,7 +34,8 @@ UNSEEN = {  # mutants that a run of an ordinary size cannot see, and why; the Ch
     "flash_later_values_count": "takes a NaN behind the mask", "register_tiled_later_values_count": "the same",
 }
 # Refused, but their results are what memory held before: like nothing, not even themselves.
-NAMELESS = ("split_scale_of_the_row_before", "recomputed_backward_stale_sums", "grouped_piece_of_another_row")
+NAMELESS = ("split_scale_of_the_row_before", "recomputed_backward_stale_sums", "grouped_piece_of_another_row",
+            "overlapped_attends_to_what_comes")
 OUTSIDE = ("past_the_end", "prefetch_loads")  # these crash on a guard page, and are told where
 SEEN = ("checks", "invariants", "pieces", "softmax", "attention", "ranks")  # see a wrong result; others, memory beyond 2^31, say
 
@@ -187,6 +188,14 @@ class Exercises(unittest.TestCase):
             self.assertEqual(code, 1, out)
             self.assertRegex(out, said)
             self.assertRegex(out, r"smallest .*\n +(it does not end|a rank does not come to its end)")
+
+    def test_a_block_that_does_not_travel_is_no_overlap(self):
+        """Right, to the bit, and not what is asked for."""
+        code, lines, said = judge(*mutated("overlapped_in_turn"))
+        self.assertEqual((code, lines[0]["verdict"], lines[0]["solved"]), (1, "right", False), said)
+        code, said = call("try", "37_overlapped_ring", "--file", f"{FOLDER}/37_overlapped_ring.c", "--heads", "2", "--seq", "128",
+                          "--budget", "0.02")
+        self.assertIn("right, but while a rank computes no block travels", said)
 
     def test_one_thread_has_parts_to_merge(self):
         for name in "split_merged_without_weights", "split_key_between_pieces", "split_parts_overlap":

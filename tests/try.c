@@ -369,6 +369,18 @@ static void ring_ended(void)
         say_ended("a rank does not come to its end");
 }
 
+/* ms in which a block may travel while a rank computes, in all ranks. */
+static double beside(const struct run *r, const void *step)
+{
+    struct run run = *r;
+    double sum = 0;
+    run.step = step;
+    run.kind->call(&run);
+    for (int rank = 0; rank < ring_ranks(); rank++)
+        sum += ring_times_of(rank).beside;
+    return sum;
+}
+
 static void say_wrong(const struct run *r, const struct result *result, bool said)
 {
     const struct verdict *v = &result->verdict;
@@ -381,11 +393,13 @@ static void say_wrong(const struct run *r, const struct result *result, bool sai
 }
 
 /* In a line, of what is right. */
-static void say_right(const struct result *result, const struct before *b, bool solved, bool better)
+static void say_right(const struct result *result, const struct before *b, bool idle, bool solved, bool better)
 {
     double of_course = result->ceiling ? result->percent / b->time.median : 0; /* its share of the ceiling */
     printf("    the course  %.2fx the speed of %s, which took turns\n", b->time.median, b->step);
-    if (better)
+    if (idle)
+        printf("  not solved yet: right, but while a rank computes no block travels\n");
+    else if (better)
         printf("  solved, and better than the book\n");
     else if (!solved && b->time.most > SOLVED)
         printf("  not solved yet: right, and perhaps fast enough: turns differ too much to tell: try again when it is quiet\n");
@@ -403,7 +417,9 @@ static void judged(const struct run *r, const struct result *result, const struc
 {
     bool said = !r->o->json;
     double share = before && !*before->why_not ? before->time.median : 0;
-    bool solved = before && (*before->why_not || share >= SOLVED), better = share > BETTER && before->time.least > 1;
+    bool idle = RING && before && beside(r, r->step) < 0.5 * beside(r, &COURSE); /* twice as long: of a loaded machine */
+    bool solved = before && !idle && (*before->why_not || share >= SOLVED);
+    bool better = solved && share > BETTER && before->time.least > 1;
     all_solved &= solved;
     smallest[0] = like[0] = '\0';
     if (getenv("SMALLEST")) {
@@ -415,7 +431,7 @@ static void judged(const struct run *r, const struct result *result, const struc
     else if (said && *before->why_not)
         printf("    the course's was not timed: %s\n", before->why_not);
     else if (said)
-        say_right(result, before, solved, better);
+        say_right(result, before, idle, solved, better);
     write_json(r, result, share, solved, better);
 }
 

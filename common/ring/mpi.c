@@ -188,7 +188,8 @@ static void compare(const char *text)
 static int join(const char *text)
 {
     MPI_Comm near;
-    MPI_Init(NULL, NULL);
+    int provided;
+    MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided); /* the thread beside a rank calls, while the rank does not */
     atexit(leave);
     if (me.said)
         dup2(me.said, STDERR_FILENO), close(me.said);
@@ -200,6 +201,10 @@ static int join(const char *text)
     MPI_Type_commit(&me.line);
     me.threads = cpu_threads();
     compare(text);
+    if (provided < MPI_THREAD_SERIALIZED && me.rank)
+        exit(EXIT_FAILED); /* rank 0 says why */
+    if (provided < MPI_THREAD_SERIALIZED)
+        fatal("this MPI can be called by one thread of a process alone, and a rank has two");
     me.leads = me.rank == 0;
     if (!me.leads)
         work();

@@ -82,7 +82,7 @@ static double print_times(void)
     return mean;
 }
 
-/* What rank `rank` did at some time: computed, passed on or waited, or nothing any more. */
+/* What rank `rank` did at some time: computed, perhaps while a block travelled, passed on or waited, or nothing any more. */
 static char doing(int rank, double ms)
 {
     const double *moment = ring_moments_of(rank);
@@ -90,6 +90,9 @@ static char doing(int rank, double ms)
     for (int i = 0; i < t.halves; i++)
         if (ms >= moment[2 * i] && ms < moment[2 * i + 1])
             return '.';
+    for (int i = 2 * ring_ranks(); i < 3 * ring_ranks(); i++)
+        if (ms >= moment[2 * i] && ms < moment[2 * i + 1])
+            return '=';
     return ms < t.whole ? '#' : ' ';
 }
 
@@ -105,7 +108,7 @@ static void print_timeline(int ranks)
         printf("    %-12s%d %s\n", rank ? "" : "timeline", rank, line);
     }
     if (ranks <= LINES)
-        printf("                # computes, . passes on or waits; %.4g ms in all\n", longest);
+        printf("                # computes, = while a block travels, . passes on or waits; %.4g ms in all\n", longest);
 }
 
 struct ranked {

@@ -1,6 +1,7 @@
 /* What all transports share: how a problem is cut, where a rank has what, and how a rank runs. */
 #include "ring/ring.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,7 @@ static const struct ring_transport *by = &ring_shared;
 static int ranks_wanted = 2;
 static struct ring last_like;  /* of the last run, */
 static struct ring_times *last; /* (ranks), */
-static double *last_moments;    /* and (ranks, 2 * ranks, 2) */
+static double *last_moments;    /* and (ranks, 3 * ranks, 2) */
 static double began;            /* when the rank did that this process is */
 void (*ring_delay)(const struct ring *r, int from);
 
@@ -69,7 +70,7 @@ struct ring_times ring_times_of(int rank)
 
 const double *ring_moments_of(int rank)
 {
-    return last_moments + rank * 4 * last_like.ranks;
+    return last_moments + rank * 6 * last_like.ranks;
 }
 
 /* ---- pieces */
@@ -130,7 +131,7 @@ struct ring_room ring_lay(struct ring *r, char *memory)
     size_t rows = (size_t)(r->p.batch * r->p.heads * queries), row = (size_t)r->p.dim * sizeof(float);
     struct ring_room room;
     r->times = place(memory, &at, sizeof *r->times);
-    r->moments = place(memory, &at, (size_t)r->ranks * 4 * sizeof *r->moments);
+    r->moments = place(memory, &at, (size_t)r->ranks * 6 * sizeof *r->moments);
     r->O = place(memory, &at, rows * row);
     r->lse = place(memory, &at, rows * sizeof(float));
     room.made = at;
@@ -196,7 +197,7 @@ void ring_give(const struct ring *r, const struct ring_job *job)
             lse = paste(lse, job->lse, p.batch * p.heads, p.seq_q, piece.query, piece.queries, 1);
     }
     last[r->rank] = *r->times;
-    memcpy(last_moments + r->rank * 4 * r->ranks, r->moments, (size_t)r->ranks * 4 * sizeof *r->moments);
+    memcpy(last_moments + r->rank * 6 * r->ranks, r->moments, (size_t)r->ranks * 6 * sizeof *r->moments);
 }
 
 /* ---- running */
@@ -211,7 +212,7 @@ void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, c
     };
     last_like = job.like;
     last = realloc(last, (size_t)ranks_wanted * sizeof *last);
-    last_moments = realloc(last_moments, (size_t)ranks_wanted * (size_t)ranks_wanted * 4 * sizeof *last_moments);
+    last_moments = realloc(last_moments, (size_t)ranks_wanted * (size_t)ranks_wanted * 6 * sizeof *last_moments);
     if (!last || !last_moments)
         fatal("not enough CPU memory for %d ranks", ranks_wanted);
     by->run(&job);
@@ -219,11 +220,11 @@ void ring_run(ring_body *body, int held, float *O, float *lse, const float *Q, c
         counts_add(last[rank].exps);
 }
 
-/* ms of processor time that this process has had. */
-static double processor(void)
+/* ms of processor time that this process has had, or this thread. */
+static double processor(clockid_t whose)
 {
     struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    clock_gettime(whose, &t);
     return 1e3 * (double)t.tv_sec + 1e-6 * (double)t.tv_nsec;
 }
 
@@ -232,11 +233,11 @@ void ring_rank(struct ring *r, ring_body *body)
     cpu_set_threads(r->threads);
     *r->times = (struct ring_times){ 0 };
     counts_taken();
-    double start = processor();
+    double start = processor(CLOCK_PROCESS_CPUTIME_ID);
     began = now();
     body(r);
     r->times->whole = 1e3 * (now() - began);
-    r->times->compute += (processor() - start) / r->threads;
+    r->times->compute += (processor(CLOCK_PROCESS_CPUTIME_ID) - start) / r->threads;
     r->times->exps = counts_taken().exps;
 }
 
@@ -263,20 +264,38 @@ void ring_gives_up(const struct ring *r, const char *what, int whom)
     fatal("rank %d of %d: rank %d has %s no block for %g s, and the run ends", r->rank, r->ranks, whom, what, timeout_seconds());
 }
 
-/* One of the two halves of a pass, and its time. */
-static void half(struct ring *r, int from, void (*what)(struct ring *r, size_t send, size_t receive))
+/* What is done in a half of a pass, by the rank or beside it. */
+typedef void half_fn(struct ring *r, size_t send, size_t receive);
+
+static void do_half(struct ring *r, int from, half_fn *what)
 {
-    double start = now(), busy = processor();
     if (ring_delay)
         ring_delay(r, from);
     what(r, ring_block_bytes(r, from), ring_block_bytes(r, (from + r->ranks - 1) % r->ranks));
+}
+
+/* The thread beside this rank, in a pass that has one. */
+static _Thread_local struct beside {
+    struct ring *r;    /* NULL: there is none */
+    int from;
+    pthread_t thread;
+    double start, end; /* now() */
+    double busy;       /* ms of processor time */
+} beside;
+
+/* One of the two halves of a pass, and its time. */
+static void half(struct ring *r, int from, half_fn *what)
+{
+    clockid_t whose = beside.r ? CLOCK_THREAD_CPUTIME_ID : CLOCK_PROCESS_CPUTIME_ID; /* the thread's is counted apart */
+    double start = now(), busy = processor(whose);
+    do_half(r, from, what);
     double end = now();
     if (r->times->halves < 2 * r->ranks) {
         double *moment = r->moments + 2 * r->times->halves++;
         moment[0] = 1e3 * (start - began), moment[1] = 1e3 * (end - began);
     }
     r->times->pass += 1e3 * (end - start);
-    r->times->compute -= (processor() - busy) / r->threads;
+    r->times->compute -= (processor(whose) - busy) / r->threads;
 }
 
 void ring_start(struct ring *r, int from)
@@ -284,9 +303,42 @@ void ring_start(struct ring *r, int from)
     half(r, from, by->start);
 }
 
+static void *finish_beside(void *arg)
+{
+    struct beside *b = arg;
+    do_half(b->r, b->from, by->finish);
+    b->busy = processor(CLOCK_THREAD_CPUTIME_ID);
+    b->end = now();
+    return NULL;
+}
+
+void ring_start_beside(struct ring *r, int from)
+{
+    ring_start(r, from);
+    beside = (struct beside){ .r = r, .from = from, .start = now() };
+    if (pthread_create(&beside.thread, NULL, finish_beside, &beside))
+        fatal("rank %d of %d: no thread can be made", r->rank, r->ranks);
+}
+
+static void join(struct ring *r, size_t send, size_t receive)
+{
+    (void)r, (void)send, (void)receive;
+    pthread_join(beside.thread, NULL);
+}
+
 void ring_finish(struct ring *r, int from)
 {
-    half(r, from, by->finish);
+    double called = now();
+    int pass = r->times->halves / 2;
+    half(r, from, beside.r ? join : by->finish);
+    if (beside.r) {
+        double *moment = r->moments + 2 * (2 * r->ranks + pass);
+        if (pass < r->ranks)
+            moment[0] = 1e3 * (beside.start - began), moment[1] = 1e3 * (beside.end - began);
+        r->times->beside += 1e3 * (called - beside.start);
+        r->times->compute -= beside.busy / r->threads;
+        beside.r = NULL;
+    }
     float *block = r->block;
     r->block = r->other;
     r->other = block;

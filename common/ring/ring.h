@@ -38,12 +38,14 @@ struct ring {
     float *part_O, *part_lse;  /* as large, for what one block makes */
     float *block, *other;      /* of each piece K, and behind it V: (batch, kv_heads, keys, dim); and room for another's */
     struct ring_times *times;
-    double *moments;           /* (2 * ranks, 2): when each half of a pass began and ended, in ms since the rank began */
+    double *moments;           /* (3 * ranks, 2), in ms since the rank began: when each half of a pass began and ended, and then
+                                  when each pass's block travelled beside, NaN where it did not */
 };
 
 struct ring_times {
     double compute; /* ms of each processor's time: what else runs on the machine does not count */
     double pass;    /* ms: passing on, and waiting */
+    double beside;  /* ms: of `whole`, those in which a block might travel beside */
     double whole;   /* ms from its beginning to its end */
     int halves;     /* of passes: how many `moments` has */
     int64_t exps;   /* in a build with COUNT=1 */
@@ -61,6 +63,11 @@ size_t ring_block_bytes(const struct ring *r, int rank);
  */
 void ring_start(struct ring *r, int from);
 void ring_finish(struct ring *r, int from);
+/*
+ * As ring_start(), for a rank that computes before it calls ring_finish(). What that would do, copying and waiting, a thread does
+ * beside it meanwhile, and ring_finish() waits for the thread: somebody must carry a block, and whoever computes does not.
+ */
+void ring_start_beside(struct ring *r, int from);
 
 typedef void ring_body(struct ring *r);
 
@@ -85,7 +92,7 @@ const double *ring_moments_of(int rank);
 /* Ends all ranks. The next ring_run() begins anew, and they see what this process has changed since. */
 void ring_end(void);
 
-/* For tests: called by a rank before each start and finish, if it was set when the ranks began. */
+/* For tests: called by a rank before each start and finish, and by its thread beside, if it was set when the ranks began. */
 extern void (*ring_delay)(const struct ring *r, int from);
 
 /* ---- what ring.c and a transport are to each other: shared.c and mpi.c are transports */

@@ -858,9 +858,38 @@ def sunk():
     return f
 
 
+def overlap():
+    f = Figure(740, 282, "Rank 1 of 3: blocks travel between what is computed, and blocks travel while it is computed")
+    left, block, hop = 120, 150, 60
+    words = "own block", "block of rank 0", "block of rank 2"
+    for y, gap, head in ((38, hop, "step 36: a block travels when it is done with"),
+                         (126, 12, "step 37: while it is attended to")):
+        f.text(left, y - 14, head, "head", "start")
+        f.text(left - 12, y + 19, "rank 1", "small", "end")
+        for i in range(3):
+            x = left + (block + gap) * i
+            f.box(x, y, block, 28, "a", words[i], "small")
+            if i == 2:
+                continue
+            where = (x + block, y) if gap == hop else (x + 16, y + 50)
+            f.box(*where, hop, 28, "c", "%d comes" % (0, 2)[i], "small")
+            if gap != hop:
+                f.arrow(x + 6, y + 28, x + 14, y + 58)
+                f.arrow(x + 16 + hop, y + 64, x + block + 6, y + 30)
+    f.text(left - 12, 195, "its thread", "small", "end")
+    f.text(left + 3 * block + 2 * hop + 10, 57, "time", "small", "start")
+    for y, words in ((238, "start: the block is offered to rank 2, and the thread takes the next one from rank 0 as soon as that "
+                           "offers it"),
+                     (262, "finish: the thread is done, and so is rank 2's with the block: the two rooms for blocks change their "
+                           "names")):
+        f.text(20, y, words, "small", "start")
+    return f
+
+
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, pages, chain, backward, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk)
+           bound, cache, group, pages, chain, backward, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
+           overlap)
 
 
 def main(words):
