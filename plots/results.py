@@ -510,6 +510,10 @@ class Pages:
         import ring_model
         return ring_model.predicted_cells(ring_model.options(self.wanted))
 
+    def make_ring_sent(self):
+        import ring_model
+        return ring_model.sent_cells(ring_model.options(self.wanted))
+
     def make_machines(self):
         facts = lambda table: [machine_name(table.fact("device"))] + [table.fact(f)
                                                                       for f in "driver compiler os commit date".split()]

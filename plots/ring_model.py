@@ -101,6 +101,15 @@ def efficiency(s, seconds=None):
     return s.flops() / (s.ranks * s.rate * (seconds or simulate(s)[0]))
 
 
+def sent(s):
+    """Bytes that a rank sends in all: (in a ring, all-to-all, all-to-all with K and V copied for ranks that share a head); None:
+    not with so many ranks. All-to-all gives each rank whole heads, of Q and of K and V: Q, K and V go, and O comes back."""
+    n, number = s.ranks, 2 * s.tokens() * s.dim * s.bytes * (s.ranks - 1) / s.ranks
+    copied = s.heads % n == 0 and n % s.kv_heads == 0 and n > s.kv_heads
+    return (n - 1) * s.block(), (s.heads + s.kv_heads) * number if s.kv_heads % n == 0 else None, \
+        (s.heads + n) * number if copied else None
+
+
 def all_to_all(s):
     """Seconds: heads instead of keys among the ranks of a node, as far as there are heads of K and V, and a ring between such
     groups, whose members have one link each. Nothing hides the exchange of Q, K and V, and of O. Ranks have equal work."""
@@ -244,6 +253,15 @@ def predicted_cells(o):
                percent(efficiency(s, rings)) if nodes else "-", percent(efficiency(s, all_to_all(s))), percent(balance)]
 
 
+def sent_cells(o):
+    yield ["ranks", "a ring sends, GB", "all-to-all", "with K and V copied", "all-to-all over ring"]
+    for s in (ring_of(o, n) for n in o.ranks):
+        ring, heads, copied = sent(s)
+        other = heads or copied
+        yield [str(s.ranks), *("-" if sum is None else digits3(1e-9 * sum) for sum in (ring, heads, copied)),
+               digits3(other / ring) if other and ring else "-"]
+
+
 def show(rows):
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -264,6 +282,8 @@ def main(words):
               " to another" % (s.heads, s.dim, s.kv_heads, s.mask, digits3(1e-12 * s.rate), digits3(1e-9 * s.memory), o.link,
                                o.node, o.between))
         show(predicted_cells(o))
+        print("\nAll that a rank sends; -: there are not so many heads")
+        show(sent_cells(o))
     except (Problem, OSError) as problem:
         print("scaling: %s" % problem, file=sys.stderr)
         return 1

@@ -108,6 +108,17 @@ class RingModel(unittest.TestCase):
         self.assertAlmostEqual(all_to_all(s), 64 + 2 * 12 * 1024 * 8 * 3 / 4 / 2 ** 17)
         self.assertAlmostEqual(all_to_all(easy(heads=8, link=(9, 1))), 64)  # one head of K and V: a ring, and no more
 
+    def test_what_is_sent(self):
+        """By hand: t d b is 2^13 bytes of 8 ranks. 8 heads of Q on 8, 4 and 1 of K and V; and one that no 8 ranks can share."""
+        byte = 2 ** 13
+        for heads, kv_heads, said in ((8, 8, (7 * 16, 2 * 16 * 7 / 8, None)), (16, 4, (7 * 8, None, 2 * 24 * 7 / 8)),
+                                      (8, 1, (7 * 2, None, 2 * 16 * 7 / 8)), (4, 4, (7 * 8, None, None)),
+                                      (12, 12, (7 * 24, None, None))):
+            with self.subTest(heads=heads, kv_heads=kv_heads):
+                sent = ring_model.sent(easy(heads=heads, kv_heads=kv_heads))
+                self.assertEqual(sent, tuple(x and x * byte for x in said))
+        self.assertEqual(ring_model.sent(easy(ranks=1))[:2], (0, 0))
+
     def test_noise_costs_a_ring_little_more_than_its_mean(self):
         seconds = simulate(easy(ranks=64, seq=65536, jitter=0.1))[0]
         self.assertTrue(64 * 1.1 < seconds < 64 * 1.2, seconds)
@@ -126,8 +137,9 @@ class RingModel(unittest.TestCase):
         status, out, err = run("--ranks", "8,64", "--tokens", "8Ki", "--mask", "none", "--merge", "0")
         self.assertEqual((status, err), (0, ""))
         rows = [line.split() for line in out.split("\n") if line.startswith(("8 ", "64 "))]
-        self.assertEqual([row[:3] for row in rows], [["8", "8", "Ki"], ["64", "8", "Ki"]])
-        self.assertEqual([row[7:9] for row in rows], [["100.0", "%"]] * 2)
+        self.assertEqual([row[:3] for row in rows[:2]], [["8", "8", "Ki"], ["64", "8", "Ki"]])
+        self.assertEqual([row[7:9] for row in rows[:2]], [["100.0", "%"]] * 2)
+        self.assertEqual(rows[2:], [["8", "0.235", "0.147", "-", "0.625"], ["64", "2.11", "-", "-", "-"]])
 
 
 if __name__ == "__main__":
