@@ -1,7 +1,9 @@
 #!/bin/sh
 # `make sanitize`: the CPU suites with AddressSanitizer and UBSan, a test a process, so that a finding is that test's failure; and
 # every GPU step under compute-sanitizer, tool by tool, where it is installed and there is a GPU, on the small cases that CASES
-# names. With --gpu: only these. TOOLS="racecheck" chooses tools; CASES=all takes every GPU test, which is a matter of an hour.
+# names. With --gpu: only these. With --threads: only rings whose ranks are threads, under ThreadSanitizer, which sees nothing of
+# what processes do to each other, and does not know how OpenMP waits: hence without both. TOOLS="racecheck" chooses tools;
+# CASES=all takes every GPU test, which is a matter of an hour.
 set -eu
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that wait must not take a core from those that work
 export TESTS_SMALL=1
@@ -13,7 +15,18 @@ LIMIT=${LIMIT:-300} # seconds for one tool on one case
 attention="attention_gpu:grouped_heads attention_gpu:causal attention_gpu:falling attention_gpu:borders"
 CASES=${CASES:-softmax_gpu/checks $attention layout_gpu}
 
+threads() {
+    flags="-O1 -g -fsanitize=thread -Wno-unknown-pragmas"
+    make CUDA=0 B=build/threads OPENMP=-fopenmp-simd CFLAGS="$flags" -j"$(nproc)" build/threads/ring_threads
+    TSAN_OPTIONS="halt_on_error=1 ${TSAN_OPTIONS:-}" build/threads/ring_threads
+}
+if [ "${1:-}" = --threads ]; then
+    threads
+    exit 0
+fi
+
 if [ "${1:-}" != --gpu ]; then
+    threads
     flags="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
     make CUDA=0 B=build/sanitize CFLAGS="$flags" -j"$(nproc)" all build/sanitize/main_cpu
     export CK_TIMEOUT_MULTIPLIER=20 OMP_NUM_THREADS=2

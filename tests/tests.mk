@@ -1,8 +1,8 @@
 # How the tests are built and run; the Makefile above includes this. They link every step's cpu.o and gpu.o, and no main.o: what
 # is tested is what runs.
 
-TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/try.c tests/quiz.c tests/fuzz_%.c, \
-           $(sort $(wildcard tests/*.c tests/mutants/*.c))))
+TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/try.c tests/quiz.c tests/fuzz_%.c \
+           tests/ring_threads.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
 TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
 $B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
@@ -20,7 +20,8 @@ GALLERY_O := $(filter $B/tests/mutants/%,$(TESTS_O))
 claimed = $(foreach s,$(1),$(call parts,$s)) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(1)))
 $B/bug: $(filter-out $B/tests/check_%,$(ALL_O))
 $B/quiz: $(GALLERY_O) $(call claimed,$(filter 00% 02% 03% 05% 07% 10% 12% 14%,$(STEPS))) $B/libharness.a
-$B/bug $B/quiz: $B/%: $B/tests/%.o
+$B/ring_threads: $(foreach s,$(filter 14% 35% 36% 37%,$(STEPS)),$(call parts,$s)) $B/libharness.a
+$B/bug $B/quiz $B/ring_threads: $B/%: $B/tests/%.o
 	$(call LINK_TESTS,$^)
 
 # A reader's answer to an exercise, and the course's step, in one program; exercise.py says of which step, and writes its sources.
