@@ -686,6 +686,27 @@ START_TEST(test_every_attention_step_runs_on_real_input)
 }
 END_TEST
 
+/* Whether a line of a rank, of a run that was drawn, has this in it: blocks that travel are "=". */
+static bool is_drawn(const char *program, char what)
+{
+    const struct said *s = run(program, "--ranks 2 --seq 64 --reps 1 --device cpu");
+    char *line = strstr(s->out, "    timeline    0 "), *end = line ? strstr(line, "                # ") : NULL;
+    ck_assert_msg(s->status == 0 && end, "%s%s", s->out, s->err);
+    *end = '\0';
+    return strchr(line, what);
+}
+
+/* Blocks travel beside computing in step 37 alone. A run that was held up may have drawn that shorter than a column. */
+START_TEST(test_timeline_of_a_ring)
+{
+    bool travels = false;
+    for (int tries = 0; tries < 20 && !travels; tries++)
+        travels = is_drawn("37_overlapped_ring", '=');
+    ck_assert(travels && is_drawn("37_overlapped_ring", '#') && is_drawn("36_zigzag_ring", '#'));
+    ck_assert(!is_drawn("36_zigzag_ring", '='));
+}
+END_TEST
+
 /* The lessons' row: the state after each element by the merge rule, and what the step makes of it. Nothing is recorded. */
 START_TEST(test_trace)
 {
@@ -798,9 +819,9 @@ Suite *program_suite(void)
 {
     Suite *suite = suite_create("program");
     TCase *bad = tcase_create("usage"), *absent = tcase_create("absent"), *files = tcase_create("files"),
-          *runs = tcase_create("runs");
-    TCase *const all[] = { bad, absent, files, runs };
-    for (int i = 0; i < 4; i++) {
+          *runs = tcase_create("runs"), *rings = tcase_create("rings");
+    TCase *const all[] = { bad, absent, files, runs, rings };
+    for (int i = 0; i < 5; i++) {
         tcase_add_checked_fixture(all[i], setup, teardown);
         tcase_set_timeout(all[i], 60);
         suite_add_tcase(suite, all[i]);
@@ -826,6 +847,7 @@ Suite *program_suite(void)
     tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);
     tcase_add_loop_test(runs, test_every_attention_step_runs, 0, ATTENTION_PROGRAMS);
     tcase_add_loop_test(runs, test_every_attention_step_runs_on_real_input, 0, ATTENTION_PROGRAMS);
+    tcase_add_test(rings, test_timeline_of_a_ring);
     tcase_add_test(runs, test_trace);
     tcase_add_test(runs, test_a_wrong_result_fails);
     tcase_add_test(runs, test_sizes_with_suffixes);
