@@ -148,7 +148,7 @@ $B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main
 # ---- what a reader does
 
 help: ## this list
-	@awk -f common/scripts/help.awk steps/*/main.c Makefile tests/tests.mk
+	@awk -f common/scripts/help.awk steps/*/main.c Makefile tests/tests.mk common/library/library.mk
 
 setup: ## install what is missing: a C compiler, gnuplot, Check, OpenBLAS (never CUDA); with MPI=1 Open MPI, too
 	@common/scripts/setup.sh
@@ -221,6 +221,7 @@ record: ## keep build/results.tsv under plots/recorded, with this machine's name
 tables: ## rewrite the tables of README.md and the lessons from plots/recorded
 	@$(PYTHON) plots/results.py tables
 
+include common/library/library.mk
 include tests/tests.mk
 
 # ---- the rest

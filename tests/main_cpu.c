@@ -14,7 +14,7 @@ int main(void)
         merge_suite,       half_suite,          vexp_suite,    npy_suite,    input_suite,      reference_suite, verify_suite,
         memory_suite,      report_suite,        timing_suite,  probes_suite, fake_steps_suite, golden_suite,    program_suite,
         softmax_cpu_suite, attention_cpu_suite, backward_suite, mutants_suite, file_suite, options_suite, ring_suite,
-        paged_suite,
+        paged_suite, library_suite,
     };
     const char *chosen = getenv("CK_RUN_SUITE");
     if (chosen && strstr(chosen, "_gpu")) {

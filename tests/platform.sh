@@ -115,7 +115,7 @@ done
 
 # ---- awk: mawk is Debian's, gawk Fedora's, busybox's Alpine's
 
-help="-f common/scripts/help.awk $(echo steps/*/main.c) Makefile tests/tests.mk"
+help="-f common/scripts/help.awk $(echo steps/*/main.c) Makefile tests/tests.mk common/library/library.mk"
 want=$(awk $help)
 for awk in mawk gawk "busybox awk"; do
     $awk 'BEGIN { exit 0 }' >/dev/null 2>&1 || continue

@@ -25,6 +25,7 @@ pages() {
         bad=1
     fi
     tests/platform.sh || bad=1
+    tests/library.sh || bad=1
     return $bad
 }
 

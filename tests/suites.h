@@ -46,6 +46,7 @@ Suite *attention_cpu_suite(void);
 Suite *backward_suite(void);
 Suite *ring_suite(void);
 Suite *paged_suite(void);
+Suite *library_suite(void);
 Suite *mutants_suite(void);
 
 Suite *softmax_gpu_suite(void);

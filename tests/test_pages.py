@@ -64,7 +64,7 @@ class Pages(unittest.TestCase):
                 self.assertEqual(said[1], min(first), line)
 
     def test_a_room_names_what_is_in_it(self):
-        for room in ("common", "common/harness", "common/ring", "common/scripts", "docs"):
+        for room in ("common", "common/harness", "common/library", "common/ring", "common/scripts", "docs"):
             page = (ROOT / room / "README.md").read_text(encoding="utf-8")
             for name in (n for n in sources() if n.startswith(room + "/") and n.count("/") == room.count("/") + 1):
                 self.assertTrue(name.endswith("README.md") or name.split("/")[-1] in page, "%s/README.md: %s" % (room, name))

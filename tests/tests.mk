@@ -5,10 +5,10 @@ TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/t
            tests/ring_threads.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
 TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
-$B/tests/%.o: C += -Itests $(filter -I% -D%,$(CHECK))
+$B/tests/%.o: C += -Itests -Icommon/library $(filter -I% -D%,$(CHECK))
 
 ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(STEPS))) \
-         $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libharness.a
+         $(if $(filter 1,$(CUDA)),$(TESTS_GPU_O)) $B/libharness.a $B/libfrom_softmax.a
 LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) \
              $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
 
@@ -91,7 +91,7 @@ older-gpus: ## the GPU tests as a T4 and an RTX 30xx would run them, on the GPU 
 sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-sanitizer, where there is a GPU
 	@tests/sanitize.sh
 
-fuzz: ## a minute of random bytes for the .npy reader, and of random words for the command line (needs clang)
+fuzz: ## a minute of random bytes for the .npy reader, words for the command line, arguments for the library (needs clang)
 	@tests/fuzz.sh
 
 .PHONY: test bug quiz mutants ablation delays older-gpus repairs sanitize fuzz

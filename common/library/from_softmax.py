@@ -1,0 +1,212 @@
+"""The library from Python, by ctypes: numpy arrays, and torch tensors of a CPU, are read and written where they lie.
+
+    import from_softmax as fs
+    O = fs.attention(q, k, v, causal=True)               # q, O: (batch, heads, seq_q, dim), k, v: (batch, kv_heads, seq_k, dim)
+    O, lse = fs.attention(q, k, v, causal=True, lse=True)
+    O = fs.decode(q, cache_k, cache_v, seqlens=lengths)  # or table=pages, where cache_k, cache_v are (pool, kv_heads, page, dim)
+
+A view will do, as long as the numbers of a row lie side by side: of (batch, seq, heads, dim) it is x.swapaxes(1, 2). What the
+library refuses is an Error with its words. Any thread may call; each keeps the workspace of its largest call. FROM_SOFTMAX names
+the library where it is neither installed above this file nor built beside it.
+"""
+import ctypes
+import math
+import os
+import pathlib
+import threading
+
+DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+ASK, WORKSPACE = 1, 14  # of enum fsa_flag, and of enum fsa_status
+
+
+def _find():
+    here = pathlib.Path(__file__).resolve().parent
+    places = [here.parents[1] / "lib"] + [here.parents[1] / "build" / tree for tree in ("cpu", "cuda")]
+    found = [str(place / "libfrom_softmax.so") for place in places if (place / "libfrom_softmax.so").exists()]
+    return os.environ.get("FROM_SOFTMAX") or (found + ["libfrom_softmax.so"])[0]
+
+
+class Run(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int32) for name in ("device", "threads", "flags")] + [
+        ("stream", ctypes.c_void_p), ("workspace", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("needed", ctypes.c_size_t)]
+
+
+class Tensor(ctypes.Structure):
+    """struct fsa_in and struct fsa_out."""
+
+    _fields_ = [("data", ctypes.c_void_p)] + [(name, ctypes.c_int64) for name in ("batch", "head", "seq")]
+
+
+class Problem(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "heads", "kv_heads", "seq_q", "seq_k", "dim")] + [
+        ("scale", ctypes.c_float), ("causal", ctypes.c_int32), ("dtype", ctypes.c_int32)]
+
+
+class Cache(ctypes.Structure):
+    _fields_ = [("seqlens", ctypes.c_void_p), ("table", ctypes.c_void_p)] + [
+        (name, ctypes.c_int64) for name in ("page", "pool", "most")]
+
+
+class Error(ValueError):
+    """What the library refused: .status is its enum fsa_status."""
+
+    def __init__(self, status):
+        super().__init__(_library.fsa_words(status).decode())
+        self.status = status
+
+
+_library = ctypes.CDLL(_find())
+_library.fsa_words.restype = _library.fsa_version.restype = ctypes.c_char_p
+_library.fsa_words.argtypes = [ctypes.c_int32]
+_POINTER, _LONG, _INT, _RUN = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.POINTER(Run)
+_TENSOR, _PROBLEM = ctypes.POINTER(Tensor), ctypes.POINTER(Problem)
+_library.fsa_softmax.argtypes = [_POINTER, _LONG] * 2 + [_LONG, _LONG, _INT, _RUN]
+_library.fsa_softmax_backward.argtypes = [_POINTER, _LONG] * 3 + [_LONG, _LONG, _INT, _RUN]
+_library.fsa_attention.argtypes = [_PROBLEM, _TENSOR, _POINTER] + [_TENSOR] * 3 + [_RUN]
+_library.fsa_decode.argtypes = [_PROBLEM, _TENSOR, _POINTER] + [_TENSOR] * 3 + [ctypes.POINTER(Cache), _RUN]
+_library.fsa_attention_backward.argtypes = [_PROBLEM] + [_TENSOR] * 7 + [_POINTER, _TENSOR, _POINTER, _RUN]
+_kept = threading.local()
+
+
+def version():
+    return _library.fsa_version().decode()
+
+
+def _call(function, *args, threads):
+    memory = getattr(_kept, "memory", None)
+    run = Run(threads=threads, workspace=memory and ctypes.addressof(memory), bytes=len(memory or ()))
+    status = function(*args, run)
+    if status == WORKSPACE:
+        _kept.memory = memory = (ctypes.c_char * run.needed)()
+        run.workspace, run.bytes = ctypes.addressof(memory), run.needed
+        status = function(*args, run)
+    if status:
+        raise Error(status)
+
+
+# ---- arrays of either kind
+
+
+def _name(x):
+    """float32 of numpy's and of torch's."""
+    return str(x.dtype).rsplit(".", 1)[-1]
+
+
+def _strides(x):
+    return x.stride() if hasattr(x, "data_ptr") else tuple(s // x.itemsize for s in x.strides)
+
+
+def _address(x, written=False):
+    if hasattr(x, "data_ptr"):
+        if x.device.type != "cpu":
+            raise ValueError("a tensor of %s: this build has the CPU alone" % x.device)
+        return x.data_ptr()
+    if written and not x.flags.writeable:
+        raise ValueError("an array that may only be read is to be written")
+    return x.ctypes.data
+
+
+def _empty(like, shape, name=None):
+    if hasattr(like, "data_ptr"):
+        import torch
+        return torch.empty(shape, dtype=getattr(torch, name) if name else like.dtype)
+    import numpy
+    return numpy.empty(shape, name or like.dtype)
+
+
+def _tensor(x, dims, name, shape=None, written=False):
+    """x as the library takes it: `dims` dimensions, the last of them dense, of this type, and of this shape."""
+    if x.ndim != dims or _name(x) != name or name not in DTYPES or (shape is not None and tuple(x.shape) != tuple(shape)):
+        raise ValueError("%s %s where %s of %s is wanted" % (_name(x), tuple(x.shape), name if name in DTYPES else
+                                                             "float32, float16 or bfloat16",
+                                                             tuple(shape) if shape is not None else "%d dimensions" % dims))
+    if x.shape[-1] > 1 and _strides(x)[-1] != 1:
+        raise ValueError("the numbers of a row do not lie side by side")
+    if any(n > 1 and stride == 0 for n, stride in zip(x.shape, _strides(x))):
+        raise ValueError("a view that repeats numbers")  # to the library, strides of 0 alone mean a dense tensor
+    return Tensor(_address(x, written), *((0,) * (4 - dims) + tuple(_strides(x)[:-1])))
+
+
+def _dense(x, name, shape):
+    """Numbers of 4 bytes, one behind the other; None is none."""
+    if x is None:
+        return None
+    want = 1
+    for n, stride in zip(reversed(shape), reversed(_strides(x))):
+        if n > 1 and stride != want:
+            raise ValueError("%s of %s must be dense" % (name, tuple(shape)))
+        want *= n
+    if tuple(x.shape) != tuple(shape) or _name(x) != name:
+        raise ValueError("%s %s where %s %s is wanted" % (_name(x), tuple(x.shape), name, tuple(shape)))
+    return _address(x)
+
+
+def _problem(q, k, scale, causal, batch, seq_k):
+    return Problem(batch, q.shape[1], k.shape[1], q.shape[2], seq_k, q.shape[3],
+                   1 / math.sqrt(q.shape[3]) if scale is None else scale, causal, DTYPES.get(_name(q), -1))
+
+
+# ---- the functions
+
+
+def softmax(x, out=None, threads=0):
+    """Of the last axis; x: (rows, cols). out may be x."""
+    out = _empty(x, x.shape) if out is None else out
+    t, to = _tensor(x, 2, _name(x)), _tensor(out, 2, _name(x), x.shape, True)
+    _call(_library.fsa_softmax, to.data, to.seq, t.data, t.seq, *x.shape, DTYPES[_name(x)], threads=threads)
+    return out
+
+
+def softmax_backward(y, dy, out=None, threads=0):
+    """dx, from y = softmax(x) and how a loss changes with y: all (rows, cols)."""
+    out = _empty(y, y.shape) if out is None else out
+    t, to, d = _tensor(y, 2, _name(y)), _tensor(out, 2, _name(y), y.shape, True), _tensor(dy, 2, _name(y), y.shape)
+    _call(_library.fsa_softmax_backward, to.data, to.seq, t.data, t.seq, d.data, d.seq, *y.shape, DTYPES[_name(y)],
+          threads=threads)
+    return out
+
+
+def attention(q, k, v, causal=False, scale=None, out=None, lse=False, threads=0):
+    """O, or with lse=True (O, lse). causal: the last query sees the last key."""
+    name = _name(q)
+    tensors = _tensor(q, 4, name), _tensor(k, 4, name), _tensor(v, 4, name, k.shape)
+    _tensor(k, 4, name, (q.shape[0], k.shape[1], k.shape[2], q.shape[3]))
+    out = _empty(q, q.shape) if out is None else out
+    sums = _empty(q, q.shape[:3], "float32") if lse else None
+    _call(_library.fsa_attention, _problem(q, k, scale, causal, q.shape[0], k.shape[2]), _tensor(out, 4, name, q.shape, True),
+          _dense(sums, "float32", q.shape[:3]), *tensors, threads=threads)
+    return (out, sums) if lse else out
+
+
+def attention_backward(q, k, v, O, lse, dO, dlse=None, causal=False, scale=None, threads=0):
+    """dQ, dK and dV, from what attention() made, and how a loss changes with it."""
+    name = _name(q)
+    out = [_empty(x, x.shape) for x in (q, k, v)]
+    to = [_tensor(x, 4, name, y.shape, True) for x, y in zip(out, (q, k, k))]
+    tensors = _tensor(q, 4, name), _tensor(k, 4, name), _tensor(v, 4, name, k.shape), _tensor(O, 4, name, q.shape)
+    _tensor(k, 4, name, (q.shape[0], k.shape[1], k.shape[2], q.shape[3]))
+    _call(_library.fsa_attention_backward, _problem(q, k, scale, causal, q.shape[0], k.shape[2]), *to, *tensors,
+          _dense(lse, "float32", q.shape[:3]), _tensor(dO, 4, name, q.shape), _dense(dlse, "float32", q.shape[:3]),
+          threads=threads)
+    return tuple(out)
+
+
+def decode(q, k, v, seqlens=None, table=None, seq_k=None, causal=False, scale=None, out=None, lse=False, threads=0):
+    """A few queries against a cache of up to seq_k keys a sequence: by default as many as k, or a row of the table, has room for.
+    seqlens: (batch), table: (batch, pages of a sequence), both int32."""
+    name, batch = _name(q), q.shape[0]
+    tensors = _tensor(q, 4, name), _tensor(k, 4, name), _tensor(v, 4, name, k.shape)
+    pool, heads, page, dim = k.shape
+    if dim != q.shape[3] or (table is None and pool != batch):
+        raise ValueError("a cache of %s for queries of %s" % (tuple(k.shape), tuple(q.shape)))
+    most = table.shape[1] if table is not None else 0
+    room = most * page if table is not None else page
+    if seq_k is not None and seq_k > room:
+        raise ValueError("%d keys where there is room for %d" % (seq_k, room))
+    cache = Cache(_dense(seqlens, "int32", (batch,)), _dense(table, "int32", (batch, most)), page, pool, most)
+    out = _empty(q, q.shape) if out is None else out
+    sums = _empty(q, q.shape[:3], "float32") if lse else None
+    problem = _problem(q, k, scale, causal, batch, room if seq_k is None else seq_k)
+    _call(_library.fsa_decode, problem, _tensor(out, 4, name, q.shape, True), _dense(sums, "float32", q.shape[:3]), *tensors,
+          cache, threads=threads)
+    return (out, sums) if lse else out
