@@ -465,7 +465,7 @@ class Pages:
         return lines + self.caption("x is SHAPE.")
 
     def make_lengths(self):
-        """Of attention: the steps that were asked for, and all peers."""
+        """Of machines that ran the last of the steps. Of attention: the steps that were asked for, and all peers."""
         self.shape.pop("rows", None)  # the most that there are
         lines, at = [], "seq_q" if self.attention else "cols"
         for m, dtype in ((m, dtype) for m in self.machines for dtype in self.dtypes):
@@ -474,7 +474,7 @@ class Pages:
             rows = {(s, n): r for s in shown for n in every for r in [self.find(m, s, dtype, n)] if r}
             steps = self.wanted + sorted({s for s, _ in rows} - set(self.wanted))
             lengths = sorted({n for s, n in rows if s in self.wanted})
-            if not lengths:
+            if self.wanted[-1] not in {s for s, _ in rows}:
                 continue
             said, heading = ": GB/s, and share of a copy.", ["columns", "copy"]
             cell = lambda r: "%s, %s" % (digits3(r.gb_s), r.share())
