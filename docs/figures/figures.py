@@ -198,7 +198,7 @@ def packs():
 
 def transports():
     f = Figure(740, 300, "How the states of a split row travel: through the cluster's shared memory, or through global memory")
-    for k, (title, notes) in enumerate((("a cluster", ("each block writes its state", "into the inbox of every other")),
+    for k, (title, notes) in enumerate((("a cluster", ("each block writes its state", "into every inbox, its own too")),
                                         ("a team of the grid", ("each block posts one word,", "and watches for the others'")))):
         x0 = 20 + 380 * k
         f.text(x0 + 160, 22, title, "head")
@@ -255,7 +255,7 @@ def registers():
         f.box(40 + k * size, y0 + 2 * size, size - 3, size - 3, "c" if k == 2 else "none")
         f.box(40 + k * size, y0, size - 3, size - 3, "b" if k == 2 else "none")
     f.box(10, y0 + 2 * size, size - 3, size - 3, "a")
-    f.text(120, y0 - 10, "32 keys, a lane each", "small")
+    f.text(120, y0 - 10, "8 of the 32 keys, a lane each", "small")
     f.text(120, y0 + 4 * size, "loaded for a multiply-add:", "small")
     f.text(120, y0 + 5 * size, "a number of q, a number of k", "small")
     for i in range(8):
@@ -265,7 +265,8 @@ def registers():
     for j in range(16):
         f.box(x0 + j * size, y0 - 26, size - 3, size - 3, "b" if j % 8 == lane[1] else "none")
     f.text(x0 + 8 * size, y0 - 36, "64 keys of a tile, each square 4 of them", "small")
-    f.text(x0 - 38, y0 + 4 * size, "32 queries", "small", "end")
+    f.text(x0 - 38, y0 + 6 * size, "32 queries,", "small", "end")
+    f.text(x0 - 38, y0 + 7 * size, "4 a square", "small", "end")
     f.text(x0 + 8 * size, y0 + 9 * size, "loaded for 64 multiply-adds: 8 numbers of Q, 8 of K", "small")
     f.text(360, 292, "green: the scores of one lane of a warp; the other 31 have the other squares in the same way", "small")
     return f

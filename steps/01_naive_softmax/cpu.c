@@ -3,7 +3,7 @@
  *
  *     y_i = exp(x_i) / sum over j of exp(x_j)
  *
- * exp(x) leaves the range of a float at x = 88.73, and of fp16, which ends at 65504, at x = 11.09. From there on the sum is
+ * exp(x) leaves the range of a float above x = 88.72, and of fp16, which ends at 65504, above x = 11.09. From there on the sum is
  * infinite and the quotient 0, or NaN where infinity is divided by infinity.
  *
  * Trips over the tensor: 2 reads, 1 write.

@@ -4,7 +4,7 @@
  *     S = scale Q K^T        P = softmax of the rows of S        O = P V
  *
  * A library multiplies whole matrices: causal attention computes the half of S that no query sees as well, and P has zeros there.
- * (0 times a NaN or an infinity in V is NaN: here, and in no other step, what a query must not see can still spoil it.)
+ * (0 times a NaN or an infinity in V is NaN: what a query must not see can still spoil it. docs/numerics.md says where else.)
  *
  * Memory: S of one head, 4 seq_q seq_k bytes.
  * Changed since step 10: both products are calls, and expf is vexp.
