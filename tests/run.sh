@@ -1,6 +1,6 @@
 #!/bin/sh
 # `make test`: pages and scripts; the GPU suites, under a timeout, because a hung kernel hangs its program; the CPU suites. All at
-# once, each suite, of the GPU's each case, in a process of its own, unless SUITE or CASE chooses.
+# once, each suite, of the GPU's each case, in a process of its own. With SUITE or CASE: what they name, and nothing else.
 # Usage: B=build/cpu tests/run.sh, with SUITE or CASE to choose. Check's own counts are the last lines of each.
 set -u
 [ -n "${SUITE:-}" ] && export CK_RUN_SUITE="$SUITE"
@@ -37,7 +37,6 @@ gpu() {
 }
 
 if [ -n "${CK_RUN_SUITE:-}${CK_RUN_CASE:-}" ]; then
-    pages || status=1
     gpu || status=1
     "$B/main_cpu" || status=1
     exit $status
