@@ -39,6 +39,8 @@ typedef void softmax_bf16_gpu_fn(bf16 *y, const bf16 *x, int64_t rows, int64_t c
  * it changes with each of x. A NaN in y or dy: NaN in all of that row of dx.
  */
 typedef void softmax_backward_cpu_fn(float *dx, const float *y, const float *dy, int64_t rows, int64_t cols);
+typedef void softmax_backward_fp16_cpu_fn(fp16 *dx, const fp16 *y, const fp16 *dy, int64_t rows, int64_t cols);
+typedef void softmax_backward_bf16_cpu_fn(bf16 *dx, const bf16 *y, const bf16 *dy, int64_t rows, int64_t cols);
 typedef void softmax_backward_gpu_fn(float *dx, const float *y, const float *dy, int64_t rows, int64_t cols, void *workspace,
                                      cudaStream_t stream);
 

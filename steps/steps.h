@@ -144,6 +144,8 @@ attention_paged_workspace_fn paged_attention_scratch;
 /* 29_softmax_backward */
 extern const struct softmax_step softmax_backward;
 softmax_backward_cpu_fn softmax_backward_cpu;   softmax_backward_gpu_fn softmax_backward_gpu;
+softmax_backward_fp16_cpu_fn softmax_backward_fp16_cpu;
+softmax_backward_bf16_cpu_fn softmax_backward_bf16_cpu;
 /* 30_attention_backward */
 extern const struct attention_step attention_backward;
 attention_backward_cpu_fn attention_backward_cpu; attention_backward_gpu_fn attention_backward_gpu;
@@ -151,6 +153,8 @@ attention_workspace_fn attention_backward_workspace;
 /* 31_recomputed_backward */
 extern const struct attention_step recomputed_backward;
 attention_backward_cpu_fn recomputed_backward_cpu; attention_backward_gpu_fn recomputed_backward_gpu;
+attention_backward_fp16_cpu_fn recomputed_backward_fp16_cpu;
+attention_backward_bf16_cpu_fn recomputed_backward_bf16_cpu;
 attention_workspace_fn recomputed_backward_scratch, recomputed_backward_workspace;
 attention_shared_fn recomputed_backward_shared;
 /* 35_ring_attention */

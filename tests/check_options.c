@@ -304,6 +304,13 @@ START_TEST(test_outputs_that_overwrite)
     };
     for (int i = 0; i < 3; i++)
         assert_refused(true, words_of(more[i][0], folder_path("x.npy"), folder_path("link.npy")), "is the file of", more[i][1]);
+    write_numbers("lse.npy", FP32, x, 3, shape);
+    char given[1024];
+    snprintf(given, sizeof given, "--heads 2 --seq 4 --dim 8 --o %s --lse %s", folder_path("x.npy"), folder_path("lse.npy"));
+    assert_refused(true, words_of("%s --dq %s", given, folder_path("link.npy")), "--dq", "is the file of --o");
+    assert_refused(true, words_of("%s --dk %s", given, folder_path("lse.npy")), "--dk", "is the file of --lse");
+    snprintf(given, sizeof given, "--heads 2 --seq 4 --dim 8 --dlse %s", folder_path("lse.npy"));
+    assert_refused(true, words_of("%s --dv %s", given, folder_path("lse.npy")), "--dv", "is the file of --dlse");
     ck_assert(access(folder_path("y.npy"), F_OK) != 0);
     parse(true, words_of("--out %s --lse %s", "/dev/null", "/dev/null"));
     parse(false, words_of("--x %s --out %s", folder_path("x.npy"), folder_path("y.npy")));

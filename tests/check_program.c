@@ -19,7 +19,7 @@
 #include "folder.h"
 #include "suites.h"
 
-#define MAX_ARGS 16
+#define MAX_ARGS 32
 
 /* What a program said and how it ended. */
 struct said {
@@ -202,7 +202,12 @@ static const struct {
     { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
     { "10_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
     { "14_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
-    { "31_recomputed_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "neither O nor lse" },
+    { "31_recomputed_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
+    { "31_recomputed_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
+    { "31_recomputed_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
+    { "31_recomputed_backward", "--sweep --o a.npy --lse a.npy --device cpu", "--sweep", "", "files" },
+    { "31_recomputed_backward", "--sweep --dlse a.npy --device cpu", "--sweep", "", "files" },
+    { "31_recomputed_backward", "--sweep-scale --o a.npy --lse a.npy --device cpu", "--sweep-scale", "--o", "leave out" },
     { "31_recomputed_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
     { "31_recomputed_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
     { "10_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
@@ -601,6 +606,93 @@ START_TEST(test_gradients_of_a_real_layer_are_autograds)
 }
 END_TEST
 
+/* What the gradients' program wrote, beside what reference_attention_backward() makes of these tensors. */
+static void compare_gradients(const struct backward_inputs *in, struct attention p)
+{
+    static const char *const names[] = { "dq.npy", "dk.npy", "dv.npy" };
+    char why[256];
+    struct npy t[3];
+    for (int i = 0; i < 3; i++)
+        ck_assert_msg(npy_read(folder_path(names[i]), &t[i], why, sizeof why) == 0, "%s", why);
+    const struct attention_rounding none = { 0 };
+    struct verdict v = verify_attention_backward(t[0].data, t[1].data, t[2].data, in, FP32, p, none, 1);
+    ck_assert_msg(v.pass && v.checked == v.rows, "%s", v.what);
+    for (int i = 0; i < 3; i++)
+        free(t[i].data);
+}
+
+/* O and lse as step 14 wrote them, and how the loss changes with either or both. Others' results and shapes are refused. */
+START_TEST(test_gradients_of_given_results)
+{
+    static const char *const names[] = { "q.npy", "k.npy", "v.npy", "o.npy", "lse.npy", "do.npy", "dlse.npy" };
+    const struct attention p = { 2, 4, 2, 7, 9, 8, true, 1 / sqrtf(8) };
+    char more[1536], results[1024], why[256];
+    for (int i = 0; i < 7; i++) /* of which 3 and 4 will be overwritten */
+        write_tensor(names[i], i == 4 || i == 6 ? 3 : 4, 2, i == 1 || i == 2 ? 2 : 4, i == 1 || i == 2 ? 9 : 7, 8);
+    int64_t shape[] = { 2, 4, 7 };
+    float dlse[56], zeros[448] = { 0 };
+    for (int i = 0; i < 56; i++)
+        dlse[i] = (float)(i % 5) - 2;
+    ck_assert(npy_write(folder_path("dlse.npy"), dlse, FP32, 3, shape, why, sizeof why) == 0);
+    snprintf(more, sizeof more, "--causal --out %s --lse %s", folder_path("o.npy"), folder_path("lse.npy"));
+    const struct said *s = run("14_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more));
+    ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+    struct npy t[7];
+    for (int i = 0; i < 7; i++)
+        ck_assert_msg(npy_read(folder_path(names[i]), &t[i], why, sizeof why) == 0, "%s", why);
+    struct backward_inputs in = { t[0].data, t[1].data, t[2].data, t[3].data, t[4].data, t[5].data, t[6].data };
+    snprintf(results, sizeof results, "--causal --dq %s --dk %s --dv %s --o %s --lse %s", folder_path("dq.npy"),
+             folder_path("dk.npy"), folder_path("dv.npy"), folder_path("o.npy"), folder_path("lse.npy"));
+    for (int given = 1; given < 4; given++) {
+        size_t at = (size_t)snprintf(more, sizeof more, "%s", results);
+        if (given & 1)
+            at += (size_t)snprintf(more + at, sizeof more - at, " --do %s", folder_path("do.npy"));
+        if (given & 2)
+            snprintf(more + at, sizeof more - at, " --dlse %s", folder_path("dlse.npy"));
+        in.dO = given & 1 ? t[5].data : zeros;
+        in.dlse = given & 2 ? t[6].data : NULL;
+        s = run("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", more));
+        ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+        compare_gradients(&in, p);
+    }
+    ck_assert(unlink(getenv("RESULTS")) == 0);
+    snprintf(more, sizeof more, "--dlse %s", folder_path("dlse.npy"));
+    assert_refused("14_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--dlse",
+                   "no gradient", NULL);
+    ((float *)t[3].data)[400] += 1e-3f;
+    ck_assert(npy_write(folder_path("o.npy"), t[3].data, FP32, 4, t[3].shape, why, sizeof why) == 0);
+    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
+                   "not what attention makes", "row 50", NULL);
+    ((float *)t[3].data)[400] -= 1e-3f;
+    ck_assert(npy_write(folder_path("o.npy"), t[3].data, FP32, 4, t[3].shape, why, sizeof why) == 0);
+    ((float *)t[4].data)[20] *= 1.4426950f; /* of base 2 */
+    ck_assert(npy_write(folder_path("lse.npy"), t[4].data, FP32, 3, shape, why, sizeof why) == 0);
+    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
+                   "not what attention makes", "lse", NULL);
+    write_tensor("lse.npy", 4, 2, 4, 7, 1);
+    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
+                   "its shape", "(batch, heads, queries)", NULL);
+    write_tensor("o.npy", 4, 2, 4, 8, 7);
+    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
+                   "its shape", "(batch, heads, queries, dim)", NULL);
+    for (int i = 0; i < 7; i++)
+        free(t[i].data);
+}
+END_TEST
+
+/* In a sweep each problem has an O and an lse of its own. */
+START_TEST(test_gradients_in_a_sweep)
+{
+    static const char *const words[] = { "--sweep --batch 1 --seq 1024 --dim 16", "--sweep-scale --seq 64" };
+    const struct said *s = run("31_recomputed_backward", words_of("--heads 1 --reps 1 --device cpu %s", words[_i]));
+    ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
+    int lines = 0;
+    for (const char *at = s->out; (at = strstr(at, " pass")); at++)
+        lines++;
+    ck_assert_msg(lines == (_i ? 9 : 2), "%s", s->out);
+}
+END_TEST
+
 /* ---- what works */
 
 START_TEST(test_help)
@@ -840,6 +932,8 @@ Suite *program_suite(void)
     tcase_add_test(files, test_attention_from_file_to_file);
     tcase_add_test(files, test_softmax_gradient_from_file_to_file);
     tcase_add_loop_test(files, test_gradients_of_a_real_layer_are_autograds, 0, 2);
+    tcase_add_test(files, test_gradients_of_given_results);
+    tcase_add_loop_test(files, test_gradients_in_a_sweep, 0, 2);
     tcase_add_loop_test(files, test_tables_of_pages, 0, 10);
     tcase_add_test(files, test_lengths_from_a_file);
     tcase_add_test(runs, test_help);

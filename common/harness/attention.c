@@ -97,8 +97,9 @@ static void finish(const void *step, struct options *o)
     if (o->dtype == FP32 && !attention_has(s, &cpu_device, FP32))
         usage_error("--dtype fp32: %s takes fp16 and bf16", s->name);
     const struct attention_backward *back = &s->backward;
-    if (!back->cpu && !back->gpu && !back->gpu_bf16 && (o->change_path || o->dq_path || o->dk_path || o->dv_path))
-        usage_error("--do, --dq, --dk, --dv: %s computes no gradient", s->name);
+    if (!back->cpu && !back->gpu && !back->gpu_bf16 &&
+        (o->o_path || o->change_path || o->dlse_path || o->dq_path || o->dk_path || o->dv_path))
+        usage_error("--o, --do, --dlse, --dq, --dk, --dv: %s computes no gradient", s->name);
     if (o->ranks && !s->ring)
         usage_error("--ranks %d: %s is no ring", o->ranks, s->name);
     if (s->ring)

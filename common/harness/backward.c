@@ -1,6 +1,7 @@
 /*
  * What the programs of steps that compute gradients have of their own. The problem is that of the forward step: the same options,
- * shapes and families. What that step would have made (y; O and lse) is computed here, in double, and rounded once.
+ * shapes and families. What that step would have made (y; O and lse) is computed here, in double, and rounded once; or it is in
+ * files, which are compared with that.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -42,12 +43,17 @@ static void softmax_inputs(const struct options *o, struct buffer *inputs)
 static void softmax_call(const struct run *r)
 {
     const struct softmax_step *s = r->step;
-    float *dx = r->tensor[DX].data;
-    const float *y = r->tensor[Y].data, *dy = r->tensor[DY].data;
+    void *dx = r->tensor[DX].data;
+    const void *y = r->tensor[Y].data, *dy = r->tensor[DY].data;
+    int64_t rows = r->o->rows, cols = r->o->cols;
     if (r->device->apart)
-        s->backward_gpu(dx, y, dy, r->o->rows, r->o->cols, r->workspace.data, NULL);
+        s->backward_gpu(dx, y, dy, rows, cols, r->workspace.data, NULL);
     else
-        s->backward_cpu(dx, y, dy, r->o->rows, r->o->cols);
+        switch (r->o->dtype) {
+        case FP16: s->backward_cpu_fp16(dx, y, dy, rows, cols); break;
+        case BF16: s->backward_cpu_bf16(dx, y, dy, rows, cols); break;
+        default:   s->backward_cpu(dx, y, dy, rows, cols); break;
+        }
 }
 
 static struct verdict softmax_verify(const struct run *r)
@@ -109,11 +115,19 @@ static size_t attention_tensor_bytes(const struct options *o, int tensor)
     return tensor == LSE || tensor == DLSE ? (size_t)rows * sizeof(float) : (size_t)(rows * p->dim) * dtype_bytes(o->dtype);
 }
 
-/* O and lse, some rows at a time: the answers of verify.c take 16 bytes an element. */
+static struct buffer tensor_new(const struct options *o, int tensor)
+{
+    return buffer_new(attention_tensor_bytes(o, tensor), &cpu_device);
+}
+
+/*
+ * O and lse, some rows at a time: the answers of verify.c take 16 bytes an element. From files they may be those of any forward
+ * step, whatever it rounds to 16 bits on the way.
+ */
 static void forward(const struct options *o, struct buffer *t)
 {
     const struct attention *p = &o->attention;
-    const struct attention_rounding exactly = { 0 };
+    const struct attention_rounding how = { .scores = o->o_path, .weights = o->o_path };
     int64_t some = (1 << 22) / p->dim, rows = queries_of(o), *row = malloc((size_t)some * sizeof *row);
     if (!row)
         fatal("not enough CPU memory for %lld rows", (long long)some);
@@ -121,9 +135,12 @@ static void forward(const struct options *o, struct buffer *t)
         int64_t count = rows - first < some ? rows - first : some;
         for (int64_t i = 0; i < count; i++)
             row[i] = first + i;
-        struct answers a = reference_attention(t[Q].data, t[K].data, t[V].data, o->dtype, *p, exactly, row, count,
+        struct answers a = reference_attention(t[Q].data, t[K].data, t[V].data, o->dtype, *p, how, row, count,
                                                o->gpu && gpu_count() > 0);
-        for (int64_t i = 0; i < count; i++) {
+        struct verdict v = o->o_path ? verify_answers(t[O].data, t[LSE].data, &a) : (struct verdict){ 0 };
+        if (v.wrong)
+            fatal("--o '%s', --lse '%s': not what attention makes of this Q, K and V: %s", o->o_path, o->lse_path, v.what);
+        for (int64_t i = 0; i < count && !o->o_path; i++) {
             ((float *)t[LSE].data)[first + i] = (float)a.lse[i].want;
             for (int64_t at = i * p->dim; at < (i + 1) * p->dim; at++)
                 element_set(t[O].data, o->dtype, first * p->dim + at, a.want[at]);
@@ -137,14 +154,17 @@ static void attention_inputs(const struct options *o, struct buffer *inputs)
 {
     struct qkv t = input_qkv(o);
     inputs[Q] = t.q, inputs[K] = t.k, inputs[V] = t.v;
-    inputs[O] = buffer_new(attention_tensor_bytes(o, O), &cpu_device);
-    inputs[LSE] = buffer_new(attention_tensor_bytes(o, LSE), &cpu_device);
+    int64_t rows = queries_of(o);
+    inputs[O] = o->o_path ? input_file("o", o->o_path, o->dtype, rows * o->attention.dim) : tensor_new(o, O);
+    inputs[LSE] = o->o_path ? input_file("lse", o->lse_path, FP32, rows) : tensor_new(o, LSE);
     inputs[DO] = input_change(o, o->seed + 3);
-    inputs[DLSE] = buffer_new(attention_tensor_bytes(o, DLSE), &cpu_device);
-    if (o->change_path) /* a loss of O alone */
+    inputs[DLSE] = o->dlse_path ? input_file("dlse", o->dlse_path, FP32, rows) : tensor_new(o, DLSE);
+    if (o->dlse_path && !o->change_path) /* a loss of lse alone */
+        memset(inputs[DO].data, 0, inputs[DO].bytes);
+    if (o->change_path && !o->dlse_path) /* and of O alone */
         memset(inputs[DLSE].data, 0, inputs[DLSE].bytes);
-    else
-        input_fill(inputs[DLSE].data, FP32, queries_of(o), 1, "normal", o->seed + 4);
+    else if (!o->dlse_path)
+        input_fill(inputs[DLSE].data, FP32, rows, 1, "normal", o->seed + 4);
     forward(o, inputs);
 }
 
@@ -168,9 +188,10 @@ static void attention_finish(const void *step, struct options *o)
 {
     if (o->traced)
         usage_error("--trace: it shows how attention grows, and this step begins where that ends");
-    if (o->out_path || o->lse_path)
-        usage_error("--%s '%s': this step makes neither O nor lse", o->out_path ? "out" : "lse",
-                    o->out_path ? o->out_path : o->lse_path);
+    if (o->out_path)
+        usage_error("--out '%s': this step makes no O", o->out_path);
+    if (o->lse_path && !o->o_path)
+        usage_error("--lse '%s': this step makes none; where it is to be read, --o is needed, too", o->lse_path);
     refuse_input(o, "masked", "its keys are not all finite, which gradients need; a mask is --causal");
     refuse_input(o, "nan", "a gradient is asked for finite numbers alone");
     attention_kind.finish(step, o);
@@ -255,6 +276,7 @@ struct kind attention_backward_kind(void)
     k.rows = attention_groups;
     k.any_order = attention_any_order;
     k.inputs_new = attention_inputs;
+    k.forward = forward;
     k.bytes = attention_tensor_bytes;
     k.call = attention_call;
     k.verify = attention_verify;

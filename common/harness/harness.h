@@ -168,7 +168,8 @@ struct options {
     const char *input;              /* family, or "file" */
     const char *x_path, *out_path;
     const char *q_path, *k_path, *v_path, *lse_path;
-    const char *change_path;        /* --dy, --do: of steps that go back, which write to these: */
+    const char *o_path;             /* --o: of a step that goes back, which then reads --lse, too */
+    const char *change_path, *dlse_path; /* --dy or --do, --dlse; and it writes to these: */
     const char *dq_path, *dk_path, *dv_path;
     int dims;                       /* of x_path's tensor, for out_path's; 0 without a file */
     int64_t shape[NPY_MAX_DIMS];
@@ -213,7 +214,9 @@ struct buffer input_tensor(const struct options *o);                  /* x, from
 void output_write(const struct options *o, const void *y);            /* y, in x's shape, to --out */
 /* How the loss changes with each result of the forward step, in the shape of y or O: from --dy or --do, or normal random. */
 struct buffer input_change(const struct options *o, uint64_t seed);
-void input_change_size(struct options *o);                            /* whether that file has this shape: or fatal() */
+void input_results_sizes(struct options *o); /* whether files of results, and of their changes, have their shapes: or fatal() */
+/* A file's numbers as `dtype`, each rounded once. A finite one that becomes infinite is not what was meant: usage_error. */
+struct buffer input_file(const char *option, const char *path, enum dtype dtype, int64_t count);
 
 /* A .npy file's numbers, which must be whole ones from 0 to INT32_MAX. Fatal when it cannot be read; otherwise usage_error. */
 struct npy input_whole(const char *option, const char *path);
@@ -311,7 +314,7 @@ struct gradients {
     int64_t doubtful;      /* queries whose weights fp32 does not know to a quarter */
 };
 
-/* kv: counted through all batches. Neither O nor lse is used: both are computed again. */
+/* kv: counted through all batches. O and lse are computed again: how far those that a step is given are off is in the bounds. */
 struct gradients reference_attention_backward(const struct backward_inputs *in, enum dtype dtype, struct attention p,
                                               struct attention_rounding how, int64_t kv);
 void gradients_free(struct gradients *g);
@@ -563,6 +566,8 @@ struct softmax_step {
     softmax_bf16_cpu_fn *cpu_bf16;
     softmax_bf16_gpu_fn *gpu_bf16;
     softmax_backward_cpu_fn *backward_cpu; /* of a step for softmax_backward_main(), in place of all those */
+    softmax_backward_fp16_cpu_fn *backward_cpu_fp16;
+    softmax_backward_bf16_cpu_fn *backward_cpu_bf16;
     softmax_backward_gpu_fn *backward_gpu;
     bool overflows;                      /* on purpose: it is judged on ordinary inputs alone */
     double fp16_unit;                    /* unit roundoff of the fp16 versions' arithmetic; 0: they compute in fp32 */

@@ -225,8 +225,7 @@ static const char *index_text(const struct npy *file, int64_t at)
     return text;
 }
 
-/* A file's numbers as `dtype`, each rounded once. A finite one that becomes infinite is not what was meant: refused. */
-static struct buffer tensor_from(const char *option, const char *path, enum dtype dtype, int64_t count)
+struct buffer input_file(const char *option, const char *path, enum dtype dtype, int64_t count)
 {
     struct npy file;
     char why[512];
@@ -314,7 +313,7 @@ void input_sizes(struct options *o)
 struct buffer input_tensor(const struct options *o)
 {
     if (o->x_path)
-        return tensor_from("x", o->x_path, o->dtype, o->rows * o->cols);
+        return input_file("x", o->x_path, o->dtype, o->rows * o->cols);
     struct buffer x = buffer_new((size_t)(o->rows * o->cols) * dtype_bytes(o->dtype), &cpu_device);
     input_fill(x.data, o->dtype, o->rows, o->cols, o->input, o->seed);
     return x;
@@ -339,13 +338,18 @@ static int shape_of_results(const struct options *o, int64_t shape[NPY_MAX_DIMS]
     return shape[0] = p->batch, shape[1] = p->heads, shape[2] = p->seq_q, shape[3] = p->dim, 4;
 }
 
-void input_change_size(struct options *o)
+void input_results_sizes(struct options *o)
 {
+    const char *const paths[] = { o->change_path, o->o_path, o->o_path ? o->lse_path : NULL, o->dlse_path };
     int64_t shape[NPY_MAX_DIMS];
-    struct npy file = header_of(o->change_path, &o->file_bytes);
-    int dims = shape_of_results(o, shape);
-    if (file.dims != dims || memcmp(file.shape, shape, (size_t)dims * sizeof *shape))
-        fatal("%s: its shape is not that of %s", o->change_path, o->is_attention ? "O: (batch, heads, queries, dim)" : "y");
+    for (int i = 0; i < 4; i++) {
+        const char *path = paths[i];
+        int dims = shape_of_results(o, shape) - (i >= 2); /* lse has no dims */
+        struct npy file = path ? header_of(path, &o->file_bytes) : (struct npy){ 0 };
+        if (path && (file.dims != dims || memcmp(file.shape, shape, (size_t)dims * sizeof *shape)))
+            fatal("%s: its shape is not that of %s", path, i >= 2 ? "lse: (batch, heads, queries)" :
+                  o->is_attention ? "O: (batch, heads, queries, dim)" : "y");
+    }
 }
 
 struct buffer input_change(const struct options *o, uint64_t seed)
@@ -353,7 +357,7 @@ struct buffer input_change(const struct options *o, uint64_t seed)
     const struct attention *p = &o->attention;
     int64_t rows = o->is_attention ? p->batch * p->heads * p->seq_q : o->rows, cols = o->is_attention ? p->dim : o->cols;
     if (o->change_path)
-        return tensor_from(o->is_attention ? "do" : "dy", o->change_path, o->dtype, rows * cols);
+        return input_file(o->is_attention ? "do" : "dy", o->change_path, o->dtype, rows * cols);
     struct buffer b = buffer_new((size_t)(rows * cols) * dtype_bytes(o->dtype), &cpu_device);
     input_fill(b.data, o->dtype, rows, cols, "normal", seed);
     return b;
@@ -517,8 +521,8 @@ struct qkv input_qkv(const struct options *o)
     const struct attention *p = &o->attention;
     int64_t queries = p->batch * p->heads * p->seq_q * p->dim, keys = p->batch * p->kv_heads * p->seq_k * p->dim;
     if (o->q_path)
-        return (struct qkv){ tensor_from("q", o->q_path, o->dtype, queries), tensor_from("k", o->k_path, o->dtype, keys),
-                             tensor_from("v", o->v_path, o->dtype, keys) };
+        return (struct qkv){ input_file("q", o->q_path, o->dtype, queries), input_file("k", o->k_path, o->dtype, keys),
+                             input_file("v", o->v_path, o->dtype, keys) };
     size_t size = dtype_bytes(o->dtype);
     struct qkv t = { buffer_new((size_t)queries * size, &cpu_device), buffer_new((size_t)keys * size, &cpu_device),
                      buffer_new((size_t)keys * size, &cpu_device) };

@@ -37,7 +37,9 @@ static const char attention_help[] =
     "  --q, --k, --v FILE.npy   or tensors of yours, all three: (batch, heads, tokens, dim)\n"
     "  --out FILE.npy      write O there\n"
     "  --lse FILE.npy      write the logarithm of each row's sum of exp(score) there\n"
-    "  --do FILE.npy       how the loss changes with O, in steps that go back (default normal random)\n"
+    "  --o, --lse FILE.npy what attention made of Q, K and V, in steps that go back (default: computed in double)\n"
+    "  --do, --dlse FILE.npy    how the loss changes with O and lse, in steps that go back (default normal random both;\n"
+    "                      one alone: the other 0)\n"
     "  --dq, --dk, --dv FILE.npy   write these gradients there\n"
     "  --sweep             every length from %d to %s Ki, with tokens in all as they are, a line each\n"
     "  --ranks N           processes of a ring, in steps that have one      (default 2)\n"
@@ -61,7 +63,7 @@ static const char common_help[] =
 enum { /* no letters: getopt has those for what begins with one - */
     ROWS = 256, COLS, X, DY,                                                           /* softmax */
     BATCH, HEADS, KV_HEADS, SEQ, SEQ_Q, SEQ_K, DIM, CAUSAL, SCALE, RANKS, SWEEP_SCALE, /* attention */
-    Q, K, V, LSE, DO, DQ, DK, DV,
+    Q, K, V, O, LSE, DO, DLSE, DQ, DK, DV,
     PAGE_SIZE, SEQLENS, PREFIX, TABLE, PAGES,
     SHAPE, DTYPE, INPUT, OUT, SWEEP, TRACE, DEVICE, THREADS, SEED, REPS, BUDGET, NOISE, JSON, HELP,
 };
@@ -81,8 +83,8 @@ static const struct option softmax_options[] = {
 static const struct option attention_options[] = {
     VALUE("batch", BATCH), VALUE("heads", HEADS), VALUE("kv-heads", KV_HEADS), VALUE("seq", SEQ), VALUE("seq-q", SEQ_Q),
     VALUE("seq-k", SEQ_K), VALUE("dim", DIM), FLAG("causal", CAUSAL), VALUE("scale", SCALE),
-    VALUE("ranks", RANKS), FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("lse", LSE),
-    VALUE("do", DO), VALUE("dq", DQ), VALUE("dk", DK), VALUE("dv", DV),
+    VALUE("ranks", RANKS), FLAG("sweep-scale", SWEEP_SCALE), VALUE("q", Q), VALUE("k", K), VALUE("v", V), VALUE("o", O),
+    VALUE("lse", LSE), VALUE("do", DO), VALUE("dlse", DLSE), VALUE("dq", DQ), VALUE("dk", DK), VALUE("dv", DV),
     VALUE("page-size", PAGE_SIZE), VALUE("seqlens", SEQLENS), VALUE("prefix", PREFIX), VALUE("table", TABLE),
     VALUE("pages", PAGES), SHARED,
 };
@@ -308,8 +310,10 @@ static void parse_one(struct options *o, int option, const char *arg)
     case K:        o->k_path = arg; break;
     case V:        o->v_path = arg; break;
     case LSE:      o->lse_path = arg; break;
+    case O:        o->o_path = arg; break;
     case DY:
     case DO:       o->change_path = arg; break;
+    case DLSE:     o->dlse_path = arg; break;
     case DQ:       o->dq_path = arg; break;
     case DK:       o->dk_path = arg; break;
     case DV:       o->dv_path = arg; break;
@@ -330,12 +334,13 @@ static void parse_one(struct options *o, int option, const char *arg)
     o->size_given |= option == ROWS || option == COLS || option == SHAPE || (option >= BATCH && option <= DIM);
 }
 
-enum { READ = 9, OUTPUTS = 5 }; /* files that must stay what they are, and those that are written */
+enum { READ = 12, OUTPUTS = 5 }; /* files that must stay what they are, and those that are written */
 
 static struct output output_number(const struct options *o, int i)
 {
     const struct output all[OUTPUTS] = {
-        { "out", o->out_path }, { "lse", o->lse_path }, { "dq", o->dq_path }, { "dk", o->dk_path }, { "dv", o->dv_path },
+        { "out", o->out_path }, { "lse", o->o_path ? NULL : o->lse_path },
+        { "dq", o->dq_path }, { "dk", o->dk_path }, { "dv", o->dv_path },
     };
     return all[i];
 }
@@ -354,7 +359,8 @@ static void check_outputs(const struct options *o)
     struct output others[READ + OUTPUTS] = {
         { "--x", o->x_path }, { "--q", o->q_path }, { "--k", o->k_path }, { "--v", o->v_path },
         { o->is_attention ? "--do" : "--dy", o->change_path }, { "--seqlens", o->paging.lengths_path },
-        { "--table", o->paging.table_path },
+        { "--table", o->paging.table_path }, { "--o", o->o_path }, { "--lse", o->o_path ? o->lse_path : NULL },
+        { "--dlse", o->dlse_path },
         { "the table of results,", results_path() }, { "the table of ceilings,", ceilings_path() },
     };
     for (int i = 0; i < OUTPUTS; i++) {
@@ -379,14 +385,16 @@ void options_check(const struct options *o, int gpus)
         usage_error("--%s '%s': both devices would write it; choose --device cpu or --device gpu", out.option, out.path);
     if (!o->q_path != !o->k_path || !o->q_path != !o->v_path)
         usage_error("--q, --k, --v: all three are needed, or none");
+    if (o->o_path && !o->lse_path)
+        usage_error("--o '%s': --lse is needed, too, the other result of the same attention", o->o_path);
     if (file && (o->input_given || o->size_given))
         usage_error("--%c '%s': the file is the input and its shape the shape; leave out %s, --shape and --input",
                     o->x_path ? 'x' : 'q', file,
                     o->is_attention ? "--batch, --heads, --kv-heads, --seq, --seq-q, --seq-k, --dim" : "--rows, --cols");
-    if (o->sweep && (file || o->change_path || out.path))
+    if (o->sweep && (file || o->change_path || o->o_path || o->dlse_path || out.path))
         usage_error("--sweep: it makes its own shapes; leave out files");
-    if (o->sweep_scale && (o->sweep || out.path || o->scale_given))
-        usage_error("--sweep-scale: it runs one shape at many scales; leave out --sweep, --scale and files to write");
+    if (o->sweep_scale && (o->sweep || o->o_path || out.path || o->scale_given))
+        usage_error("--sweep-scale: it runs one shape at many scales; leave out --sweep, --scale, --o and files to write");
     if (o->sweep && strcmp(o->input, "normal") && strcmp(o->input, "uniform"))
         usage_error("--sweep --input '%s': normal and uniform are allowed, which are the same numbers in every shape", o->input);
     if (o->is_attention && strcmp(o->input, "real") == 0 && o->size_given)
@@ -470,8 +478,7 @@ void options_finish(struct options *o)
         finish_softmax(o, named);
     if (o->is_attention && !o->scale_given)
         o->attention.scale = default_scale(o->attention.dim);
-    if (o->change_path)
-        input_change_size(o);
+    input_results_sizes(o);
 }
 
 struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind, const struct attention *usual)

@@ -293,6 +293,14 @@ static bool run_problem(struct run *r, const struct names *names, bool first)
     return result.verdict.pass;
 }
 
+/* Inputs that follow from others, for this problem of a sweep. */
+static void inputs_again(struct run *r)
+{
+    r->kind->forward(r->o, r->host);
+    for (int i = 0; i < r->kind->inputs && r->device->apart; i++)
+        r->device->upload(r->tensor[i].data, r->host[i].data, r->host[i].bytes);
+}
+
 /* One problem, or those of a sweep, of which the first has the largest tensors. */
 static bool run_device(const struct kind *kind, const void *step, const struct names *names, const struct options *asked,
                        const struct device *device, const struct buffer *inputs)
@@ -305,6 +313,8 @@ static bool run_device(const struct kind *kind, const void *step, const struct n
     for (int i = 0; kind->sweep(&o, i); i++, o = *asked) {
         if (i == 0)
             tensors_new(&r, inputs);
+        if (kind->forward && (o.sweep || o.sweep_scale))
+            inputs_again(&r);
         good &= run_problem(&r, names, i == 0);
     }
     tensors_free(&r);

@@ -44,6 +44,8 @@ struct kind {
     bool (*any_order)(const void *step, const struct device *device); /* a row may have other bits when run again. Or NULL: no */
     double (*useful)(const struct options *o); /* bytes: every input once, every output once */
     void (*inputs_new)(const struct options *o, struct buffer *inputs);
+    /* The inputs that follow from others, of which each problem of a sweep has its own. Or NULL: there are none */
+    void (*forward)(const struct options *o, struct buffer *inputs);
     size_t (*bytes)(const struct options *o, int tensor);
 
     /* The step. missing: why it cannot run there, in one line; NULL: it can. */

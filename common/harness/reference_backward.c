@@ -1,6 +1,7 @@
 /*
  * The gradients of softmax and attention in double, straight from the formulas: scores, weights, and the five products, with no
- * tile, no lse and no O of anybody else. A test holds them to finite differences. docs/numerics.md derives the bounds.
+ * tile, no lse and no O of anybody else: by how much those are off that a step is given, is a part of the bounds, and no more. A
+ * test holds the gradients to finite differences. docs/numerics.md derives the bounds.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -46,7 +47,7 @@ static double *doubles_of(const void *x, enum dtype dtype, int64_t at, int64_t c
 /* One head of Q with its head of K and V, in double; and rows of P and dS, with how far a step's may be from each. */
 struct head {
     double *Q, *K, *V, *O, *dO;
-    const float *dlse;  /* (seq_q), or NULL */
+    const float *lse, *dlse;  /* (seq_q); dlse may be NULL */
     double *P, *P_doubt, *dS, *dS_doubt; /* (QUERIES, seq_k) */
 };
 
@@ -80,10 +81,11 @@ static double additions(int64_t count)
 }
 
 /*
- * P, with its doubts: exp(s - max) over the sum here, exp(s - lse) in a step, whose lse is rounded, and is subtracted, in fp32.
- * Returns the sum of the doubts.
+ * P, with its doubts: exp(s - max) over the sum here, exp(s - lse) in a step, with the lse that it is given, in fp32. Returns the
+ * sum of the doubts.
  */
-static double weigh(double *P, double *doubt, const double *q, const double *K, int64_t keys, struct attention p, double tiny)
+static double weigh(double *P, double *doubt, const double *q, const double *K, double given, int64_t keys, struct attention p,
+                    double tiny)
 {
     double max = -INFINITY, sum = 0, doubts = 0;
     for (int64_t key = 0; key < keys; key++) {
@@ -97,7 +99,8 @@ static double weigh(double *P, double *doubt, const double *q, const double *K, 
         sum += exp(P[key] - max);
     double lse = max + log(sum);
     for (int64_t key = 0; key < keys; key++) {
-        double s = P[key], below = lse - s, d = doubt[key] + (3 * (fabs(s) + fabs(lse) + below) + 4) * UNIT;
+        double s = P[key], below = lse - s;
+        double d = doubt[key] + fabs(given - lse) + (3 * (fabs(s) + below) + 2 * fabs(lse) + 4) * UNIT;
         P[key] = exp(-below);
         doubt[key] = weight_doubt(P[key], below, d) + tiny;
         doubts += doubt[key];
@@ -106,11 +109,11 @@ static double weigh(double *P, double *doubt, const double *q, const double *K, 
 }
 
 /* A query's row of dS = P (dP - D + dlse), with its doubts, where P's are known. dP = dO V^T, D = sum P dP. */
-static void differentiate(struct head *h, int64_t query, int64_t row, int64_t keys, struct attention p, enum dtype dtype)
+static void differentiate(struct head *h, int64_t query, int64_t row, int64_t keys, struct attention p)
 {
     double *P = h->P + row * p.seq_k, *P_doubt = h->P_doubt + row * p.seq_k, *dS = h->dS + row * p.seq_k,
            *doubt = h->dS_doubt + row * p.seq_k, *dO = h->dO + query * p.dim;
-    double D = 0, sizes = 0, moved = 0, of_output, dlse = h->dlse ? (double)h->dlse[query] : 0;
+    double D = 0, sizes = 0, moved = 0, size_of_D, dlse = h->dlse ? (double)h->dlse[query] : 0;
     for (int64_t key = 0; key < keys; key++) {
         double size;
         dS[key] = dot(dO, h->V + key * p.dim, p.dim, &size);
@@ -119,9 +122,9 @@ static void differentiate(struct head *h, int64_t query, int64_t row, int64_t ke
         sizes += P[key] * fabs(dS[key]);
         moved += P_doubt[key] * (fabs(dS[key]) + doubt[key]) + P[key] * doubt[key];
     }
-    /* D is the sum over the keys, or that of dO O, where O is rounded to its type: whichever may be worse */
-    dot(dO, h->O + query * p.dim, p.dim, &of_output);
-    double D_doubt = fmax(moved + additions(keys) * sizes, of_output * (fmax(unit16_of(dtype), UNIT) + additions(p.dim)));
+    /* D is the sum over the keys, or that of dO O, with the O that is given: whichever may be worse */
+    double of_output = dot(dO, h->O + query * p.dim, p.dim, &size_of_D);
+    double D_doubt = fmax(moved + additions(keys) * sizes, fabs(of_output - D) + additions(p.dim) * size_of_D);
     for (int64_t key = 0; key < keys; key++) {
         double x = dS[key] - D + dlse, sum = fabs(dS[key]) + fabs(D) + fabs(dlse), off = doubt[key] + D_doubt + 2 * UNIT * sum;
         dS[key] = P[key] * x;
@@ -145,9 +148,9 @@ static void rows_of_queries(struct head *h, double *dQ, double *bound, int64_t f
 #pragma omp parallel for schedule(dynamic) reduction(+ : unknown)
     for (int64_t query = first; query < last; query++) {
         int64_t keys = attention_visible(p, query), row = query - first, at = row * p.seq_k;
-        double doubts = weigh(h->P + at, h->P_doubt + at, h->Q + query * p.dim, h->K, keys, p, 0x1p-126);
+        double doubts = weigh(h->P + at, h->P_doubt + at, h->Q + query * p.dim, h->K, (double)h->lse[query], keys, p, 0x1p-126);
         unknown += !(doubts <= DOUBTFUL);
-        differentiate(h, query, row, keys, p, dtype);
+        differentiate(h, query, row, keys, p);
         round_row(h->P + at, h->P_doubt + at, keys, unit16, tiny);
         round_row(h->dS + at, h->dS_doubt + at, keys, unit16, tiny);
         for (int64_t key = 0; key < keys; key++)
@@ -195,6 +198,7 @@ struct gradients reference_attention_backward(const struct backward_inputs *in, 
         h.Q = doubles_of(in->Q, dtype, head * queries, queries);
         h.O = doubles_of(in->O, dtype, head * queries, queries);
         h.dO = doubles_of(in->dO, dtype, head * queries, queries);
+        h.lse = in->lse + head * p.seq_q;
         h.dlse = in->dlse ? in->dlse + head * p.seq_q : NULL;
         for (int64_t first = 0; first < p.seq_q; first += QUERIES) {
             int64_t last = first + QUERIES < p.seq_q ? first + QUERIES : p.seq_q;

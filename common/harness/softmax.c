@@ -10,8 +10,8 @@ enum { X, Y };
 bool softmax_has(const struct softmax_step *s, const struct device *device, enum dtype dtype)
 {
     switch (dtype) {
-    case FP16: return device->apart ? s->gpu_fp16 != NULL : s->cpu_fp16 != NULL;
-    case BF16: return device->apart ? s->gpu_bf16 != NULL : s->cpu_bf16 != NULL;
+    case FP16: return device->apart ? s->gpu_fp16 != NULL : s->cpu_fp16 || s->backward_cpu_fp16;
+    case BF16: return device->apart ? s->gpu_bf16 != NULL : s->cpu_bf16 || s->backward_cpu_bf16;
     default:   return device->apart ? s->gpu || s->backward_gpu : s->cpu || s->backward_cpu;
     }
 }
@@ -48,7 +48,8 @@ static void finish(const void *step, struct options *o)
     const struct softmax_step *s = step;
     bool here = softmax_has(s, &cpu_device, FP32) || softmax_has(s, &gpu_device, FP32); /* not step 08 in a build without CUDA */
     if (here && !softmax_has(s, &cpu_device, o->dtype) && !softmax_has(s, &gpu_device, o->dtype))
-        usage_error("--dtype %s: %s takes fp32 only; steps 07, 08 and 09 take fp16 and bf16 too", dtype_name(o->dtype), s->name);
+        usage_error("--dtype %s: %s takes fp32 only; steps 07, 08, 09 and 29 take fp16 and bf16 too", dtype_name(o->dtype),
+                    s->name);
     if (o->change_path && !s->backward_cpu && !s->backward_gpu)
         usage_error("--dy '%s': %s computes no gradient", o->change_path, s->name);
 }
