@@ -117,11 +117,15 @@ START_TEST(test_attention_differences)
             of_k = keys * p.dim, group = attention_group(p) * p.seq_q * p.dim, head = p.seq_k * p.dim;
     double *x = malloc((size_t)(3 * of_q + 2 * of_k) * sizeof *x);
     double *Q = x, *K = Q + of_q, *V = K + of_k, *dO = V + of_k, *O = dO + of_q;
-    float *dlse = malloc((size_t)queries * sizeof *dlse);
+    float *dlse = malloc((size_t)(2 * queries) * sizeof *dlse), *lse = dlse + queries;
     random_doubles(x, 3 * of_q + 2 * of_k, 3);
     for (int64_t i = 0; i < queries; i++)
         dlse[i] = (float)O[i] - 0.5f;
-    const struct backward_inputs in = { .Q = Q, .K = K, .V = V, .O = O, .dO = dO, .dlse = _i % 2 ? dlse : NULL };
+    struct answers a = reference_attention(Q, K, V, FP64, p, (struct attention_rounding){ 0 }, NULL, queries, false);
+    for (int64_t i = 0; i < queries; i++)
+        lse[i] = (float)a.lse[i].want;
+    answers_free(&a);
+    const struct backward_inputs in = { Q, K, V, O, lse, dO, _i % 2 ? dlse : NULL };
     struct loss l = { .of = loss_of_attention, .p = p, .Q = Q, .K = K, .V = V, .change = dO, .dlse = in.dlse };
     for (int64_t kv = 0; kv < p.batch * p.kv_heads; kv++) {
         struct gradients g = reference_attention_backward(&in, FP64, p, (struct attention_rounding){ 0 }, kv);
@@ -163,17 +167,19 @@ static void judge_softmax(bool gpu, int step)
     struct kind kind = softmax_backward_kind();
     const struct softmax_step *s = softmax_steps[step];
     char name[64];
-    for (size_t i = 0; i < sizeof rows / sizeof *rows * (sizeof cols / sizeof *cols); i++) {
-        struct options o = { .rows = rows[i % 4], .cols = cols[i / 4], .input = "normal", .seed = i };
-        snprintf(name, sizeof name, "%lld x %lld", (long long)o.rows, (long long)o.cols);
-        judge(&kind, s, s->name, &o, gpu, name);
-    }
-    struct options o = { .rows = 0 };
-    for (int i = 0; ; i++) {
-        const char *problem = kind.small(s, &o, i);
-        if (!problem)
-            break;
-        judge(&kind, s, s->name, &o, gpu, problem);
+    for (enum dtype dtype = FP32; dtype <= BF16; dtype++) {
+        for (size_t i = 0; i < sizeof rows / sizeof *rows * (sizeof cols / sizeof *cols); i++) {
+            struct options o = { .rows = rows[i % 4], .cols = cols[i / 4], .dtype = dtype, .input = "normal", .seed = i };
+            snprintf(name, sizeof name, "%lld x %lld", (long long)o.rows, (long long)o.cols);
+            judge(&kind, s, s->name, &o, gpu, name);
+        }
+        struct options o = { .dtype = dtype };
+        for (int i = 0; ; i++) {
+            const char *problem = kind.small(s, &o, i);
+            if (!problem)
+                break;
+            judge(&kind, s, s->name, &o, gpu, problem);
+        }
     }
 }
 
@@ -350,6 +356,8 @@ START_TEST(test_attention_verdict_draws)
         t[i] = buffer_new(kind.bytes(&o, i), &cpu_device);
         memset(t[i].data, 0, t[i].bytes); /* all gradients of zeros are zeros */
     }
+    for (int64_t row = 0; row < 64 * 512; row++)
+        ((float *)t[LSE].data)[row] = logf(1024);
     struct backward_inputs in = { t[Q].data, t[K].data, t[V].data, t[O].data, t[LSE].data, t[DO].data, t[DLSE].data };
     struct verdict v = verify_attention_backward(t[DQ].data, t[DK].data, t[DV].data, &in, FP32, o.attention, none, 5);
     ck_assert(v.pass && v.checked % (512 + 2 * 1024) == 0 && v.checked > 0 && v.checked < v.rows);
@@ -358,6 +366,52 @@ START_TEST(test_attention_verdict_draws)
     ck_assert(!broken.pass && broken.first_wrong == 62 * 1024 && broken.checked == v.checked + 512 + 2 * 1024);
     for (int i = Q; i <= DV; i++)
         buffer_free(&t[i]);
+}
+END_TEST
+
+/*
+ * O and lse of a forward step that rounds its weights to 16 bits are further off than a rounding of O: the bounds follow, and are
+ * no wider than that. O moves away from 0, against dO, or with it: D moves most.
+ */
+START_TEST(test_attention_of_given_results)
+{
+    struct kind kind = attention_backward_kind();
+    struct options o = { .is_attention = true, .attention = { 1, 2, 2, 100, 90, 64, true, 0.125f }, .dtype = BF16,
+                         .input = "normal", .seed = 1 };
+    const struct attention_rounding none = { 0 }, as_tensor_cores = { .weights = true };
+    struct run r = { .kind = &kind, .step = &recomputed_backward, .o = &o, .device = &cpu_device };
+    problem_judge(&r, "");
+    struct answers a = reference_attention(r.host[Q].data, r.host[K].data, r.host[V].data, BF16, o.attention, as_tensor_cores,
+                                           NULL, 200, false);
+    for (int64_t i = 0; i < 200 * 64; i++)
+        element_set(r.host[O].data, BF16, i, a.want[i] + copysign(0.5 * a.bound[i], element(r.host[DO].data, BF16, i)));
+    for (int64_t i = 0; i < 200; i++)
+        ((float *)r.host[LSE].data)[i] = (float)(a.lse[i].want + 0.5 * a.lse[i].bound);
+    ck_assert(verify_answers(r.host[O].data, r.host[LSE].data, &a).wrong == 0);
+    kind.call(&r);
+    struct verdict v = kind.verify(&r);
+    ck_assert_msg(v.pass, "%s", v.what);
+    for (int64_t i = 0; i < 200; i++)
+        ((float *)r.host[LSE].data)[i] += 0.01f; /* more than that: weights are off by a hundredth */
+    kind.call(&r);
+    v = kind.verify(&r);
+    ck_assert_msg(v.pass, "%s", v.what);
+    struct backward_inputs in = { r.host[Q].data, r.host[K].data, r.host[V].data, r.host[O].data, r.host[LSE].data,
+                                  r.host[DO].data, r.host[DLSE].data };
+    struct gradients moved = reference_attention_backward(&in, BF16, o.attention, none, 0);
+    for (int64_t i = 0; i < 200; i++)
+        ((float *)r.host[LSE].data)[i] = (float)a.lse[i].want;
+    for (int64_t i = 0; i < 200 * 64; i++)
+        element_set(r.host[O].data, BF16, i, a.want[i]);
+    struct gradients exact = reference_attention_backward(&in, BF16, o.attention, none, 0);
+    double wider = 0, of = 0;
+    for (int64_t i = 0; i < 100 * 64; i++)
+        wider += moved.dQ_bound[i], of += exact.dQ_bound[i];
+    ck_assert_msg(wider > 1.5 * of && wider < 20 * of, "%g, %g", wider, of);
+    gradients_free(&moved);
+    gradients_free(&exact);
+    answers_free(&a);
+    problem_free(&r);
 }
 END_TEST
 
@@ -384,6 +438,40 @@ START_TEST(test_attention_threads)
         cpu_set_threads(threads);
         judge(&kind, attention_steps[_i], attention_steps[_i]->name, &o, false, "shared heads");
     }
+}
+END_TEST
+
+/* Gradients of a problem with 1 to `most` threads: the bits of one thread. */
+static void judge_bits(const struct kind *kind, const void *step, const char *name, const struct options *o, int most)
+{
+    struct run one = { .kind = kind, .step = step, .o = o, .device = &cpu_device };
+    if (kind->missing(step, o, &cpu_device))
+        return;
+    cpu_set_threads(1);
+    problem_judge(&one, name);
+    for (int threads = 2; threads <= THREADS_UP_TO(most); threads++) {
+        struct run some = { .kind = kind, .step = step, .o = o, .device = &cpu_device };
+        cpu_set_threads(threads);
+        problem_judge(&some, name);
+        for (int i = kind->inputs; i < kind->inputs + kind->outputs; i++)
+            REQUIRE(memcmp(one.host[i].data, some.host[i].data, one.host[i].bytes) == 0,
+                    "%s %s: not the bits of one thread with %d", name, dtype_name(o->dtype), threads);
+        problem_free(&some);
+    }
+    problem_free(&one);
+}
+
+/* What lesson 31 promises: bits that do not depend on the threads, in 31 unless some of them share a head of K and V. */
+START_TEST(test_bits_of_any_threads)
+{
+    struct kind softmax = softmax_backward_kind(), attention = attention_backward_kind();
+    enum dtype dtype = (enum dtype)_i;
+    struct options rows = { .rows = 7, .cols = 1500, .dtype = dtype, .input = "normal", .seed = 1 };
+    struct options heads = { .is_attention = true, .attention = { 2, 4, 2, 150, 130, 40, true, 0.125f }, .dtype = dtype,
+                             .input = "normal", .seed = 1 };
+    judge_bits(&softmax, &softmax_backward, softmax_backward.name, &rows, 5);
+    judge_bits(&attention, &attention_backward, attention_backward.name, &heads, 7);
+    judge_bits(&attention, &recomputed_backward, recomputed_backward.name, &heads, 4);
 }
 END_TEST
 
@@ -421,6 +509,8 @@ Suite *backward_suite(void)
     tcase_add_loop_test(attention, test_attention_steps, 0, ATTENTION_STEPS);
     tcase_add_loop_test(attention, test_attention_threads, 0, ATTENTION_STEPS);
     tcase_add_loop_test(attention, test_attention_without_dlse, 0, ATTENTION_STEPS);
+    tcase_add_test(attention, test_attention_of_given_results);
+    tcase_add_loop_test(attention, test_bits_of_any_threads, FP32, BF16 + 1);
     tcase_add_loop_test(attention, test_attention_verdict, 0, 8);
     tcase_add_test(attention, test_attention_verdict_draws);
     suite_add_tcase(s, attention);

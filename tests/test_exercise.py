@@ -204,7 +204,7 @@ class Exercises(unittest.TestCase):
 
     def test_heads_of_other_dimensions_are_judged(self):
         text = exercise.read("steps/31_recomputed_backward/cpu.c")
-        code, lines, said = judge("31_recomputed_backward", text.replace("sum_dV + tile * width,", "sum_dV + tile * dim,"))
+        code, lines, said = judge("31_recomputed_backward", text.replace("sum_dV + tile * width;", "sum_dV + tile * dim;"))
         self.assertEqual((code, lines[0]["verdict"]), (1, "wrong"), said)
 
     def test_a_mistake_is_named_however_it_is_rounded(self):

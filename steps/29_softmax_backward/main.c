@@ -9,6 +9,8 @@ const struct softmax_step softmax_backward = {
     .reads = 2, /* y and dy; on longer rows than a cache or the registers of a block hold, twice */
     .writes = 1,
     .backward_cpu = softmax_backward_cpu,
+    .backward_cpu_fp16 = softmax_backward_fp16_cpu,
+    .backward_cpu_bf16 = softmax_backward_bf16_cpu,
     .cpu_sum = { .lanes = 32, .block = 512, .extra = 3 }, /* the product, and the sum of blocks rounded to float */
     .backward_gpu = GPU(softmax_backward_gpu),
     .gpu_sum = { .lanes = 1024, .extra = 16 }, /* short rows: 32 threads, packs of four */
