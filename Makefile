@@ -188,8 +188,8 @@ $B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12%,$(STEPS)),$(filter %
 	@$(if $(V),,echo "  link    $@")
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Icommon/harness -Wno-deprecated-gpu-targets $^ -o $@
 
-peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) ## time PyTorch's softmax and attention on the same shapes
-	@python3 common/scripts/peers.py $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
+peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) $B/31_recomputed_backward ## time PyTorch's softmax and attention
+	@python3 common/scripts/peers.py --programs $B $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
 # Differences, tables, pictures and records are made by Python programs; no step and no Check suite needs it.
 PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs python3; `make setup` installs it' >&2; exit 1; :)

@@ -37,8 +37,8 @@ class Gradients:
         return self.torch.autograd.grad(self.out, (self.q, self.k, self.v), self.change, retain_graph=True)
 
     def error(self):
-        """The worst error of some rows of dQ, over the largest element of its row; NaN if any gradient has one."""
-        gradients, worst = self.run(), 0
+        """The worst error of some rows of dQ, over their largest element; NaN if any gradient has one."""
+        gradients, worst, largest = self.run(), 0, 0
         if any(g.isnan().any().item() for g in gradients):
             return math.nan
         for i in range(CHECKED_ROWS):
@@ -47,8 +47,9 @@ class Gradients:
             keys = slice(0, row + 1 if self.causal else None)
             weights, by = self.torch.softmax(k[keys] @ q[row] * self.scale, 0), v[keys] @ change[row]
             want = self.scale * (weights * (by - weights @ by)) @ k[keys]
-            worst = max(worst, ((gradients[0][batch, head, row].double() - want).abs().max() / want.abs().max()).item())
-        return worst
+            worst = max(worst, (gradients[0][batch, head, row].double() - want).abs().max().item())
+            largest = max(largest, want.abs().max().item())
+        return worst / largest
 
 
 def our_runs(program, threads, p):

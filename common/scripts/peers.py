@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Time PyTorch's softmax and attention on the shapes that `make bench` uses, and add the rows to the same table.
 
-    common/scripts/peers.py [--part softmax|attention|all] [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all] [--threads N]
-        [--reps N]
-                   [--budget SECONDS] [--quick] [--clock] [--library FILE]
+    common/scripts/peers.py [--part softmax|attention|backward|all] [--device cpu|gpu|all] [--dtype fp32|fp16|bf16|all]
+        [--threads N] [--reps N] [--budget SECONDS] [--quick] [--clock] [--library FILE] [--programs FOLDER]
 
 Every peer is given its best: an output that exists already, AVX-512 and huge pages on a CPU, a compiled kernel for each shape on
 a GPU. It is timed as a step is (docs/measuring.md): warm up, cold caches, all in turn, the median. Its error
 against fp64 is recorded; no verdict is passed on it. On a GPU our own attention steps take turns with it, and their rows replace
-those of `make bench` (attention_peers.py). Without PyTorch: one line, "skipped", and exit status 0.
+those of `make bench` (attention_peers.py). On a CPU the gradients of attention take turns with our program (backward_peers.py).
+Without PyTorch: one line, "skipped", and exit status 0.
 """
 import argparse
 import os
@@ -19,6 +19,7 @@ import warnings
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plots"))
 from attention_peers import bench_attention
+from backward_peers import STEP, bench_backward
 from results import COLUMNS as NAMES, append_row
 
 ELEMENTS = {"fp32": 1 << 27, "fp16": 1 << 28, "bf16": 1 << 28}  # of a tensor: 512 MiB
@@ -38,7 +39,7 @@ SEED = 1
 def options():
     p = argparse.ArgumentParser(
         description="Time PyTorch's softmax and attention on the shapes of `make bench`, into build/results.tsv.")
-    p.add_argument("--part", choices=["softmax", "attention", "all"], default="all")
+    p.add_argument("--part", choices=["softmax", "attention", "backward", "all"], default="all")
     p.add_argument("--device", choices=["cpu", "gpu", "all"], default="all")
     p.add_argument("--dtype", choices=["fp32", "fp16", "bf16", "all"],
                    help="default: fp32 on a CPU; on a GPU all three, of attention bf16 and fp32")
@@ -48,6 +49,7 @@ def options():
     p.add_argument("--budget", type=float, default=2.0, help="seconds for a shape (default 2)")
     p.add_argument("--quick", action="store_true", help="four row lengths, two of attention, in bf16 alone")
     p.add_argument("--clock", action="store_true", help="show the GPU's clock, too, behind every run of attention")
+    p.add_argument("--programs", help="the folder of our programs, one of which takes turns with PyTorch's gradients on a CPU")
     p.add_argument("--library", help="our attention steps, to take turns with PyTorch's on a GPU")
     o = p.parse_args()
     if o.threads < 0 or o.reps < 0 or o.budget <= 0:
@@ -279,6 +281,9 @@ def main():
             if o.part in (part, "all"):
                 for dtype in list(ELEMENTS) if o.dtype == "all" else [o.dtype] if o.dtype else usual:
                     bench(torch, device, dtype, table, o)
+        if o.part in ("backward", "all") and device.backend == "cpu" and o.programs:
+            for dtype in list(ELEMENTS) if o.dtype == "all" else [o.dtype or "fp32"]:
+                bench_backward(torch, device, dtype, os.path.join(o.programs, STEP), o)
     print("peers: %d rows added to %s" % (table.rows, table.path))
     return 0
 
