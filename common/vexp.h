@@ -48,8 +48,8 @@ static inline float vexp(float x)
 }
 
 /*
- * 2^x for x <= 0, to 2.1e-7 relative; 0 below 2^-126. The same method, with three operations less: n = round(x), r = x - n. NaN
- * stays NaN, whatever its bits, because the last operation is a product.
+ * 2^x for x below 127, to 2.1e-7 relative; 0 below 2^-126, anything above 127. The same method, with three operations less:
+ * n = round(x), r = x - n. NaN stays NaN, whatever its bits, because the last operation is a product.
  */
 static inline float vexp2(float x)
 {

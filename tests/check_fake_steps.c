@@ -351,7 +351,7 @@ START_TEST(test_attention_before)
     ck_assert_int_eq(RUN(attention_main, &step, &other, SMALL_ATTENTION, "--reps", "3", "--device", "cpu"), 0);
     char *text = said();
     ck_assert_msg(strstr(text, "x the speed of 07_before, which took turns; "
-                               "predicted 1x if memory is the limit, 1x if exp is"), "%s", text);
+                               "predicted 1.00x if memory is the limit, 1.00x if exp is"), "%s", text);
     ck_assert_msg(strstr(text, "step before 07_other, not timed: it does not take heads of 8"), "%s", text);
     free(text);
 }

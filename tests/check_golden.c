@@ -254,7 +254,7 @@ START_TEST(test_attention)
                  "    workspace   0 B",
                  "    ceiling     93 % of the tightest, copy",
                  "    step before 2.00x the speed of 07_known, which took turns; "
-                 "predicted 1.5x if memory is the limit, 3x if exp is", NULL);
+                 "predicted 1.50x if memory is the limit, 3.00x if exp is", NULL);
 }
 END_TEST
 

@@ -19,7 +19,8 @@ B = os.environ.get("B") or "build/cpu"
 if os.path.basename(B) == "cpu":  # where `make` would find nvcc, too
     os.environ.setdefault("CUDA", "0")
 JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
-LIMIT = float(os.environ.get("LIMIT") or 120)  # seconds for one check
+LIMIT = float(os.environ.get("LIMIT") or 120)  # seconds for one check that should hang
+PATIENCE = 5                                   # times as long for one that should end: others run beside it
 WORK = "build/mutants/" + os.path.basename(B)
 ABLATION = "build/ablation"
 MPI = "common/ring/mpi.c"  # who changes it needs an MPI
@@ -264,12 +265,11 @@ def targets(e):
     return e.builds + ([] if e.caught[0] == "command" else [test_program(e)])
 
 
-def check(e, tree):
+def check(e, tree, may_hang):
     """Runs the check that is to catch e. (caught, what it said)."""
-    kind = e.caught[0]
-    limit = LIMIT
+    kind, limit = e.caught[0], LIMIT * (1 if may_hang else PATIENCE)
     if kind == "command":
-        status, out = run(e.caught[1], tree)
+        status, out = run(e.caught[1], tree, limit)
         if status is not None and status != 0:
             if e.says not in out:
                 raise Bad(f"it fails, and not by saying '{e.says}': {last_line(out)}")
@@ -277,7 +277,7 @@ def check(e, tree):
         if status == 0 and "skipped: there is no GPU" in out:
             raise Bad("its check was skipped")
     else:
-        more = {}
+        more = {} if may_hang else {"CK_TIMEOUT_MULTIPLIER": str(PATIENCE)}
         if kind == "cpu":
             more["CK_RUN_SUITE"] = e.caught[1]
             if len(e.caught) > 2:
@@ -292,7 +292,7 @@ def check(e, tree):
         if kind == "sanitizer":
             command = ["compute-sanitizer", "--tool", e.caught[1], "--error-exitcode", "1", *command]
             more["TESTS_SMALL"] = "1"
-            limit = 5 * LIMIT
+            limit = PATIENCE * LIMIT
         with gpu_turn if needs_gpu(e) else free:
             status, out = run(command, tree, limit, **more)
         if "no test ran" in out or "no GPU test is so named" in out:
@@ -307,7 +307,7 @@ def check(e, tree):
                 return True, next(line for line in failed if line not in late)
             status = None
     if status is None:
-        if "hangs" not in e.flags:
+        if not may_hang:
             raise Bad("it takes too long, and the list does not say that it hangs")
         return True, "it hangs"
     return False, ""
@@ -360,7 +360,7 @@ def judge_in(e, tree):
     status, out = make(tree, *targets(e)) if targets(e) else (0, "")
     if status != 0:
         return False, f"it does not build: {first_error(out)}"
-    caught, said = check(e, tree)
+    caught, said = check(e, tree, "hangs" in e.flags)
     said = re.sub(r"^.*?:[FE]:[^:]*:[^:]*:\d+: ", "", said.strip())
     return (True, f"caught: {said}"[:200]) if caught else (False, f"SURVIVED {' '.join(e.caught)}")
 
@@ -369,7 +369,7 @@ def passes_itself(e, trees):
     """The tree as it is must pass a check before the check can be said to catch anything."""
     tree = trees.get()
     try:
-        failed, said = check(e, tree)
+        failed, said = check(e, tree, False)
         return f"the tree as it is fails it: {said}" if failed else ""
     except Bad as error:
         return f"the tree as it is: {error}"

@@ -157,14 +157,33 @@ class Exercises(unittest.TestCase):
         self.assertNotIn("make", said.replace("make-", ""))
 
     def test_a_warning_is_shown_and_is_no_error(self):
-        own = exercise.read("steps/03_online_softmax/cpu.c")
-        hole = exercise.cut(own, exercise.holes("03_online_softmax"), "03_online_softmax", False)[0]
-        for text, shown in (own, True), (hole, False):
-            exercise.write(f"{FOLDER}/warned.c", text + "\nvoid nobody_knows(void)\n{\n}\n")
-            code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/warned.c", "--rows", "4", "--cols", "64",
-                              "--budget", "0.02", MAKEFLAGS=" -- WERROR=-Werror")
-            self.assertIn("no previous prototype" if shown else "not written yet", said)
-            self.assertEqual(("warning" in said, "does not compile" in said), (shown, False), said)
+        exercise.write(f"{FOLDER}/warned.c", exercise.read("steps/03_online_softmax/cpu.c") + "\nvoid nobody_knows(void)\n{\n}\n")
+        code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/warned.c", "--rows", "4", "--cols", "64", "--budget",
+                          "0.02", MAKEFLAGS=" -- WERROR=-Werror")
+        self.assertRegex(said, "warning: no previous prototype")
+        self.assertNotIn("does not compile", said)
+
+    def test_what_is_not_written_is_named_and_not_built(self):
+        step = "04_vector_softmax"
+        own = exercise.read(f"steps/{step}/cpu.c")
+        hole = exercise.cut(own, exercise.holes(step), step, False)[0]
+        half = exercise.cut(own, ["row_state"], step, False)[0]
+        for text, names in (hole, "lanes_merge and row_state"), (half, "row_state"), (own.replace("#include", "#incl"), ""):
+            exercise.write(f"{FOLDER}/open.c", text)
+            code, said = call("try", step, "--file", f"{FOLDER}/open.c")
+            self.assertEqual(code, 1, said)
+            self.assertIn(f"not written yet: {names}, as make start-4 left it" if names else "does not compile", said)
+
+    def test_an_answer_is_judged_where_its_functions_run(self):
+        self.assertEqual(exercise.own_size("09_split_softmax", ["--json"]), "--rows 1 --cols 4Mi".split())
+        self.assertEqual(exercise.own_size("09_split_softmax", ["--rows", "64"]), [])
+        self.assertEqual(exercise.own_size("12_fused_attention", []), [])
+
+    def test_what_runs_the_course_s_own_is_refused(self):
+        exercise.write(f"{FOLDER}/own.c", exercise.read("steps/03_online_softmax/cpu.c"))
+        for words, more in (("--trace", "1,3,2"), {}), ((), {"COUNT": "1"}):
+            code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/own.c", *words, **more)
+            self.assertEqual((code, said.count("\n"), "make step-3" in said), (2, 1, True), said)
 
     def test_what_hangs_is_ended(self):
         loop = "    while (cols > 20)\n        __asm__ volatile(\"\");\n"

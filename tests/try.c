@@ -250,8 +250,10 @@ static void say_options(char *text, size_t size, const struct options *o)
 {
     const struct attention *p = &o->attention;
     char parts[64] = "";
-    if (o->parts && (answer_in_pieces || o->parts > (RING ? ring_ranks() : cpu_threads())))
-        snprintf(parts, sizeof parts, answer_in_pieces ? ", in %d pieces" : RING ? " --ranks %d" : " --threads %d", o->parts);
+    int usual = RING ? ring_ranks() : cpu_threads();
+    if (RING || (o->parts && (answer_in_pieces || o->parts > usual)))
+        snprintf(parts, sizeof parts, answer_in_pieces ? ", in %d pieces" : RING ? " --ranks %d" : " --threads %d",
+                 o->parts > usual || answer_in_pieces ? o->parts : usual);
     if (o->is_attention)
         snprintf(text, size, "--batch %lld --heads %lld --kv-heads %lld --seq-q %lld --seq-k %lld --dim %lld%s --input %s%s",
                  (long long)p->batch, (long long)p->heads, (long long)p->kv_heads, (long long)p->seq_q, (long long)p->seq_k,
@@ -396,7 +398,11 @@ static void say_wrong(const struct run *r, const struct result *result, bool sai
 static void say_right(const struct result *result, const struct before *b, bool idle, bool solved, bool better)
 {
     double of_course = result->ceiling ? result->percent / b->time.median : 0; /* its share of the ceiling */
-    printf("    the course  %.2fx the speed of %s, which took turns\n", b->time.median, b->step);
+    printf("    yours       %.2fx the speed of the course's %s, which took turns; ", b->time.median, b->step);
+    if (b->time.least < b->time.most)
+        printf("%.2f to %.2f, slow turns against fast\n", b->time.least, b->time.most);
+    else
+        printf("a single turn of each\n");
     if (idle)
         printf("  not solved yet: right, but while a rank computes no block travels\n");
     else if (better)
@@ -404,13 +410,15 @@ static void say_right(const struct result *result, const struct before *b, bool 
     else if (!solved && b->time.most > SOLVED)
         printf("  not solved yet: right, and perhaps fast enough: turns differ too much to tell: try again when it is quiet\n");
     else if (!solved)
-        printf("  not solved yet: right, but slower than 0.8 of the course's speed; make hint-N may say why\n");
+        printf("  not solved yet: right, but slower than 0.8 of the course's speed; make hint-%d may say why\n",
+               atoi(b->step));
     else if (of_course <= 100 && of_course * BETTER > 100 && b->time.median <= BETTER)
         printf("  solved: right, and as fast as the book, which has %.0f %% of %s: nothing is %g times as fast\n", of_course,
                result->ceiling, BETTER);
+    else if (b->time.median > BETTER)
+        printf("  solved: right, and perhaps faster than the book: its fast turns are as fast as slow ones of yours\n");
     else
-        printf("  solved: right, and about as fast as the book (from 0.8 of its speed on; above %g, turn by turn, is better)\n",
-               BETTER);
+        printf("  solved: right, and about as fast as the book (from 0.8 of its speed on)\n");
 }
 
 static void judged(const struct run *r, const struct result *result, const struct before *before)
@@ -419,7 +427,8 @@ static void judged(const struct run *r, const struct result *result, const struc
     double share = before && !*before->why_not ? before->time.median : 0;
     bool idle = RING && before && beside(r, r->step) < 0.5 * beside(r, &COURSE); /* twice as long: of a loaded machine */
     bool solved = before && !idle && (*before->why_not || share >= SOLVED);
-    bool better = solved && share > BETTER && before->time.least > 1;
+    bool one_turn = before && before->time.least == before->time.most;
+    bool better = solved && share > BETTER && before->time.least > 1 && !one_turn;
     all_solved &= solved;
     smallest[0] = like[0] = '\0';
     if (getenv("SMALLEST")) {

@@ -440,7 +440,6 @@ static void write_outputs(const struct run *r)
 const struct kind attention_kind = {
     .options = ATTENTION_STEP, .inputs = 3, .outputs = 2,
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
-    .predicted = "%.3gx if memory is the limit, %.3gx if exp is",
     .unit = "a score", .units = units, .compulsory = "Q, K, V and O", .useful = useful, .products = 4,
     .usual = usual, .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
     .missing = missing, .workspace = workspace, .call = call, .predict = predict,

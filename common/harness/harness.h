@@ -554,7 +554,8 @@ struct cost {
 struct softmax_step {
     const char *name;                    /* the folder */
     const char *idea;                    /* one line */
-    const char *exercise;                /* what make start-N leaves to the reader: functions; f.loop: the longest loop of f */
+    const char *exercise;                /* what make start-N leaves to the reader: functions; f.loop: the longest loop of f;
+                                            then options: what make try-N judges, where another size tells more */
     double reads, writes;                /* trips over the tensor: predicted DRAM traffic */
     double cpu_reads;                    /* on a CPU, where that differs */
     double exps, gpu_exps;               /* exponentials per element; on a GPU, where that differs */

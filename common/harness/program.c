@@ -194,7 +194,8 @@ static void print_result(const struct run *r, const struct result *result, const
     printf("    time        %.4g ms, median of %d; p10 %.4g, p90 %.4g", result->time.median, result->time.reps, result->time.p10,
            result->time.p90);
     r->kind->print_cost(r, result, beside);
-    snprintf(words, sizeof words, r->kind->predicted, before->bytes / result->predicted_bytes, before->exps / result->exps);
+    snprintf(words, sizeof words, "%.2fx if memory is the limit, %.2fx if exp is", before->bytes / result->predicted_bytes,
+             before->exps / result->exps);
     if (!attempt)
         print_before(result, before, words);
     if (again)

@@ -26,8 +26,6 @@ struct kind {
     enum step_kind options;
     int inputs, outputs;    /* tensors */
     const char *error;      /* how a verdict's error and what is allowed are said: two %g */
-    /* how the prediction for the step before is said: two %g, the quotients of bytes and of exponentials */
-    const char *predicted;
     const char *unit;       /* what exponentials are counted for: "an element" */
     const char *compulsory; /* what effective bandwidth counts: "Q, K, V and O" */
     double products;        /* FLOPs of a unit, for each dim; 0: they are not counted */

@@ -243,7 +243,6 @@ static void write_outputs(const struct run *r)
 const struct kind softmax_kind = {
     .options = SOFTMAX_STEP, .inputs = 1, .outputs = 1,
     .error = "worst relative error %.2g, allowed there %.2g",
-    .predicted = "%.2fx if memory is the limit, %.2fx if exp is",
     .unit = "an element", .units = units, .compulsory = "read once + written once",
     .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
     .missing = missing, .workspace = workspace, .call = call, .predict = predict,

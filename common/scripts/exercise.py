@@ -65,9 +65,20 @@ def is_attention(step):
     return f"struct attention_step {step[3:]};" in read("steps/steps.h")
 
 
+def exercise_of(step):
+    """What main.c says: functions, and options."""
+    found = re.search(r'\.exercise = "([^"]*?) *(--[^"]*)?"', read(f"steps/{step}/main.c"))
+    return (found[1].split(), (found[2] or "").split()) if found else ([], [])
+
+
 def holes(step):
-    found = re.search(r'\.exercise = "([^"]*)"', read(f"steps/{step}/main.c"))
-    return found[1].split() if found else []
+    return exercise_of(step)[0]
+
+
+def own_size(step, options):
+    """The size that main.c wants an answer judged at, where the reader names none."""
+    given = any(re.match(r"--(rows|cols|shape|x)\b", word) for word in options)
+    return [] if given else exercise_of(step)[1]
 
 
 # ---- cutting
@@ -113,6 +124,10 @@ def cut(text, names, step, cuda):
     return text, count
 
 
+def said(name):
+    return re.sub(r"(\w+)\.loop", r"the loop of \1", name)
+
+
 def parts(step):
     """The files that a reader gets: those in which something is cut, and that can be built here."""
     for file in PARTS:
@@ -135,7 +150,7 @@ def start(step):
     for file, text, size in found:
         with open(os.path.join(mine(step), file), "w", encoding="utf-8") as out:
             out.write(text)
-        names = [re.sub(r"(\w+)\.loop", r"the loop of \1", name) for name in holes(step) if body(text, name)]
+        names = [said(name) for name in holes(step) if body(text, name)]
         print(f"{mine(step)}/{file}: {' and '.join(names)} to write, {size} lines in the course's own")
     print(f"The lesson is steps/{step}/README.md. make try-{number(step)} judges what you wrote, make hint-{number(step)} helps, "
           f"make solution-{number(step)} shows the course's.")
@@ -217,20 +232,27 @@ def sources(step, own):
           '#include "../../../tests/try.c"\n')
 
 
-def build(step, open_files):
+def build(step):
     """Builds the program. What the compiler says is shown; what make says about it is not. A warning is no error here, whatever
-    WERROR says, and is not shown as long as a function is still to be written: what its callers read is not there yet."""
+    WERROR says."""
+    if not os.path.exists(f"{B}/build/mine/{step}/try"):
+        print(f"try-{number(step)}: building it, and the known mistakes beside it; the first time takes a while", file=sys.stderr)
     done = subprocess.run(["make", "-s", "WERROR=", f"B={B}", f"TRY={step}", f"{B}/build/mine/{step}/try"],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     said = [line for line in done.stdout.splitlines() if not re.match(r"make(\[\d+\])?: |found: |  (compile|link) ", line)]
-    if said and (done.returncode or "warning" in done.stdout and not open_files):
+    if said and (done.returncode or "warning" in done.stdout):
         print("\n".join(said))
     if done.returncode:
         fail(f"try-{number(step)}: it does not compile; the compiler's words are above")
 
 
-def still_open(own):
-    return [path for path in own.values() if re.search(r"%s.*\*/\n( *return .*\n)? *}" % re.escape(OPEN), read(path))]
+def still_open(step, path):
+    """The functions that are as `make start-N` left them."""
+    for name in holes(step):
+        found, lines = body(read(path), name), read(path).split("\n")
+        words = [line.strip() for line in lines[found[1]:found[2]] if line.strip()] if found else []
+        if words and words[0].startswith(OPEN) and (len(words) == 1 or len(words) == 2 and words[1].startswith("return ")):
+            yield said(name)
 
 
 def run(step, options, seconds, environment, begin=""):
@@ -256,12 +278,19 @@ def run(step, options, seconds, environment, begin=""):
 
 def try_it(step, file, options):
     own = attempt_files("try", step, file)
-    sources(step, own)
-    build(step, still_open(own))
-    for path in still_open(own):
-        print(f"{path}: not written yet: a hole is as make start-{number(step)} left it")
-    if len(still_open(own)) == len(own):
+    of_course = "--trace" if "--trace" in options else "COUNT=1" if os.environ.get("COUNT") == "1" else ""
+    if of_course:
+        fail(f"try-{number(step)}: {of_course} is for make step-{number(step)}, which runs the course's own; an answer is judged "
+             f"and timed", 2)
+    holes_left = {path: list(still_open(step, path)) for path in own.values()}
+    for path, names in holes_left.items():
+        if names:
+            print(f"{path}: not written yet: {' and '.join(names)}, as make start-{number(step)} left it")
+    if all(holes_left.values()):
         sys.exit(1)  # it would be wrong, or wait for ever
+    sources(step, own)
+    build(step)
+    options = own_size(step, options) + options
     devices = [PARTS[part] for part in own]
     if not any(option.startswith("--device") for option in options) and len(devices) == 1:
         options = [*options, "--device", devices[0]]
@@ -274,6 +303,8 @@ def try_it(step, file, options):
     if ended:
         print(f"  not solved: it was ended {ended}", flush=True)
         small = ["--heads", "1", "--seq", "1"] if is_attention(step) else ["--rows", "1", "--cols", "1"]
+        if is_attention(step) and ".dims = " not in read(f"steps/{step}/main.c"):
+            small += ["--dim", "1"]  # a crash there is one of a single element
         device = [word for i, word in enumerate(options) if word == "--device" or i and options[i - 1] == "--device"]
         run(step, small + ["--reps", "1"] + device, 20, {"SMALLEST": "1", "SMALL_PROBLEMS": "0", "RING_TIMEOUT": "3"},
             "    smallest")

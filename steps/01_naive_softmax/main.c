@@ -5,7 +5,7 @@
 const struct softmax_step naive_softmax = {
     .name = "01_naive_softmax",
     .idea = "the definition, and where it overflows",
-    .exercise = "naive_softmax_cpu naive_softmax_kernel",
+    .exercise = "naive_softmax_cpu naive_softmax_kernel --rows 2Ki",
     .reads = 2,
     .writes = 1,
     .exps = 2, /* one for the sum, one to normalise */

@@ -5,7 +5,7 @@
 const struct softmax_step safe_softmax = {
     .name = "02_safe_softmax",
     .idea = "subtract the maximum: three passes",
-    .exercise = "safe_softmax_cpu safe_softmax_kernel",
+    .exercise = "safe_softmax_cpu safe_softmax_kernel --rows 2Ki",
     .reads = 3,
     .writes = 1,
     .exps = 2, /* one for the sum, one to normalise */

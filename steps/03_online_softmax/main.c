@@ -5,7 +5,7 @@
 const struct softmax_step online_softmax = {
     .name = "03_online_softmax",
     .idea = "one pass finds the maximum and the sum",
-    .exercise = "online_softmax_cpu online_softmax_kernel",
+    .exercise = "online_softmax_cpu online_softmax_kernel --rows 2Ki",
     .reads = 2,
     .writes = 1,
     .exps = 3, /* two in the merge, one to normalise */

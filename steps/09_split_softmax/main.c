@@ -5,7 +5,7 @@
 const struct softmax_step split_softmax = {
     .name = "09_split_softmax",
     .idea = "a row too long for any cluster, or for one core",
-    .exercise = "shared_softmax grid_merge",
+    .exercise = "shared_softmax grid_merge --rows 1 --cols 4Mi",
     .reads = 1,
     .writes = 1,
     .cpu_reads = 2,   /* 1 as long as the caches hold the row */

@@ -48,7 +48,7 @@ static float softmax(float *row, int64_t keys)
     return base + logf(sum);
 }
 
-/* O = P V, over the keys that the query sees. O: (seq_q, dim), P: (seq_q, seq_k), V: (seq_k, dim). */
+/* O = P V, over the keys that the query sees: 0 where it sees none. O: (seq_q, dim), P: (seq_q, seq_k), V: (seq_k, dim). */
 static void output(float *O, const float *P, const float *V, struct attention p)
 {
 #pragma omp parallel for

@@ -22,7 +22,7 @@ static float share(struct softmax_state part, float m)
     return part.l == 0.0f ? 0.0f : expf(part.m - m);
 }
 
-/* One query. o, q: (dim), K, V: (keys, dim). Returns its (m, l); o is divided by l. */
+/* One query. o, q: (dim), K, V: (keys, dim). Returns its (m, l). o is divided by l; where l is 0, it is 0. */
 static struct softmax_state attend(float *o, const float *q, const float *K, const float *V, int64_t keys, int64_t dim,
                                    float scale)
 {

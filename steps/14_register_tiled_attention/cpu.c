@@ -51,9 +51,10 @@ struct block {
 
 /*
  * `rows` rows of C = A B, or where factor is not NULL of C = C factor + A B. B: (depth, QUERIES), C: (rows, QUERIES), factor:
- * (QUERIES). Row r of A begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant.
+ * (QUERIES). Row r of A begins at A + r * row_stride, and its elements are depth_stride apart. rows is a constant, ROWS or 1;
+ * factor is two things, a pointer and whether there is one: test it with if, for a ?: of vectors chooses lane by lane.
  *
- * On the way it requests as many floats as A has from memory, from `next` on, so that they are here when their turn comes.
+ * On the way it prefetches as many floats as A has, from `next` on, `rows` of them for each i: they are the next tile.
  */
 static inline __attribute__((always_inline)) void product_rows(const int rows, vector *C, const float *A, int64_t row_stride,
                                                                int64_t depth_stride, const vector *B, int depth,

@@ -26,7 +26,7 @@ INLINE void chunk_add(float *restrict sum, const void *y, const void *dy, int co
         sum[i] += of_y[i] * of_dy[i];
 }
 
-/* The sum of y dy over a row of `cols` columns: CHUNK sums side by side, and of BLOCK columns at a time. */
+/* The sum of y dy over a row of `cols` columns: BLOCK of them in CHUNK floats side by side, and blocks in double. */
 INLINE float row_sum(const void *y, const void *dy, int64_t cols, enum dtype dtype)
 {
     double total = 0.0;
@@ -41,7 +41,7 @@ INLINE float row_sum(const void *y, const void *dy, int64_t cols, enum dtype dty
     return (float)total;
 }
 
-/* Append `cols` columns of y (dy - sum) to dx (stream.h), cols <= CHUNK. */
+/* Append `cols` columns of y (dy - sum) to dx, cols <= CHUNK. */
 INLINE void chunk_put(struct stream *dx, const void *y, const void *dy, float sum, int cols, enum dtype dtype)
 {
     float v[CHUNK] = { 0 }, of_y[CHUNK], of_dy[CHUNK];

@@ -20,8 +20,8 @@ extern const int attention_mutant_count;
 attention_cpu_fn attention_no_maximum, attention_maximum_from_zero, attention_tile_maximum, attention_sentinel;
 attention_cpu_fn attention_output_not_rescaled, attention_sum_not_rescaled, attention_empty_merge,
     attention_split_without_weights;
-attention_cpu_fn attention_last_tile_dropped, attention_last_key_dropped, attention_key_too_many, attention_top_left,
-    attention_no_key_rows;
+attention_cpu_fn attention_last_tile_dropped, attention_last_key_dropped, attention_key_too_many, attention_no_mask,
+    attention_top_left, attention_no_key_rows;
 attention_cpu_fn attention_no_scale, attention_own_scale, attention_wrong_head, attention_padded_keys;
 attention_cpu_fn attention_no_repair, attention_late_repair, attention_repair_without_sum, attention_repair_without_output,
     attention_other_rows_reference;

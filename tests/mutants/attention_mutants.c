@@ -24,6 +24,7 @@ const struct attention_mutant attention_mutants[] = {
     CPU(attention_last_tile_dropped, "14_register_tiled_attention", "ordinary"),
     CPU(attention_last_key_dropped, "12_fused_attention", "ordinary"),
     CPU(attention_padded_keys, "14_register_tiled_attention", "ordinary"),
+    CPU(attention_no_mask, "12_fused_attention", "causal"),
     CPU(attention_key_too_many, "12_fused_attention", "causal"),
     CPU(attention_top_left, "12_fused_attention", "alignment"),
     CPU(attention_mask_by_adding, "14_register_tiled_attention", "rising"),
