@@ -185,6 +185,12 @@ class Exercises(unittest.TestCase):
             code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/own.c", *words, **more)
             self.assertEqual((code, said.count("\n"), "make step-3" in said), (2, 1, True), said)
 
+    def test_a_mistake_that_no_small_input_shows(self):
+        own = exercise.read("steps/03_online_softmax/cpu.c")
+        exercise.write(f"{FOLDER}/large.c", own.replace("    }\n}", "    }\n    if (rows > 60)\n        y[0] = 2;\n}"))
+        code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/large.c", "--rows", "64", "--cols", "64")
+        self.assertEqual((code, "none of the inputs that were tried" in said), (1, True), said)
+
     def test_what_hangs_is_ended(self):
         loop = "    while (cols > 20)\n        __asm__ volatile(\"\");\n"
         text = exercise.read("steps/03_online_softmax/cpu.c").replace("{\n#pragma", "{\n" + loop + "#pragma", 1)
