@@ -11,8 +11,8 @@ results=${RESULTS:-build/results.tsv}
 # fewer.) Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
     case $step in
-    10_* | 12_* | 1[34]_* | 3[015-7]_*) types=fp32 ;;
-    11_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
+    10_* | 12_* | 1[34]_* | 3[05-7]_*) types=fp32 ;;
+    11_* | 31_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
     *) types=${BENCH_DTYPES:-fp16 bf16} ;;
     esac
     for dtype in $types; do
@@ -58,6 +58,7 @@ for program; do
     "$program" --sweep ${BENCH_ARGS:-}
     "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
     case $step in
+    29_*) for dtype in ${BENCH_DTYPES:-fp16 bf16}; do "$program" --dtype $dtype ${BENCH_ARGS:-}; done ;;
     0[789]_*)
         for dtype in ${BENCH_DTYPES:-fp16 bf16}; do
             "$program" --sweep --rows 32Ki --dtype $dtype ${BENCH_ARGS:-}
