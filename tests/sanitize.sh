@@ -1,9 +1,9 @@
 #!/bin/sh
 # `make sanitize`: the CPU suites with AddressSanitizer and UBSan, a test a process, so that a finding is that test's failure; and
 # every GPU step under compute-sanitizer, tool by tool, where it is installed and there is a GPU, on the small cases that CASES
-# names. With --gpu: only these. With --threads: only rings whose ranks are threads, under ThreadSanitizer, which sees nothing of
-# what processes do to each other, and does not know how OpenMP waits: hence without both. TOOLS="racecheck" chooses tools;
-# CASES=all takes every GPU test, which is a matter of an hour.
+# names. With --gpu: only these. With --threads: only rings whose ranks are threads, and threads that call the library, under
+# ThreadSanitizer, which sees nothing of what processes do to each other, and does not know how OpenMP waits: hence without both.
+# TOOLS="racecheck" chooses tools; CASES=all takes every GPU test, which is a matter of an hour.
 set -eu
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} # threads that wait must not take a core from those that work
 export TESTS_SMALL=1
@@ -17,8 +17,11 @@ CASES=${CASES:-softmax_gpu/checks $attention layout_gpu}
 
 threads() {
     flags="-O1 -g -fsanitize=thread -Wno-unknown-pragmas"
-    make CUDA=0 B=build/threads OPENMP=-fopenmp-simd CFLAGS="$flags" -j"$(nproc)" build/threads/ring_threads
-    TSAN_OPTIONS="halt_on_error=1 ${TSAN_OPTIONS:-}" build/threads/ring_threads
+    make CUDA=0 B=build/threads OPENMP=-fopenmp-simd CFLAGS="$flags" -j"$(nproc)" build/threads/ring_threads \
+        build/threads/library_threads
+    for program in ring_threads library_threads; do
+        TSAN_OPTIONS="halt_on_error=1 ${TSAN_OPTIONS:-}" build/threads/$program
+    done
 }
 if [ "${1:-}" = --threads ]; then
     threads

@@ -2,7 +2,7 @@
 # is tested is what runs.
 
 TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/try.c tests/quiz.c tests/fuzz_%.c \
-           tests/ring_threads.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
+           tests/ring_threads.c tests/library_threads.c tests/library_speed.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
 TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
 $B/tests/%.o: C += -Itests -Icommon/library $(filter -I% -D%,$(CHECK))
@@ -21,7 +21,10 @@ claimed = $(foreach s,$(1),$(call parts,$s)) $(patsubst %,$B/steps/%/claims.o,$(
 $B/bug: $(filter-out $B/tests/check_%,$(ALL_O))
 $B/quiz: $(GALLERY_O) $(call claimed,$(filter 00% 02% 03% 05% 07% 10% 12% 14%,$(STEPS))) $B/libharness.a
 $B/ring_threads: $(foreach s,$(filter 14% 35% 36% 37%,$(STEPS)),$(call parts,$s)) $B/libharness.a
-$B/bug $B/quiz $B/ring_threads: $B/%: $B/tests/%.o
+$B/library_threads: $B/libfrom_softmax.a
+$B/library_speed: $(foreach s,$(filter 00% 07% 09% 14% 27% 28% 29% 31%,$(STEPS)),$(call parts,$s)) $B/libharness.a \
+    $B/libfrom_softmax.a
+$B/bug $B/quiz $B/ring_threads $B/library_threads $B/library_speed: $B/%: $B/tests/%.o
 	$(call LINK_TESTS,$^)
 
 # A reader's answer to an exercise, and the course's step, in one program; exercise.py says of which step, and writes its sources.
@@ -94,4 +97,7 @@ sanitize: ## the CPU tests under ASan and UBSan; the GPU tests under compute-san
 fuzz: ## a minute of random bytes for the .npy reader, words for the command line, arguments for the library (needs clang)
 	@tests/fuzz.sh
 
-.PHONY: test bug quiz mutants ablation delays older-gpus repairs sanitize fuzz
+library-speed: $B/library_speed ## what a call of the library costs beside the step that it calls, in turn
+	@$B/library_speed $(ARGS)
+
+.PHONY: test library-speed bug quiz mutants ablation delays older-gpus repairs sanitize fuzz

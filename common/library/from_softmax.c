@@ -23,7 +23,7 @@
 #include "merge.h"
 #include "steps.h"
 
-#define FEW 16          /* queries of a head, up to which fsa_attention reads keys as decoding does: step 14 takes 48 at a time */
+#define FEW 20 /* queries of a head, up to which fsa_attention reads keys as decoding does: step 14 takes as long for up to 48 */
 #define MOST_BYTES ((int64_t)1 << 44) /* of a tensor: products of sizes, and of sizes and threads, then fit 64 bits everywhere */
 #define MOST_THREADS 1024
 #define MOST_QUERIES ((int64_t)1 << 30) /* of fsa_decode, all together: with 2^31 keys the same holds of step 28 */
@@ -320,18 +320,12 @@ static enum fsa_status end(struct call *c)
 /* A row of one type as a row of another, or of the same. */
 static void convert(void *to, enum dtype to_type, const void *from, enum dtype from_type, int64_t count)
 {
-    enum { PIECE = 1 << 20 }; /* floats.h counts in int */
-    for (int64_t at = 0; at < count; at += PIECE) {
-        int64_t n = count - at < PIECE ? count - at : PIECE;
-        void *t = element_at(to, at, to_type);
-        const void *f = element_at(from, at, from_type);
-        if (to_type == from_type)
-            memcpy(t, f, (size_t)n * element_bytes(to_type));
-        else if (to_type == FP32)
-            floats_of(t, f, n, from_type);
-        else
-            floats_to(t, f, n, to_type);
-    }
+    if (to_type == from_type)
+        memcpy(to, from, (size_t)count * element_bytes(to_type));
+    else if (to_type == FP32)
+        floats_of(to, from, count, from_type);
+    else
+        floats_to(to, from, count, to_type);
 }
 
 /* All rows of a tensor into the workspace, or back. */
@@ -468,14 +462,13 @@ enum fsa_status fsa_softmax(void *y, int64_t y_stride, const void *x, int64_t x_
     return end(&c);
 }
 
-/* A row by step 29, by way of floats: three rows of them. */
-static void backward_row(const struct tensor *dx, const struct tensor *y, const struct tensor *dy, int64_t row, float *floats)
+static void gradient(void *dx, const void *y, const void *dy, int64_t rows, int64_t cols, enum dtype dtype)
 {
-    int64_t cols = y->n[3];
-    convert(floats, FP32, row_of(y, row), y->dtype, cols);
-    convert(floats + cols, FP32, row_of(dy, row), dy->dtype, cols);
-    softmax_backward_cpu(floats + 2 * cols, floats, floats + cols, 1, cols);
-    convert(row_of(dx, row), dx->dtype, floats + 2 * cols, FP32, cols);
+    switch (dtype) {
+    case FP16: softmax_backward_fp16_cpu(dx, y, dy, rows, cols); break;
+    case BF16: softmax_backward_bf16_cpu(dx, y, dy, rows, cols); break;
+    default:   softmax_backward_cpu(dx, y, dy, rows, cols); break;
+    }
 }
 
 enum fsa_status fsa_softmax_backward(void *dx, int64_t dx_stride, const void *y, int64_t y_stride, const void *dy,
@@ -485,19 +478,17 @@ enum fsa_status fsa_softmax_backward(void *dx, int64_t dx_stride, const void *y,
     const struct tensor *to = rows_out(&c, dx, dx_stride, rows, cols), *of_y = rows_in(&c, y, y_stride, rows, cols),
                         *of_dy = rows_in(&c, dy, dy_stride, rows, cols);
     check_overlaps(&c, true);
-    bool plain = !c.status && c.dtype == FP32 && is_dense(to) && is_dense(of_y) && is_dense(of_dy);
-    int threads = plain ? 0 : here.threads;
-    char *floats = reserve(&c, c.status ? 0 : 3 * (size_t)cols * sizeof(float) * (size_t)threads);
     if (!ready(&c))
         return c.status;
-    if (plain)
-        softmax_backward_cpu(dx, y, dy, rows, cols);
+    if (is_dense(to) && is_dense(of_y) && is_dense(of_dy)) {
+        gradient(dx, y, dy, rows, cols, c.dtype);
+        return end(&c);
+    }
 #pragma omp parallel for
-    for (int t = 0; t < threads; t++) {
+    for (int64_t row = 0; row < rows; row++) {
         take_threads(1);
         here.threads = 1;
-        for (int64_t row = rows * t / threads; row < rows * (t + 1) / threads; row++)
-            backward_row(to, of_y, of_dy, row, (float *)floats + 3 * cols * t);
+        gradient(row_of(to, row), row_of(of_y, row), row_of(of_dy, row), 1, cols, c.dtype);
     }
     return end(&c);
 }
@@ -753,17 +744,21 @@ enum fsa_status fsa_attention_backward(const struct fsa_problem *p, const struct
     numbers(&c, dlse, c.status ? 1 : a.batch * a.heads * a.seq_q, false);
     check_overlaps(&c, false);
     for (int i = 0; i < 8; i++)
-        use(&c, t[i], FP32);
-    size_t bytes = c.status ? 0 : recomputed_backward_scratch(a, FP32);
+        use(&c, t[i], c.dtype);
+    size_t bytes = c.status ? 0 : recomputed_backward_scratch(a, c.dtype);
     char *memory = reserve(&c, bytes);
     if (!ready(&c))
         return c.status;
     fetch_all(&c);
     enter(memory, bytes);
-    float *f[8];
+    void *d[8];
     for (int i = 0; i < 8; i++)
-        f[i] = (float *)t[i]->dense;
-    recomputed_backward_cpu(f[0], f[1], f[2], f[3], f[4], f[5], f[6], lse, f[7], dlse, a);
+        d[i] = t[i]->dense;
+    switch (c.dtype) {
+    case FP16: recomputed_backward_fp16_cpu(d[0], d[1], d[2], d[3], d[4], d[5], d[6], lse, d[7], dlse, a); break;
+    case BF16: recomputed_backward_bf16_cpu(d[0], d[1], d[2], d[3], d[4], d[5], d[6], lse, d[7], dlse, a); break;
+    default:   recomputed_backward_cpu(d[0], d[1], d[2], d[3], d[4], d[5], d[6], lse, d[7], dlse, a); break;
+    }
     put_all(&c);
     return end(&c);
 }
