@@ -663,7 +663,7 @@ START_TEST(test_what_is_refused)
 {
     struct buffer t[10];
     for (int i = 0; i < 10; i++)
-        t[i] = buffer_new(i == 9 ? 1 << 20 : ELEMENTS * sizeof(float), &cpu_device);
+        t[i] = buffer_new(i == 9 ? 1 << 22 : ELEMENTS * sizeof(float), &cpu_device);
     for (int i = 0;; i++) {
         struct all a = { .p = { 2, 2, 2, 24, 24, 8, 1, 1, FSA_FP16 }, .cache = { .page = 12, .pool = 2, .most = 2 },
                          .lengths = { 24, 24 }, .table = { 0, 1, 1, 0 } };

@@ -190,7 +190,7 @@ static void draw_attention(struct drawn *d, int element)
 /* What was taken is possible; and whether all of it is in memory that is really there. */
 static bool is_real(const struct drawn *d, size_t needed)
 {
-    bool real = needed <= 16 * SMALL;
+    bool real = needed <= 32 * SMALL;
     for (int i = 0; i < d->count; i++) {
         __int128 extent = extent_of(&d->t[i]);
         CHECK(extent > 0 && extent * d->t[i].element <= (__int128)1 << 44 && d->t[i].data);

@@ -14,7 +14,7 @@
  * as large as the second-level cache allows: what it passes by, K, V and the sums of dK and dV, lies further away. dK and dV are
  * sums over queries: it adds to sums of its own, which are added up at the end, always in the same order.
  *
- * Memory: sums of dK and dV, a pair for each head of K and V, or more where there are more threads than heads.
+ * Memory: a block a thread; sums of dK and dV, a pair for each head of K and V, or more where there are more threads than heads.
  * Changed since step 30: products by tiles, P recomputed, D from O.
  */
 #include <math.h>
@@ -202,8 +202,9 @@ static int64_t block_of(struct attention p, int64_t shares)
 
 size_t recomputed_backward_scratch(struct attention p, enum dtype dtype)
 {
-    (void)dtype; /* sums are floats, whatever the type */
-    return 2 * (size_t)(p.batch * p.kv_heads * shares_of(p) * p.seq_k * width_of(p.dim)) * sizeof(float);
+    (void)dtype; /* all are floats, whatever the type */
+    return (size_t)cpu_threads() * sizeof(struct block) +
+           2 * (size_t)(p.batch * p.kv_heads * shares_of(p) * p.seq_k * width_of(p.dim)) * sizeof(float);
 }
 
 /* A gradient, rounded to its type: (seq_k, dim) = scale times the sum of its shares, which lie 2 (seq_k, width) apart. */
@@ -236,23 +237,26 @@ static void backward(void *dQ, void *dK, void *dV, const void *Q, const void *K,
 {
     int64_t heads = p.batch * p.kv_heads, shares = shares_of(p), group = attention_group(p), size = p.seq_k * width_of(p.dim);
     int64_t most = block_of(p, shares), blocks = (p.seq_q + most - 1) / most; /* of a head of Q */
-    float *sums = scratch(recomputed_backward_scratch(p, dtype));
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t task = 0; task < heads * shares; task++) {
-        struct block b;
-        float *sum = sums + task * 2 * size;
-        memset(sum, 0, 2 * (size_t)size * sizeof *sum);
-        for (int64_t at = task % shares; at < group * blocks; at += shares) {
-            b.first = at % blocks * most;
-            b.queries = (int)(p.seq_q - b.first < most ? p.seq_q - b.first : most);
-            int64_t row = (task / shares * group + at / blocks) * p.seq_q + b.first, q_at = row * p.dim;
-            int64_t k_at = task / shares * p.seq_k * p.dim;
-            start(&b, element_at(Q, q_at, dtype), element_at(O, q_at, dtype), element_at(dO, q_at, dtype), lse + row,
-                  dlse ? dlse + row : NULL, p, dtype);
-            go_back(&b, sum, sum + size, element_at(K, k_at, dtype), element_at(V, k_at, dtype), p, dtype);
-            finish(element_at(dQ, q_at, dtype), &b, p, dtype);
+    int64_t threads = cpu_threads(), next = 0;
+    struct block *all = scratch(recomputed_backward_scratch(p, dtype));
+    float *sums = (float *)(all + threads);
+#pragma omp parallel for
+    for (int64_t t = 0; t < threads; t++)
+        for (int64_t task; (task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < heads * shares;) {
+            struct block *b = all + t;
+            float *sum = sums + task * 2 * size;
+            memset(sum, 0, 2 * (size_t)size * sizeof *sum);
+            for (int64_t at = task % shares; at < group * blocks; at += shares) {
+                b->first = at % blocks * most;
+                b->queries = (int)(p.seq_q - b->first < most ? p.seq_q - b->first : most);
+                int64_t row = (task / shares * group + at / blocks) * p.seq_q + b->first, q_at = row * p.dim;
+                int64_t k_at = task / shares * p.seq_k * p.dim;
+                start(b, element_at(Q, q_at, dtype), element_at(O, q_at, dtype), element_at(dO, q_at, dtype), lse + row,
+                      dlse ? dlse + row : NULL, p, dtype);
+                go_back(b, sum, sum + size, element_at(K, k_at, dtype), element_at(V, k_at, dtype), p, dtype);
+                finish(element_at(dQ, q_at, dtype), b, p, dtype);
+            }
         }
-    }
 #pragma omp parallel for
     for (int64_t kv = 0; kv < heads; kv++) {
         int64_t at = kv * p.seq_k * p.dim;
