@@ -16,9 +16,10 @@ fi
 libraries=$root/usr/lib/aarch64-linux-gnu
 B=build/aarch64
 make --no-print-directory -j2 CUDA=0 CC=aarch64-linux-gnu-gcc CFLAGS=-O3 CBLAS= B=$B WERROR=-Werror \
-    CHECK="-I$root/usr/include -L$libraries -lcheck_pic -lrt -lm -lsubunit" all $B/main_cpu
+    CHECK="-I$root/usr/include -L$libraries -lcheck_pic -lrt -lm -lsubunit" all $B/main_cpu $B/library_threads
 export TESTS_SMALL=1 CK_FORK=no OMP_NUM_THREADS=2 RESULTS=$B/results.tsv
 for suite in ${SUITES:-merge half npy vexp softmax_cpu}; do
     CK_RUN_SUITE=$suite $run $B/main_cpu
 done
+$run $B/library_threads
 $run $B/14_register_tiled_attention --heads 2 --seq 200 --dim 64 --reps 1 --budget 0.1 --device cpu

@@ -843,6 +843,27 @@ START_TEST(test_threads_of_a_call)
 }
 END_TEST
 
+/* Rows that a thread has to itself, and such as all share. */
+START_TEST(test_threads_change_no_bit_of_a_row)
+{
+    enum dtype dtype = (enum dtype)(_i / 2);
+    struct sizes n = { 1, 1, 3, 4099 };
+    struct buffer x = filled(n.seq, n.dim, dtype, 7), dy = filled(n.seq, n.dim, dtype, 8);
+    struct buffer first = buffer_new(x.bytes, &cpu_device);
+    struct rows_call c = { .rows = n.seq, .cols = n.dim, .dtype = (int32_t)dtype };
+    c.y = rows_new(NULL, DENSE, n, dtype), c.x = rows_new(&x, DENSE, n, dtype);
+    if (_i % 2)
+        c.dy = rows_new(&dy, DENSE, n, dtype);
+    for (int threads = 1; threads <= 5; threads++) {
+        well(call(do_rows, &c, threads), "rows");
+        if (threads == 1)
+            memcpy(first.data, c.y.b.data, first.bytes);
+        ck_assert_msg(same(&first, &c.y.b), "%s, %d threads: other bits than by one", dtype_name(dtype), threads);
+    }
+    buffer_free(&x), buffer_free(&dy), buffer_free(&first), buffer_free(&c.x.b), buffer_free(&c.y.b), buffer_free(&c.dy.b);
+}
+END_TEST
+
 START_TEST(test_words)
 {
     for (int32_t i = FSA_OK; i <= FSA_WORKSPACE; i++)
@@ -876,6 +897,7 @@ Suite *library_suite(void)
     tcase_set_timeout(threads, 120);
     tcase_add_test(threads, test_many_at_once);
     tcase_add_test(threads, test_threads_of_a_call);
+    tcase_add_loop_test(threads, test_threads_change_no_bit_of_a_row, 0, 6);
     suite_add_tcase(suite, threads);
     return suite;
 }

@@ -30,7 +30,7 @@ static struct fsa_out out(struct caller *c, int i, int heads)
     return (struct fsa_out){ c->t[i], SEQ * heads * DIM, DIM, heads * DIM };
 }
 
-/* One call of each: what the i-th writes first is tensor i of these. The third and the last take what the second made. */
+/* One call of each, and where it writes. Backward takes what attention made. */
 static enum fsa_status run(struct caller *c, int function, const float **wrote)
 {
     static const int32_t lengths[BATCH] = { 40, 7 };
@@ -67,7 +67,7 @@ int main(void)
     int wrong = 0;
     for (int i = 0; i < CALLERS; i++) {
         for (int at = 0; at < TENSORS * ELEMENTS; at++)
-            all[i].t[0][at] = sinf((float)(at * (i + 3) % 1009));
+            all[i].t[at / ELEMENTS][at % ELEMENTS] = sinf((float)(at * (i + 3) % 1009));
         for (int function = 0; function < FUNCTIONS; function++) {
             const float *wrote;
             memset(all[i].t[DQ], 0, sizeof all[i].t[DQ]);

@@ -53,6 +53,7 @@ $B/tests/check_%.o $B/tests/main_%.o $B/tests/attention_%.o: ; \
     $(error the tests need Check, which is not here; `make setup` installs it)
 endif
 
+test: $B/libfrom_softmax.so
 test: $(PROGRAMS) $B/main_cpu $B/main_gpu ## every test; SUITE=merge or CASE=malformed runs one suite or case by name
 	@B=$B SUITE=$(SUITE) CASE=$(CASE) tests/run.sh
 

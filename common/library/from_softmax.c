@@ -4,10 +4,9 @@
  *
  * A call in three parts. First all tensors are named: input(), output(). Then what is wanted of the workspace: use() and
  * reserve(), and ready() says whether there is enough. Until then nothing is read but tables and lengths, and nothing written.
- * Then tensors that lie otherwise than the step takes them are fetched into the workspace, the step runs, and put() brings
- * results back. The first thing that is wrong stays in the call's status, and all that follows it does nothing.
+ * Then fetch_all() copies tensors that lie otherwise than the step takes them into the workspace, the step runs, and put_all()
+ * brings results back. The first thing that is wrong stays in the call's status, and all that follows it does nothing.
  */
-#include <limits.h>
 #include <math.h>
 #include <stdbool.h>
 #ifdef _OPENMP
@@ -384,11 +383,12 @@ static bool rows_are_shared(int64_t rows, int64_t cols)
 {
     static _Atomic int64_t known;
     int64_t cache = known;
+    if (cache == 0) {
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    if (cache == 0)
         cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    known = cache = cache > 0 ? cache : 1 << 20;
+        known = cache = cache > 0 ? cache : 1 << 20;
+    }
     return rows < cpu_threads() || cols > 2 * cache / (int64_t)sizeof(float);
 }
 
