@@ -16,7 +16,7 @@ enum { Q, K, V, O, CHANGE, DQ, DK, DV, TENSORS, ELEMENTS = BATCH * SEQ * ROW };
 struct caller {
     pthread_t thread;
     float t[TENSORS][ELEMENTS], lse[BATCH * HEADS * SEQ], first[FUNCTIONS][ELEMENTS];
-    char workspace[1 << 20];
+    char workspace[4 << 20];
     int wrong;
 };
 
@@ -36,7 +36,7 @@ static enum fsa_status run(struct caller *c, int function, const float **wrote)
     static const int32_t lengths[BATCH] = { 40, 7 };
     static const struct fsa_cache cache = { lengths, NULL, 0, 0, 0 };
     struct fsa_problem p = { BATCH, HEADS, KV_HEADS, function == 3 ? 1 : SEQ, SEQ, DIM, 0.25f, 1, FSA_FP32 };
-    struct fsa_run r = { .workspace = c->workspace, .bytes = sizeof c->workspace };
+    struct fsa_run r = { .threads = 1, .workspace = c->workspace, .bytes = sizeof c->workspace };
     struct fsa_in q = in(c, Q, HEADS), k = in(c, K, KV_HEADS), v = in(c, V, KV_HEADS), o = in(c, O, HEADS),
                   change = in(c, CHANGE, HEADS);
     struct fsa_out to = out(c, O, HEADS), dq = out(c, DQ, HEADS), dk = out(c, DK, KV_HEADS), dv = out(c, DV, KV_HEADS);

@@ -10,15 +10,23 @@
 
 using Numbers = std::vector<float>;
 static const fsa_problem p = {1, 2, 1, 40, 40, 16, 0.25f, 1, FSA_FP32};
-static Numbers memory(1 << 20);
+
+// A function of the library is called twice: to ask what workspace it needs, and with that.
+template <class Function> static fsa_status run(Function function)
+{
+    fsa_run how = {};
+    how.flags = FSA_ASK;
+    fsa_status status = function(&how);
+    std::vector<char> memory(how.needed);
+    how.flags = 0, how.workspace = memory.data(), how.bytes = memory.size();
+    return status ? status : function(&how);
+}
 
 static double forward(const Numbers &q, const Numbers &k, const Numbers &v, Numbers &o, Numbers &lse)
 {
-    fsa_run run = {};
-    run.workspace = memory.data(), run.bytes = memory.size() * sizeof(float);
     const fsa_in Q = {q.data(), 0, 0, 0}, K = {k.data(), 0, 0, 0}, V = {v.data(), 0, 0, 0};
     const fsa_out O = {o.data(), 0, 0, 0};
-    if (fsa_status status = fsa_attention(&p, &O, lse.data(), &Q, &K, &V, &run))
+    if (fsa_status status = run([&](fsa_run *how) { return fsa_attention(&p, &O, lse.data(), &Q, &K, &V, how); }))
         return std::puts(fsa_words(status)), NAN;
     double loss = 0;
     for (float x : o)
@@ -36,12 +44,12 @@ int main()
             number = normal(random);
     forward(q, k, v, o, lse);
 
-    fsa_run run = {};
-    run.workspace = memory.data(), run.bytes = memory.size() * sizeof(float);
     const fsa_in Q = {q.data(), 0, 0, 0}, K = {k.data(), 0, 0, 0}, V = {v.data(), 0, 0, 0}, O = {o.data(), 0, 0, 0},
                  dO = {ones.data(), 0, 0, 0};
     const fsa_out dQ = {dq.data(), 0, 0, 0}, dK = {dk.data(), 0, 0, 0}, dV = {dv.data(), 0, 0, 0};
-    fsa_status status = fsa_attention_backward(&p, &dQ, &dK, &dV, &Q, &K, &V, &O, lse.data(), &dO, nullptr, &run);
+    fsa_status status = run([&](fsa_run *how) {
+        return fsa_attention_backward(&p, &dQ, &dK, &dV, &Q, &K, &V, &O, lse.data(), &dO, nullptr, how);
+    });
 
     const float step = 0.05f;
     Numbers above = k, below = k;
