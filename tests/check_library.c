@@ -655,6 +655,7 @@ static enum fsa_status spoil(struct all *a, int i, int *of)
     case 67: return a->out[1].data = a->out[2].data, FSA_OVERLAP;
     case 68: return a->out[2].data = (void *)a->in[3].data, FSA_OVERLAP;
     case 69: return a->in[4].seq = 4, FSA_STRIDE;
+    case 70: return a->out[1].data = (char *)a->out[0].data + 64, FSA_OVERLAP;
     }
     return FSA_OK;
 }

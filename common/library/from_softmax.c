@@ -243,6 +243,19 @@ static bool same_place(const struct tensor *a, const struct tensor *b)
 
 /* No input lies where an output does, but for one that may lie exactly there. Outputs may be columns of one tensor: of them
    nothing is known but that they do not begin in one place. */
+static bool is_dense(const struct tensor *t)
+{
+    return t->extent == t->n[0] * t->n[1] * t->n[2] * t->n[3] && (t->n[2] == 1 || t->stride[2] == t->n[3]) &&
+           (t->n[1] == 1 || t->stride[1] == t->n[2] * t->n[3]);
+}
+
+/* Whether b begins or ends in a, which has no gaps. (Outputs may lie in each other's gaps: dQ, dK and dV, row by row.) */
+static bool inside(const struct tensor *a, const struct tensor *b)
+{
+    return is_dense(a) && (overlap(a->data, bytes_of(a), b->data, 1) ||
+                           overlap(a->data, bytes_of(a), b->data + bytes_of(b) - 1, 1));
+}
+
 static void check_overlaps(struct call *c, bool in_place)
 {
     for (int i = 0; i < c->count; i++)
@@ -251,7 +264,7 @@ static void check_overlaps(struct call *c, bool in_place)
             if (!a->written || i == j)
                 continue;
             if (b->written)
-                fail(c, a->data == b->data, FSA_OVERLAP);
+                fail(c, a->data == b->data || inside(a, b), FSA_OVERLAP);
             else
                 fail(c, overlap(a->data, bytes_of(a), b->data, bytes_of(b)) && !(in_place && same_place(a, b)), FSA_OVERLAP);
         }
@@ -265,12 +278,6 @@ static char *reserve(struct call *c, size_t bytes)
     if (!c->status)
         c->used += whole;
     return (char *)(c->base + at);
-}
-
-static bool is_dense(const struct tensor *t)
-{
-    return t->extent == t->n[0] * t->n[1] * t->n[2] * t->n[3] && (t->n[2] == 1 || t->stride[2] == t->n[3]) &&
-           (t->n[1] == 1 || t->stride[1] == t->n[2] * t->n[3]);
 }
 
 /* The step takes this tensor dense and as `as`: where it is not both, from the workspace. */
@@ -770,19 +777,19 @@ const char *fsa_words(int32_t status)
     static const char *const words[] = {
         [FSA_OK] = "no error",
         [FSA_NULL] = "a pointer that must not be NULL is NULL",
-        [FSA_SIZE] = "a size is below 1, or a tensor too large",
+        [FSA_SIZE] = "a size is below 1, a tensor too large, or a row of the table too short for seq_k keys",
         [FSA_HEADS] = "kv_heads does not divide heads",
         [FSA_DIM] = "dim is above 256",
         [FSA_DTYPE] = "there is no such type of element",
         [FSA_SCALE] = "scale is infinite or NaN",
-        [FSA_STRIDE] = "a stride is negative, or places of a tensor overlap, or pages lie in another order than they may",
+        [FSA_STRIDE] = "a stride is negative, places of a tensor overlap, or pages do not lie as fsa_decode says",
         [FSA_ALIGNMENT] = "a tensor does not begin on a multiple of its element",
-        [FSA_OVERLAP] = "an output shares memory with an input, or the workspace with a tensor",
-        [FSA_PAGE] = "a table names a page that is not in the pool, or a sequence is longer than seq_k",
+        [FSA_OVERLAP] = "an output lies within another tensor, or the workspace does",
+        [FSA_PAGE] = "a table names a page that is not in the pool, or a sequence has not 0 to seq_k keys",
         [FSA_DEVICE] = "this build has no such device, or no stream",
         [FSA_THREADS] = "threads is negative, or above 1024",
         [FSA_FLAG] = "there is no such flag",
-        [FSA_WORKSPACE] = "the workspace is too small: fsa_run.needed says how many bytes it must have",
+        [FSA_WORKSPACE] = "the workspace is NULL, or too small: fsa_run.needed says how many bytes it must have",
     };
     bool known = status >= 0 && status < (int32_t)(sizeof words / sizeof words[0]);
     return known ? words[status] : "there is no such status";

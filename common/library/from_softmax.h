@@ -27,19 +27,19 @@ enum fsa_flag { FSA_ASK = 1 };                   /* check everything, set run->n
 enum fsa_status {
     FSA_OK,
     FSA_NULL,      /* a pointer is NULL that must not be */
-    FSA_SIZE,      /* a size below 1, or a tensor of more than 16 TiB; of a cache see fsa_decode */
+    FSA_SIZE,      /* a size below 1, a tensor of more than 16 TiB, or of a cache what fsa_cache and fsa_decode say */
     FSA_HEADS,     /* kv_heads does not divide heads */
     FSA_DIM,       /* dim is above FSA_MAX_DIM */
     FSA_DTYPE,     /* no type of element that there is */
     FSA_SCALE,     /* scale is infinite or NaN */
     FSA_STRIDE,    /* a stride is negative, or places of a tensor overlap; pages that lie in another order than they may */
     FSA_ALIGNMENT, /* a tensor that does not begin on a multiple of its element */
-    FSA_OVERLAP,   /* an output shares memory with another tensor, or the workspace with any */
-    FSA_PAGE,      /* a table names a page that is not there, or a sequence is longer than seq_k */
+    FSA_OVERLAP,   /* an output begins or ends between the first and last byte of another tensor, or the workspace of any */
+    FSA_PAGE,      /* a table names a page that is not there, or a sequence has not 0 to seq_k keys */
     FSA_DEVICE,    /* a device, or a stream, that this build does not have */
     FSA_THREADS,   /* threads is negative, or above 1024 */
     FSA_FLAG,      /* a flag that there is not */
-    FSA_WORKSPACE  /* the workspace has fewer bytes than run->needed */
+    FSA_WORKSPACE  /* the workspace is NULL, or has fewer bytes than run->needed */
 };
 
 /* How a call is to run. All zeros but the workspace will do. */
@@ -50,13 +50,14 @@ struct fsa_run {
     void *stream;     /* NULL on a CPU */
     void *workspace;  /* memory for intermediate results, of any alignment and content; NULL where none is needed */
     size_t bytes;     /* of it */
-    size_t needed;    /* set by the call: the bytes that it needs. The same arguments and threads need the same */
+    size_t needed;    /* set by the call: the bytes that it needs, 0 if it is refused. The same arguments, lengths of a cache
+                         among them, and threads need the same */
 };
 
 /*
  * A tensor (batch, heads, seq, dim), or of a decoding cache (pages, heads, keys of a page, dim). Strides are elements from one
- * batch, head and position to the next; the numbers of a row lie side by side. All 0: the tensor is dense, in that order. The
- * stride of a dimension of 1 does not matter.
+ * batch, head and position to the next; the numbers of a row lie side by side. All 0: the tensor is dense, in that order, and so
+ * numbers cannot be repeated by strides of 0. The stride of a dimension of 1 does not matter.
  */
 struct fsa_in {
     const void *data;
@@ -71,7 +72,7 @@ struct fsa_out {
 /*
  * O = softmax(scale Q K^T) V. Q and O are (batch, heads, seq_q, dim), K and V (batch, kv_heads, seq_k, dim); heads / kv_heads
  * neighbouring heads of Q share one of K and V. causal: query i sees key j if j <= i + seq_k - seq_q, so that the last query sees
- * the last key.
+ * the last key. A query that sees no key has an O of 0 and an lse of -inf.
  */
 struct fsa_problem {
     int64_t batch, heads, kv_heads, seq_q, seq_k, dim;
@@ -112,11 +113,13 @@ FSA_API enum fsa_status fsa_attention_backward(const struct fsa_problem *p, cons
 
 /*
  * One or a few queries of each sequence against a cache: K and V are read as they lie. seq_k is the most keys that a sequence
- * has, and causal is aligned to each sequence's own last key. At most 2^30 queries of all heads, and 2^31 - 1 keys. What lies
- * behind a sequence's last key, and in its row of the table behind its last page, may be anything.
+ * has, and causal is aligned to each sequence's own last key. At most 2^30 queries of all heads and sequences, and 2^31 - 1 keys.
+ * What lies behind a sequence's last key, and in its row of the table behind its last page, may be anything. The workspace that
+ * is needed follows the lengths, and may shrink as they grow: ask before each call (FSA_ASK), or call again on FSA_WORKSPACE.
  *
- * With a table K and V are pools: (pool, kv_heads, page, dim), dense but for what lies between pages, or (pool, page, kv_heads,
- * dim), that is, with a head's stride of dim.
+ * With a table K and V are pools, with the same strides: (pool, kv_heads, page, dim), or, with a head's stride of dim,
+ * (pool, page, kv_heads, dim). Pages are dense; from one to the next it is a multiple of a page (in the second order, of
+ * kv_heads * dim), so that K and V may take turns.
  */
 FSA_API enum fsa_status fsa_decode(const struct fsa_problem *p, const struct fsa_out *O, float *lse, const struct fsa_in *Q,
                                    const struct fsa_in *K, const struct fsa_in *V, const struct fsa_cache *cache,

@@ -6,8 +6,9 @@
     O = fs.decode(q, cache_k, cache_v, seqlens=lengths)  # or table=pages, where cache_k, cache_v are (pool, kv_heads, page, dim)
 
 A view will do, as long as the numbers of a row lie side by side: of (batch, seq, heads, dim) it is x.swapaxes(1, 2). What the
-library refuses is an Error with its words. Any thread may call; each keeps the workspace of its largest call. FROM_SOFTMAX names
-the library where it is neither installed above this file nor built beside it.
+library refuses is an Error with its words. Of gradients torch learns nothing here: from_softmax_torch.py is an operator. Any
+thread may call; each keeps the workspace of its largest call. FROM_SOFTMAX names the library where it is neither installed above
+this file nor built beside it.
 """
 import ctypes
 import math
@@ -93,7 +94,11 @@ def _name(x):
 
 
 def _strides(x):
-    return x.stride() if hasattr(x, "data_ptr") else tuple(s // x.itemsize for s in x.strides)
+    if hasattr(x, "data_ptr"):
+        return x.stride()
+    if any(s % x.itemsize for s in x.strides):
+        raise ValueError("strides that are no multiples of an element")
+    return tuple(s // x.itemsize for s in x.strides)
 
 
 def _address(x, written=False):

@@ -26,7 +26,8 @@ PARTS = [
     ("Part III: the backward pass", [*STEPS[BACKWARD:RING], "docs/part-3-backward.md"]),
     ("Part III: a ring of ranks", [*STEPS[RING:], "docs/part-3-ring.md", "docs/scaling.md"]),
     ("What spans steps", ["docs/measuring.md", "docs/numerics.md", "docs/memory-model.md", "docs/lab-notes.md"]),
-    ("Around the course", ["docs/faq.md", "docs/colab.md", "docs/teaching.md", "docs/adding-a-step.md", "CONTRIBUTING.md"]),
+    ("Around the course", ["docs/library.md", "docs/faq.md", "docs/colab.md", "docs/teaching.md", "docs/adding-a-step.md",
+                           "CONTRIBUTING.md"]),
 ]
 PAGES = [page for _, pages in PARTS for page in pages]
 STYLE = """
