@@ -22,7 +22,7 @@ void guard_pages(void);
 #ifdef _OPENMP
 #define THREADS_UP_TO(most) (most)
 #else
-#define THREADS_UP_TO(most) 1
+#define THREADS_UP_TO(most) ((void)(most), 1)
 #endif
 
 Suite *merge_suite(void);
