@@ -184,6 +184,10 @@ def mirror(source, target):
 
 
 def restore(tree):
+    """Its sources and what is built of them are ours again; what a check has built elsewhere is of a mutant, and goes."""
+    for built in glob.glob(os.path.join(tree, "build/*")):
+        if os.path.isdir(built) and os.path.normpath(built) != os.path.normpath(os.path.join(tree, B)):
+            shutil.rmtree(built, ignore_errors=True)
     for name in SOURCES + (B,):
         if os.path.isdir(name):
             mirror(name, os.path.join(tree, name))
