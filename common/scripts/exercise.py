@@ -124,7 +124,7 @@ def cut(text, names, step, cuda):
     return text, count
 
 
-def said(name):
+def in_words(name):
     return re.sub(r"(\w+)\.loop", r"the loop of \1", name)
 
 
@@ -150,7 +150,7 @@ def start(step):
     for file, text, size in found:
         with open(os.path.join(mine(step), file), "w", encoding="utf-8") as out:
             out.write(text)
-        names = [said(name) for name in holes(step) if body(text, name)]
+        names = [in_words(name) for name in holes(step) if body(text, name)]
         print(f"{mine(step)}/{file}: {' and '.join(names)} to write, {size} lines in the course's own")
     print(f"The lesson is steps/{step}/README.md. make try-{number(step)} judges what you wrote, make hint-{number(step)} helps, "
           f"make solution-{number(step)} shows the course's.")
@@ -252,7 +252,7 @@ def still_open(step, path):
         found, lines = body(read(path), name), read(path).split("\n")
         words = [line.strip() for line in lines[found[1]:found[2]] if line.strip()] if found else []
         if words and words[0].startswith(OPEN) and (len(words) == 1 or len(words) == 2 and words[1].startswith("return ")):
-            yield said(name)
+            yield in_words(name)
 
 
 def run(step, options, seconds, environment, begin=""):

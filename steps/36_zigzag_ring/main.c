@@ -14,7 +14,7 @@ static struct cost zigzag_ring_cost(struct attention p, enum dtype dtype)
 const struct attention_step zigzag_ring = {
     .name = "36_zigzag_ring",
     .idea = "a rank has an early piece and a late one: a mask leaves all ranks the same work",
-    .exercise = "attend_pairs attend",
+    .exercise = "attend_pairs attend --causal",
     .predict = zigzag_ring_cost,
     .cpu = zigzag_ring_cpu,
     .scratch = ring_memory,

@@ -14,7 +14,7 @@ static struct cost overlapped_ring_cost(struct attention p, enum dtype dtype)
 const struct attention_step overlapped_ring = {
     .name = "37_overlapped_ring",
     .idea = "the next block travels while this one is attended to",
-    .exercise = "overlapped_ring_rank",
+    .exercise = "overlapped_ring_rank --causal",
     .predict = overlapped_ring_cost,
     .cpu = overlapped_ring_cpu,
     .scratch = ring_memory,
