@@ -116,6 +116,20 @@ static inline __device__ void cp_async_wait_all(void)
     ASM("cp.async.wait_all;" ::: "memory");
 }
 
+/* ---- barriers by number, 1 to 15, of some of a block's threads, in whole warps. 0 is __syncthreads. */
+
+/* Count these threads in, and go on. What they wrote before, those that wait for `threads` threads see behind it. */
+static inline __device__ void barrier_arrive(int number, int threads)
+{
+    asm volatile("bar.arrive %0, %1;" :: "r"(number), "r"(threads) : "memory");
+}
+
+/* Wait until `threads` threads are here or have arrived. */
+static inline __device__ void barrier_wait(int number, int threads)
+{
+    asm volatile("bar.sync %0, %1;" :: "r"(number), "r"(threads) : "memory");
+}
+
 /* ---- counting blocks */
 
 /*

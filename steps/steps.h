@@ -157,6 +157,11 @@ attention_backward_fp16_cpu_fn recomputed_backward_fp16_cpu;
 attention_backward_bf16_cpu_fn recomputed_backward_bf16_cpu;
 attention_workspace_fn recomputed_backward_scratch, recomputed_backward_workspace;
 attention_shared_fn recomputed_backward_shared;
+/* 32_tensor_core_backward */
+extern const struct attention_step tensor_core_backward;
+attention_backward_fp16_gpu_fn tensor_core_backward_fp16_gpu;
+attention_backward_bf16_gpu_fn tensor_core_backward_bf16_gpu;
+attention_workspace_fn tensor_core_backward_workspace;
 /* 35_ring_attention */
 extern const struct attention_step ring_attention;
 attention_cpu_fn ring_attention_cpu;

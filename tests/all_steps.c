@@ -119,8 +119,7 @@ bool attention_subject_exists(const struct attention_subject *s)
     return attention_has(s->step, device_of(s->gpu), s->dtype);
 }
 
-/* A step is chosen by the number that its name begins with. */
-static bool is_chosen(const char *name)
+bool step_is_chosen(const char *name)
 {
     const char *chosen = getenv("TESTS_STEPS");
     char number[] = { name[0], name[1], '\0' };
@@ -131,7 +130,7 @@ bool attention_subject_at(struct attention_subject *s, int index, bool gpu)
 {
     for (int i = 0; i < ATTENTION_STEPS * DTYPES; i++) {
         *s = (struct attention_subject){ attention_step_at(i / DTYPES), dtypes[i % DTYPES], gpu };
-        if (attention_subject_exists(s) && is_chosen(s->step->name) && index-- == 0)
+        if (attention_subject_exists(s) && step_is_chosen(s->step->name) && index-- == 0)
             return true;
     }
     return false;

@@ -42,7 +42,9 @@ struct attention_subject {
     bool gpu;
 };
 
-/* As for softmax. TESTS_STEPS in the environment, such as "12 16", leaves only these steps. */
+/* TESTS_STEPS in the environment, such as "12 16", leaves only steps whose names begin with these numbers. */
+bool step_is_chosen(const char *name);
+/* As for softmax, of the steps that are chosen. */
 bool attention_subject_at(struct attention_subject *s, int index, bool gpu);
 int attention_subject_count(bool gpu);
 /* Those for one type of element, up to MAX_SUBJECTS. Returns how many. */

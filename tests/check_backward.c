@@ -6,12 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attention_checks.h"
 #include "program.h"
 #include "steps.h"
 #include "suites.h"
 
 #define STEP 1e-4 /* of finite differences: they are off by its square, and by 1e-16 over it */
 #define NEAR 1e-6
+#define RUNS 1000
+#define SMALL_WORK 1000000 /* queries x keys x dim: see TESTS_SMALL in checks.h */
+
+/* What TESTS_CHECK may choose on a GPU. */
+#define GRID "grid"
+#define WITHOUT_DLSE "without dlse"
+#define A_THOUSAND_RUNS "a thousand runs"
 
 /* ---- the reference */
 
@@ -235,7 +243,9 @@ END_TEST
 
 /* ---- attention's */
 
-static const struct attention_step *const attention_steps[] = { &attention_backward, &recomputed_backward };
+static const struct attention_step *const attention_steps[] = {
+    &attention_backward, &recomputed_backward, &tensor_core_backward,
+};
 enum { ATTENTION_STEPS = sizeof attention_steps / sizeof *attention_steps };
 
 /* batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale */
@@ -246,7 +256,8 @@ static const struct attention shapes[] = {
     { 1, 1, 1, 127, 129, 64, true, 0 },  { 1, 2, 1, 128, 128, 80, true, 0 },  { 1, 1, 1, 130, 257, 128, false, 0 },
     { 1, 3, 3, 66, 200, 128, true, 0 },  { 2, 2, 1, 200, 66, 64, true, 0 },   { 1, 1, 1, 17, 200, 256, true, 0 },
     { 1, 2, 1, 70, 70, 100, true, 1.5f }, { 1, 2, 2, 70, 90, 64, false, -0.4f }, { 1, 1, 1, 70, 90, 64, false, 0 },
-    { 1, 2, 1, 257, 191, 64, true, 0 },  { 1, 2, 2, 256, 192, 128, false, 0 },
+    { 1, 2, 1, 257, 191, 64, true, 0 },  { 1, 2, 2, 256, 192, 128, false, 0 }, { 1, 2, 2, 500, 2, 64, false, 0 },
+    { 1, 2, 2, 500, 3, 128, true, 0 },
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -255,23 +266,27 @@ static void judge_attention(bool gpu, int step)
     struct kind kind = attention_backward_kind();
     const struct attention_step *s = attention_steps[step];
     char name[96];
+    if (!step_is_chosen(s->name))
+        return;
     for (enum dtype dtype = FP32; dtype <= BF16; dtype++)
         for (int i = 0; i < SHAPES; i++) {
             struct options o = { .is_attention = true, .attention = shapes[i], .dtype = dtype, .input = "normal", .seed = 1 };
             struct attention *p = &o.attention;
             if (p->scale == 0 && i != 17) /* which has a scale of 0 */
                 p->scale = default_scale(p->dim);
+            if (gpu && getenv("TESTS_SMALL") && p->heads * p->seq_q * p->seq_k * p->dim > SMALL_WORK)
+                continue;
             snprintf(name, sizeof name, "batch %d, heads %d of %d, %d x %d, dim %d%s, scale %g", (int)p->batch, (int)p->heads,
                      (int)p->kv_heads, (int)p->seq_q, (int)p->seq_k, (int)p->dim, p->causal ? ", causal" : "", (double)p->scale);
             judge(&kind, s, s->name, &o, gpu, name);
         }
-    for (enum dtype dtype = FP32; dtype <= BF16; dtype++)
-        for (int i = 0;; i++) {
-            struct options o = { .is_attention = true, .attention.dim = 64, .dtype = dtype };
-            const char *problem = kind.small(s, &o, i);
-            if (!problem)
+    for (int i = 0; i < 6; i++)
+        for (int problem = 0;; problem++) {
+            struct options o = { .is_attention = true, .attention.dim = i % 2 ? 128 : 64, .dtype = (enum dtype)(i / 2) };
+            const char *said = kind.small(s, &o, problem);
+            if (!said)
                 break;
-            judge(&kind, s, s->name, &o, gpu, problem);
+            judge(&kind, s, s->name, &o, gpu, said);
         }
 }
 
@@ -420,12 +435,83 @@ START_TEST(test_attention_without_dlse)
 {
     struct spoilt s = spoilt_new();
     const struct attention_backward *b = &attention_steps[_i]->backward;
+    if (!b->cpu)
+        return;
     s.in.dlse = NULL;
     b->cpu(s.dQ, s.dK, s.dV, s.in.Q, s.in.K, s.in.V, s.in.O, s.in.lse, s.in.dO, NULL, s.p);
     struct verdict v = verdict_of(&s);
     ck_assert_msg(v.pass, "%s", v.what);
     for (int i = Q; i <= DV; i++)
         buffer_free(&s.t[i]);
+}
+END_TEST
+
+/* The same on a GPU, in every type. */
+START_TEST(test_attention_without_dlse_gpu)
+{
+    struct kind kind = attention_backward_kind();
+    const struct attention_step *s = attention_steps[_i];
+    for (enum dtype dtype = FP32; dtype <= BF16; dtype++) {
+        struct options o = { .is_attention = true, .attention = { 1, 4, 2, 40, 50, 64, true, 0.125f }, .dtype = dtype,
+                             .input = "normal", .seed = 1 };
+        struct run r = { .kind = &kind, .step = s, .o = &o, .device = &gpu_device };
+        if (!step_is_chosen(s->name) || kind.missing(s, &o, &gpu_device))
+            continue;
+        problem_judge(&r, s->name);
+        void *device = r.tensor[DLSE].data, *host = r.host[DLSE].data;
+        r.tensor[DLSE].data = r.host[DLSE].data = NULL;
+        problem_run(&r, s->name);
+        struct verdict v = kind.verify(&r);
+        r.tensor[DLSE].data = device, r.host[DLSE].data = host;
+        problem_free(&r);
+        REQUIRE(v.pass, "%s %s: %s", s->name, dtype_name(dtype), v.what);
+    }
+}
+END_TEST
+
+/*
+ * Again and again: dK and dV have the bits of the first run; so has dQ, unless its step adds in any order: it stays within the
+ * bounds then. A race shows in one run of many.
+ */
+static void judge_runs(const struct attention_step *s, const struct options *o, int runs)
+{
+    struct kind kind = attention_backward_kind();
+    struct run r = { .kind = &kind, .step = s, .o = o, .device = &gpu_device };
+    struct buffer kept[MAX_TENSORS];
+    if (kind.missing(s, o, &gpu_device))
+        return;
+    struct verdict v = problem_judge(&r, s->name);
+    for (int i = DQ; i <= DV; i++) {
+        kept[i] = buffer_new(r.host[i].bytes, &cpu_device);
+        memcpy(kept[i].data, r.host[i].data, kept[i].bytes);
+    }
+    for (int run = 1; run < runs && v.pass; run++) {
+        problem_run(&r, s->name);
+        if (run % (runs / 4) == 0)
+            v = kind.verify(&r);
+        for (int i = s->backward.any_order ? DK : DQ; i <= DV && v.pass; i++)
+            if (memcmp(kept[i].data, r.host[i].data, kept[i].bytes)) {
+                v.pass = false;
+                snprintf(v.what, sizeof v.what, "not the bits of the first run in run %d", run);
+            }
+    }
+    for (int i = DQ; i <= DV; i++)
+        buffer_free(&kept[i]);
+    problem_free(&r);
+    REQUIRE(v.pass, "%s %s, heads of %d: %s", s->name, dtype_name(o->dtype), (int)o->attention.dim, v.what);
+}
+
+START_TEST(test_attention_runs)
+{
+    static const struct attention many[] = {
+        { 3, 8, 4, 300, 391, 64, true, 0.125f }, { 3, 8, 2, 391, 300, 128, false, 0.09f },
+        { 8, 4, 4, 450, 500, 128, true, 0.09f },
+    };
+    const struct attention_step *s = attention_steps[_i];
+    for (int i = 0; i < 9 && step_is_chosen(s->name); i++) {
+        struct options o = { .is_attention = true, .attention = many[i / 3], .dtype = (enum dtype)(i % 3), .input = "normal" };
+        judge_runs(s, &o, getenv("TESTS_SMALL") ? 8 : RUNS);
+    }
 }
 END_TEST
 
@@ -521,10 +607,12 @@ Suite *backward_gpu_suite(void)
 {
     Suite *s = suite_create("backward_gpu");
     TCase *steps = tcase_create("softmax");
-    tcase_add_loop_test(steps, test_softmax_steps_gpu, 0, SOFTMAX_STEPS);
+    tcase_add_loop_test(steps, test_softmax_steps_gpu, 0, getenv("TESTS_CHECK") ? 0 : SOFTMAX_STEPS);
     suite_add_tcase(s, steps);
     TCase *attention = tcase_create("attention");
-    tcase_add_loop_test(attention, test_attention_steps_gpu, 0, ATTENTION_STEPS);
+    tcase_add_loop_test(attention, test_attention_steps_gpu, 0, check_is_chosen(GRID) ? ATTENTION_STEPS : 0);
+    tcase_add_loop_test(attention, test_attention_without_dlse_gpu, 0, check_is_chosen(WITHOUT_DLSE) ? ATTENTION_STEPS : 0);
+    tcase_add_loop_test(attention, test_attention_runs, 0, check_is_chosen(A_THOUSAND_RUNS) ? ATTENTION_STEPS : 0);
     suite_add_tcase(s, attention);
     return s;
 }

@@ -291,7 +291,8 @@ def check(e, tree, may_hang):
             if e.step:
                 more["TESTS_STEPS"] = e.step[:2]
         else:
-            more.update(CK_RUN_SUITE="attention_gpu", TESTS_STEPS=e.step[:2], TESTS_CHECK=e.caught[-1])
+            suite = "backward_gpu" if e.step.endswith("_backward") else "attention_gpu"
+            more.update(CK_RUN_SUITE=suite, TESTS_STEPS=e.step[:2], TESTS_CHECK=e.caught[-1])
         command = [test_program(e)]
         if kind == "sanitizer":
             command = ["compute-sanitizer", "--tool", e.caught[1], "--error-exitcode", "1", *command]

@@ -253,6 +253,7 @@ void softmax_answers_free(struct softmax_answers *a);
 struct attention_rounding {
     bool scores;   /* the scores are rounded to the 16-bit type */
     bool weights;  /* so are the weights, exp(score - max), before they multiply V; in the gradient, dS, too */
+    bool early;    /* in the gradient: the weights are, before dS is made of them */
 };
 
 /* Whether a row can be judged at all. */

@@ -78,6 +78,8 @@ extern void (*attempt)(const struct run *r, const struct result *result, const s
 
 /* For it: makes the tensors of the problem r->o, runs r->step on it once, and judges that. Then problem_free(r). */
 struct verdict problem_judge(struct run *r, const char *name);
+/* Runs it once, into poisoned memory, and brings the outputs to the host: between the two. */
+void problem_run(struct run *r, const char *name);
 /*
  * Whether all rows but the last have the same bits when the step is run again and the last row of the first input is another: a
  * row must depend on no other, and on no chance. Between the two; it leaves other outputs.

@@ -108,8 +108,12 @@ static double weigh(double *P, double *doubt, const double *q, const double *K, 
     return doubts;
 }
 
-/* A query's row of dS = P (dP - D + dlse), with its doubts, where P's are known. dP = dO V^T, D = sum P dP. */
-static void differentiate(struct head *h, int64_t query, int64_t row, int64_t keys, struct attention p)
+/*
+ * A query's row of dS = P (dP - D + dlse), with its doubts, where P's are known. dP = dO V^T, D = sum P dP. unit16, tiny: of the
+ * rounding of P before it is used here; 0: there is none.
+ */
+static void differentiate(struct head *h, int64_t query, int64_t row, int64_t keys, struct attention p, double unit16,
+                          double tiny)
 {
     double *P = h->P + row * p.seq_k, *P_doubt = h->P_doubt + row * p.seq_k, *dS = h->dS + row * p.seq_k,
            *doubt = h->dS_doubt + row * p.seq_k, *dO = h->dO + query * p.dim;
@@ -127,8 +131,9 @@ static void differentiate(struct head *h, int64_t query, int64_t row, int64_t ke
     double D_doubt = fmax(moved + additions(keys) * sizes, fabs(of_output - D) + additions(p.dim) * size_of_D);
     for (int64_t key = 0; key < keys; key++) {
         double x = dS[key] - D + dlse, sum = fabs(dS[key]) + fabs(D) + fabs(dlse), off = doubt[key] + D_doubt + 2 * UNIT * sum;
+        double of_P = (1 + unit16) * P_doubt[key] + unit16 * P[key] + tiny;
         dS[key] = P[key] * x;
-        doubt[key] = P_doubt[key] * (fabs(x) + off) + P[key] * (off + 2 * UNIT * fabs(x));
+        doubt[key] = of_P * (fabs(x) + off) + P[key] * (off + 2 * UNIT * fabs(x));
     }
 }
 
@@ -150,7 +155,7 @@ static void rows_of_queries(struct head *h, double *dQ, double *bound, int64_t f
         int64_t keys = attention_visible(p, query), row = query - first, at = row * p.seq_k;
         double doubts = weigh(h->P + at, h->P_doubt + at, h->Q + query * p.dim, h->K, (double)h->lse[query], keys, p, 0x1p-126);
         unknown += !(doubts <= DOUBTFUL);
-        differentiate(h, query, row, keys, p);
+        differentiate(h, query, row, keys, p, how.early ? unit16 : 0, how.early ? tiny : 0);
         round_row(h->P + at, h->P_doubt + at, keys, unit16, tiny);
         round_row(h->dS + at, h->dS_doubt + at, keys, unit16, tiny);
         for (int64_t key = 0; key < keys; key++)

@@ -634,6 +634,38 @@ def backward():
     return f
 
 
+def pairs():
+    f = Figure(740, 322, "Two warps that own the same keys: scores transposed, and where each fragment goes")
+    columns = (20, 122, 300, 478, 620)
+
+    def row(y, warp, a, b, c, w, other, result):
+        f.text(20, y - 28, warp, "head", "start")
+        f.box(columns[0], y, 70, 44, "a", a)
+        f.text(columns[0] + 85, y + 27, "×")
+        f.box(columns[1] - 2, y, 70, 44, "c", b)
+        f.arrow(columns[1] + 74, y + 22, columns[2] - 84, y + 22)
+        f.box(columns[2] - 78, y, 70, 44, "b", c)
+        f.arrow(columns[2] - 2, y + 22, columns[2] + 74, y + 22)
+        f.box(columns[2] + 80, y, 70, 44, "b", w)
+        f.text(columns[3] - 13, y + 27, "×")
+        f.box(columns[3] + 2, y, 70, 44, "c", other)
+        f.arrow(columns[3] + 78, y + 22, columns[4] - 22, y + 22)
+        f.box(columns[4] - 16, y, 100, 44, "a", result)
+
+    row(50, "warp w", "K", "Qᵀ", "Sᵀ", "Pᵀ", "dO", "dV")
+    row(184, "warp w + 4", "V", "dOᵀ", "dPᵀ", "dSᵀ", "Q", "dK")
+    f.text(336, 60, "lse, 2ˣ", "small")
+    f.text(336, 194, "P, D", "small")
+    f.arrow(415, 98, 352, 178)
+    f.text(402, 146, "P in 16 bits, through shared memory:", "small", "start")
+    f.text(402, 162, "each lane finds what the same lane left", "small", "start")
+    f.arrow(415, 232, 415, 262)
+    f.text(415, 280, "dSᵀ of all keys of the block, for dQ += dS K, a step later, by all warps", "small")
+    f.text(370, 308, "blue: rows are keys, the warp's own; green: tiles of queries, which all warps share; orange: in registers",
+           "small")
+    return f
+
+
 def ranks():
     f = Figure(740, 250, "Four ranks, the own block and three hops: whose keys each rank has, and which lie behind a causal mask")
     for panel, words in enumerate(("without a mask", "causal")):
@@ -889,7 +921,7 @@ def overlap():
 
 FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
-           bound, cache, group, pages, chain, backward, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
+           bound, cache, group, pages, chain, backward, pairs, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
            overlap)
 
 
