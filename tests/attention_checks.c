@@ -526,12 +526,18 @@ bool check_is_chosen(const char *name)
     return !chosen || strcmp(chosen, name) == 0;
 }
 
+bool dtype_is_chosen(enum dtype dtype)
+{
+    const char *chosen = getenv("TESTS_DTYPE");
+    return !chosen || strcmp(chosen, dtype_name(dtype)) == 0;
+}
+
 bool attention_group_at(int index, bool gpu, const struct attention_check **c, enum dtype *dtype)
 {
     for (*c = attention_checks; *c < attention_checks + attention_check_count; ++*c)
         for (*dtype = FP32; *dtype <= BF16; ++*dtype) {
             struct attention_subject s[MAX_SUBJECTS];
-            bool left_out = (gpu ? (*c)->cpu_only : (*c)->gpu_only) || !check_is_chosen((*c)->name);
+            bool left_out = (gpu ? (*c)->cpu_only : (*c)->gpu_only) || !check_is_chosen((*c)->name) || !dtype_is_chosen(*dtype);
             if (!left_out && attention_subjects_of(s, *dtype, gpu) > 0 && index-- == 0)
                 return true;
         }

@@ -59,6 +59,8 @@ extern const int attention_check_count;
 const struct attention_check *attention_check_named(const char *name); /* NULL when there is none */
 /* Whether a check is to be run: TESTS_CHECK in the environment names one, and without it all are. */
 bool check_is_chosen(const char *name);
+/* The same for TESTS_DTYPE. */
+bool dtype_is_chosen(enum dtype dtype);
 /* The index-th check on a type of element, of all that are to be run and have a subject; false when there are fewer. */
 bool attention_group_at(int index, bool gpu, const struct attention_check **c, enum dtype *dtype);
 int attention_group_count(bool gpu);

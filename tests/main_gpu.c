@@ -21,6 +21,6 @@ int main(void)
     int run, failed = run_suites(suites, 4, CK_NOFORK, &run);
     if (run == 0) /* main_cpu has all names of suites and cases that there are, and fails for a misspelt one */
         printf("no GPU test is so named\n");
-    bool misspelt = run == 0 && (getenv("TESTS_STEPS") || getenv("TESTS_CHECK"));
+    bool misspelt = run == 0 && (getenv("TESTS_STEPS") || getenv("TESTS_CHECK") || getenv("TESTS_DTYPE"));
     return failed == 0 && !misspelt ? EXIT_SUCCESS : EXIT_FAILURE;
 }

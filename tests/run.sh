@@ -13,19 +13,24 @@ jobs=$((cores / 4)) # suites at a time
 [ $jobs -ge 2 ] || jobs=2
 status=0
 
+python() {
+    bad=0
+    for script; do
+        python3 $script || bad=1
+    done
+    return $bad
+}
+
 pages() {
     bad=0
-    if command -v python3 >/dev/null 2>&1; then
-        python3 plots/results.py tables --check || bad=1
-        for script in plots/test_results.py "tests/mutate.py check" tests/test_*.py; do
-            python3 $script || bad=1
-        done
-    else
-        echo "tests: tables, plots and the lists of mutants are not checked: they need python3, which make setup installs" >&2
-        bad=1
-    fi
     tests/platform.sh || bad=1
     tests/library.sh || bad=1
+    if ! command -v python3 >/dev/null 2>&1; then
+        echo "tests: tables, plots and the lists of mutants are not checked: they need python3, which make setup installs" >&2
+        return 1
+    fi
+    python "plots/results.py tables --check" plots/test_results.py "tests/mutate.py check" \
+        $(ls tests/test_*.py | grep -v -e exercise -e quiz) || bad=1
     return $bad
 }
 
@@ -56,7 +61,15 @@ if nvidia-smi >/dev/null 2>&1; then
         file=$(grep -l "suite_create(\"$suite\")" tests/*.c)
         for case in $(grep -o 'tcase_create("[^"]*")' "$file" | cut -d '"' -f 2); do # names of one word
             export CK_RUN_SUITE=$suite CK_RUN_CASE=$case
-            start "$suite-$case" gpu
+            if [ "$suite" = attention_gpu ]; then # the longest: a process for each dtype
+                for dtype in fp32 fp16 bf16; do
+                    export TESTS_DTYPE=$dtype
+                    start "$suite-$case-$dtype" gpu
+                done
+                unset TESTS_DTYPE
+            else
+                start "$suite-$case" gpu
+            fi
         done
     done
     unset CK_RUN_SUITE CK_RUN_CASE
@@ -65,6 +78,9 @@ else
 fi
 CK_RUN_SUITE=timing "$B/main_cpu" || status=1 # alone, but for the GPU's
 start pages pages
+if command -v python3 >/dev/null 2>&1; then
+    start exercises python tests/test_quiz.py tests/test_exercise.py # one after the other: both build in build/cpu
+fi
 export CK_DEFAULT_TIMEOUT=60                  # seconds a test: others run beside it
 tests/suites.sh "$B/main_cpu" $jobs timing || status=1
 for process in $background; do

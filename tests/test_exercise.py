@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Exercises: what is cut, what is said, and that a judge judges.
 
-    test_exercise.py                  quick: three steps are judged; Exercises.NAME runs one test alone
+    test_exercise.py                  quick: three steps are judged, by a third of their mutants; Exercises.NAME runs one test
     EXERCISES=all test_exercise.py    every step that has a CPU version: its hole fails, its own code passes, and each of its
                                       mutants that the verifier can see is refused, and named (a quarter of an hour of two cores)
-    EXERCISES=third test_exercise.py  the same, with a third of the mutants, drawn anew each time
+    EXERCISES=tenth test_exercise.py  the same, with a tenth of the mutants, drawn anew each time
     test_exercise.py gpu              every step that has a GPU version: its hole compiles and fails, and its own code passes,
                                       where there is a GPU that can run it
 """
@@ -60,7 +60,7 @@ def judge(step, text, *options):
 
 
 def is_drawn(e):
-    return EXERCISES == "all" or not EXERCISES or random.Random(SEED + e.name).randrange(3) == 0
+    return random.Random(SEED + e.name).randrange({"all": 1, "tenth": 10}.get(EXERCISES, 3)) == 0
 
 
 def wrong_verdicts(step):
@@ -268,12 +268,12 @@ class Exercises(unittest.TestCase):
 
     def test_the_judge(self):
         steps = HERE if EXERCISES or GPU else [s for s in QUICK if s in HERE]
-        if EXERCISES == "third":
-            print(f"exercises: a third of the mutants, seed {SEED} (EXERCISES_SEED={SEED} draws the same)", flush=True)
+        if EXERCISES != "all":
+            print(f"exercises: {EXERCISES or 'third'} of the mutants, seed {SEED} (EXERCISES_SEED={SEED} draws the same)", flush=True)
         self.assertEqual(judged(steps), [])
 
 
-EXERCISES = os.environ.get("EXERCISES", "")  # as `make test` hands it on: all, third, or what takes no minutes
+EXERCISES = os.environ.get("EXERCISES", "")  # as `make test` hands it on: all, tenth, or what takes no minutes
 SEED = os.environ.get("EXERCISES_SEED") or str(random.randrange(1000000))
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1] + (["Exercises.test_the_judge"] if GPU else sys.argv[1:]))
