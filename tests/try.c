@@ -388,7 +388,10 @@ static void say_wrong(const struct run *r, const struct result *result, bool sai
     const struct verdict *v = &result->verdict;
     struct options found;
     if (said)
-        printf("  %s: %s\n    verdict     %s: %s\n", r->device->name, result->device, verdict_word(v), v->what);
+        printf("  %s: %s\n    verdict     %s: %s\n    (looking for the smallest input that shows it, and for a known mistake "
+               "that gives the same: up to a minute)\n",
+               r->device->name, result->device, verdict_word(v), v->what);
+    fflush(stdout);
     bool small = find_smallest(r, said, &found);
     if (said && !small)
         printf("    smallest    none of the inputs that were tried: what is wrong takes a larger one, as above\n");
