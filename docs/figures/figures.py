@@ -919,7 +919,49 @@ def overlap():
     return f
 
 
-FIGURES = (merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
+def chains():
+    f = Figure(740, 318, "One chain of multiply-adds leaves seven of eight places idle; eight chains fill them")
+    left, width = 150, 46
+
+    def units(y, count):
+        for unit in range(2):
+            f.text(left - 16, y + 40 * unit + 21, f"unit {unit}", "", "end")
+            for cycle in range(12):
+                chain = cycle % 4 * 2 + unit
+                kind, words = ("abc"[chain % 3], f"{chain}") if chain < count else ("none", "")
+                f.box(left + cycle * width, y + 40 * unit, width - 6, 32, kind, words, "small")
+
+    f.text(left, 24, "one chain: s = s · a + b must wait four cycles for its s", "head", "start")
+    units(36, 1)
+    f.text(left, 154, "eight chains: s₀ to s₇, of which none waits for another", "head", "start")
+    units(166, 8)
+    f.arrow(left, 262, left + 12 * width - 6, 262)
+    f.text(left + 6 * width, 282, "cycles; a number is the chain whose multiply-add begins", "small")
+    f.text(left + 6 * width, 304, "3 of 24 places are used, and 24 of 24: latency × units = 4 × 2 chains are enough", "small")
+    return f
+
+
+def waiting():
+    f = Figure(740, 268, "Memory is busy all the time, the tensor cores for an eighth of it")
+    left, part = 140, 144
+    moves = (("S written", "a"), ("S read", "b"), ("P written", "b"), ("P read", "a"))
+    f.text(left - 16, 85, "memory", "", "end")
+    f.text(left - 16, 145, "tensor cores", "", "end")
+    for i, (words, kind) in enumerate(moves):
+        f.box(left + i * part, 64, part - 4, 34, kind, words + ": 2L² bytes", "small")
+    for i, words in ((0, "QKᵀ"), (3, "PV")):
+        f.box(left + i * part, 124, part / 4, 34, "c", words, "small")
+        f.box(left + i * part + part / 4, 124, part * 3 / 4 - 4, 34, "none", "waiting", "small")
+    f.box(left + part, 124, 2 * part - 4, 34, "none", "nothing to multiply", "small")
+    for x, words, span in ((left, "first product", 1), (left + part, "softmax", 2), (left + 3 * part, "second product", 1)):
+        f.text(x + span * part / 2, 46, words, "head")
+    f.arrow(left, 184, left + 4 * part, 184)
+    f.text(left + 2 * part, 206, "time, drawn to scale for d = 64 and an H100: 3 TB/s, 790 TFLOP/s", "small")
+    f.text(left + 2 * part, 230, "(2L²d FLOPs a product: in the time of 2L² bytes four times as many could be done)", "small")
+    return f
+
+
+FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
            ring, edge, descriptors, gantt,
            bound, cache, group, pages, chain, backward, pairs, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
            overlap)
