@@ -961,8 +961,8 @@ def waiting():
     return f
 
 
-FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle, pipeline,
-           ring, edge, descriptors, gantt,
+FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle,
+           pipeline, ring, edge, descriptors, gantt,
            bound, cache, group, pages, chain, backward, pairs, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
            overlap)
 
