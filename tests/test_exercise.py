@@ -269,7 +269,8 @@ class Exercises(unittest.TestCase):
     def test_the_judge(self):
         steps = HERE if EXERCISES or GPU else [s for s in QUICK if s in HERE]
         if EXERCISES != "all":
-            print(f"exercises: {EXERCISES or 'third'} of the mutants, seed {SEED} (EXERCISES_SEED={SEED} draws the same)", flush=True)
+            print(f"exercises: a {EXERCISES or 'third'} of the mutants, seed {SEED}: EXERCISES_SEED={SEED} draws the same",
+                  flush=True)
         self.assertEqual(judged(steps), [])
 
 
