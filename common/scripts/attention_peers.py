@@ -121,37 +121,46 @@ def takes(main, device, dim):
     return runs_here and (not dims or str(dim) in re.findall(r"\d+", dims.group(1)))
 
 
-def our_steps(torch, device, library, p):
-    """The steps that the library has a function for, and that take this problem."""
+def our_steps(device, library, p, main_of="attention_main"):
+    """The steps that the library has a function for, and that take this problem, with that function. main_of: what they call."""
     if device.backend != "cuda" or not library:
         return
     of_type = "_gpu" if p.dtype == "fp32" else "_%s_gpu" % p.dtype
     for main in sorted(glob.glob(os.path.join(STEPS, "[0-9][0-9]_*", "main.c"))):
         step = os.path.basename(os.path.dirname(main))
         launch = getattr(library, step[3:] + of_type, None)
-        if launch and int(step[:2]) >= FIRST_STEP and takes(main, device, p.dim):
-            yield step, our_step(torch, library, step[3:], launch, p)
+        with open(main, encoding="utf-8") as file:
+            of_kind = "return %s(" % main_of in file.read()
+        if launch and of_kind and int(step[:2]) >= FIRST_STEP and takes(main, device, p.dim):
+            yield step, launch
 
 
-def our_step(torch, library, idea, launch, p):
+def our_step(torch, library, idea, launch, p, outputs, inputs):
+    """A function that runs the step and returns its outputs. inputs: None is NULL."""
     problem = Attention(p.batch, p.heads, p.heads, p.tokens, p.tokens, p.dim, p.causal, p.scale)
-    out, lse = torch.full_like(p.q, math.nan), torch.empty(p.batch, p.heads, p.tokens, device=p.q.device)
     size = getattr(library, idea + "_workspace", None)
     if size:
         size.restype = ctypes.c_size_t
     bytes_wanted = size(problem, ctypes.c_int(DTYPES.index(p.dtype))) if size else 0
     workspace = torch.zeros(max(bytes_wanted, 1), dtype=torch.uint8, device=p.q.device)
     launch.restype = None
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (out, lse, p.q, p.k, p.v)]
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (*outputs, *inputs)]
     space = ctypes.c_void_p(workspace.data_ptr() if bytes_wanted else None)
     stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
 
     def run():
         launch(*pointers, problem, space, stream)
-        return out
+        return outputs
 
-    run.keep = (lse, workspace)  # the GPU writes them as long as anyone may call run
+    run.keep = (inputs, workspace)  # the GPU uses them as long as anyone may call run
     return run
+
+
+def our_attention(torch, device, library, p):
+    for step, launch in our_steps(device, library, p):
+        outputs = torch.full_like(p.q, math.nan), torch.empty(p.batch, p.heads, p.tokens, device=p.q.device)
+        run = our_step(torch, library, step[3:], launch, p, outputs, (p.q, p.k, p.v))
+        yield step, lambda run=run: run()[0]
 
 
 # ---- one problem
@@ -215,7 +224,7 @@ def groups(device, good, p):
 
 def bench_problem(torch, device, library, product, p, table, o):
     """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}, and the matrix product's TFLOP/s, or 0."""
-    good = working([*our_steps(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)], p)
+    good = working([*our_attention(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)], p)
     results, matmul = {}, 0
     for i, group in enumerate(groups(device, good, p)):
         works = [run for _, run, _ in group] + (product if i == 0 else [])
@@ -274,10 +283,19 @@ def print_sweep(title, sweep, matmuls, sms, ratios):
             print("  %-30s%s" % (name, "".join(cells)))
 
 
+def library_of(device, o):
+    return ctypes.CDLL(os.path.abspath(o.library)) if device.backend == "cuda" and o.library and os.path.exists(o.library) else None
+
+
+def print_means(ratios):
+    ours = {name: of for name, of in ratios.items() if is_ours(name) and of}
+    for name, of in ours.items():
+        print("%s%s: %.3f of the best peer, geometric mean of %d shapes; %.3f at worst" % (
+            "" if name != min(ours) else "\n", name, mean(of), len(of), min(of)))
+
+
 def bench_attention(torch, device, dtype, table, o):
-    library = None
-    if device.backend == "cuda" and o.library and os.path.exists(o.library):
-        library = ctypes.CDLL(os.path.abspath(o.library))
+    library = library_of(device, o)
     ratios, sms = {}, torch.cuda.get_device_properties(0).multi_processor_count if device.backend == "cuda" else 0
     lengths = [n for n in (QUICK_LENGTHS if o.quick else LENGTHS) if n <= TOKENS]
     torch.manual_seed(o.seed)
@@ -296,7 +314,4 @@ def bench_attention(torch, device, dtype, table, o):
                         torch.cuda.empty_cache()
                 title = "%s, %d tokens in all, heads of %d%s" % (dtype, TOKENS, dim, ", causal" if causal else "")
                 print_sweep(title, sweep, matmuls, sms, ratios)
-    ours = {name: of for name, of in ratios.items() if is_ours(name) and of}
-    for name, of in ours.items():
-        print("%s%s: %.3f of the best peer, geometric mean of %d shapes; %.3f at worst" % (
-            "" if name != min(ours) else "\n", name, mean(of), len(of), min(of)))
+    print_means(ratios)

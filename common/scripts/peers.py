@@ -7,7 +7,7 @@
 Every peer is given its best: an output that exists already, AVX-512 and huge pages on a CPU, a compiled kernel for each shape on
 a GPU. It is timed as a step is (docs/measuring.md): warm up, cold caches, all in turn, the median. Its error
 against fp64 is recorded; no verdict is passed on it. On a GPU our own attention steps take turns with it, and their rows replace
-those of `make bench` (attention_peers.py). On a CPU the gradients of attention take turns with our program (backward_peers.py).
+those of `make bench` (attention_peers.py). The gradients of attention take turns with ours, too (backward_peers.py).
 Without PyTorch: one line, "skipped", and exit status 0.
 """
 import argparse
@@ -19,7 +19,7 @@ import warnings
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plots"))
 from attention_peers import bench_attention
-from backward_peers import STEP, bench_backward
+from backward_peers import STEP, bench_backward, bench_backward_gpu
 from results import COLUMNS as NAMES, append_row
 
 ELEMENTS = {"fp32": 1 << 27, "fp16": 1 << 28, "bf16": 1 << 28}  # of a tensor: 512 MiB
@@ -281,9 +281,12 @@ def main():
             if o.part in (part, "all"):
                 for dtype in list(ELEMENTS) if o.dtype == "all" else [o.dtype] if o.dtype else usual:
                     bench(torch, device, dtype, table, o)
-        if o.part in ("backward", "all") and device.backend == "cpu" and o.programs:
-            for dtype in list(ELEMENTS) if o.dtype == "all" else [o.dtype or "fp32"]:
-                bench_backward(torch, device, dtype, os.path.join(o.programs, STEP), o)
+        if o.part in ("backward", "all") and (gpu or o.programs):
+            for dtype in list(ELEMENTS) if o.dtype == "all" else [o.dtype or ("bf16" if gpu else "fp32")]:
+                if gpu:
+                    bench_backward_gpu(torch, device, dtype, o)
+                else:
+                    bench_backward(torch, device, dtype, os.path.join(o.programs, STEP), o)
     print("peers: %d rows added to %s" % (table.rows, table.path))
     return 0
 
