@@ -79,7 +79,7 @@ endif
 mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
 	@B=$B MUTANTS='$(MUTANTS)' tests/mutate.py mutants $(if $(TENTH),--tenth $(TENTH))
 
-ablation: ## what is each idea of steps 14, 17, 18 and 20 to 24 worth? STEP=18 or VARIANTS="18 18-no-lag", and ARGS, choose
+ablation: ## what is each idea of steps 14, 17, 18, 20 to 24 and 32 worth? STEP=18 or VARIANTS="18 18-no-lag", and ARGS, choose
 	@B=$B STEP='$(STEP)' VARIANTS='$(VARIANTS)' tests/mutate.py ablation $(ARGS)
 
 delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, warps late at random: no hang, same bits

@@ -284,7 +284,8 @@ def print_sweep(title, sweep, matmuls, sms, ratios):
 
 
 def library_of(device, o):
-    return ctypes.CDLL(os.path.abspath(o.library)) if device.backend == "cuda" and o.library and os.path.exists(o.library) else None
+    here = device.backend == "cuda" and o.library and os.path.exists(o.library)
+    return ctypes.CDLL(os.path.abspath(o.library)) if here else None
 
 
 def print_means(ratios):

@@ -1,6 +1,6 @@
-"""The backward part of common/scripts/peers.py: the gradients of attention by PyTorch, and in turn with it by ours. On a CPU that
-is the program of our fastest step, a few runs each, with as many threads; on a GPU all steps of the library that attention_peers.py
-calls, too.
+"""The backward part of common/scripts/peers.py: the gradients of attention by PyTorch, and in turn with it by ours. On a CPU
+that is the program of our fastest step, a few runs each, with as many threads; on a GPU all steps that the library has, which
+attention_peers.py calls, too.
 
 No row is added to the table of results for PyTorch, whose attention there is the forward pass: what is printed is all.
 """
@@ -9,7 +9,8 @@ import math
 import os
 import subprocess
 
-from attention_peers import (BACKENDS, function_of, library_of, mean, our_step, our_steps, print_means, print_skipped, print_sweep)
+from attention_peers import (
+    BACKENDS, function_of, library_of, mean, our_step, our_steps, print_means, print_skipped, print_sweep)
 
 STEP = "31_recomputed_backward"
 TOKENS, WIDTH = {"cpu": 2048, "cuda": 16384}, {"cpu": 1024, "cuda": 2048}  # in all; heads times dim
@@ -93,8 +94,8 @@ def bench_backward(torch, device, dtype, program, o):
                 rates = [1e-6 * p.flops / middle(times) for times in (theirs, [row["median_ms"] for row in ours])]
                 ratios.append(rates[1] / rates[0])
                 print("  %5d tokens, dim %3d%-8s  torch %7.1f (error %.1e)  %s %7.1f (error %.1e, %s)  %.2fx" % (
-                    tokens, dim, ", causal" * causal, rates[0], p.error(run()), STEP, rates[1], ours[0]["error"], ours[0]["verdict"],
-                    ratios[-1]), flush=True)
+                    tokens, dim, ", causal" * causal, rates[0], p.error(run()), STEP, rates[1], ours[0]["error"],
+                    ours[0]["verdict"], ratios[-1]), flush=True)
     print("  %s: %.3f of PyTorch's speed, geometric mean of %d shapes; %.3f at worst" % (
         STEP, mean(ratios), len(ratios), min(ratios)))
 

@@ -11,7 +11,7 @@
  *
  * The lines are the same two products with other operands. Two warps share KEYS keys: one goes along the first line and owns dV,
  * the other along the second and owns dK. P goes from the one to the other through shared memory, in 16 bits: a lane leaves it
- * where the same lane of the other warp finds it, which leaves dS in its place.
+ * where the same lane of the other warp finds it, which leaves dS in its place. Quarters of 8 x 8 lie there one after the other.
  *
  * dQ = scale dS K needs the dS of all keys of the block. All warps compute it, a step later: so a tile of dS has the time of a
  * step to become complete, and one barrier a step is enough. It is added to fp32 sums in memory, which lie there as the fragments
@@ -28,8 +28,9 @@
 #define THREADS 256                     /* of a block of the small kernels */
 #define STAGES 2                        /* tiles of Q and dO, and of dS, with a place in shared memory */
 #define MAX_GRID_Y INT64_C(65535)       /* blocks in a grid's second dimension: the hardware's limit */
-#define QUERIES 64                      /* the most queries of a tile: a row of dS^T has room for so many */
+#define QUERIES 64                      /* the most queries of a tile */
 #define FRAGMENT 128                    /* elements of a 16 x 8 fragment of dQ */
+#define QUARTER 128                     /* bytes of 8 x 8 elements of dS: lane 4g + t has the word 4g + t */
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && CUDART_VERSION >= 12010
 #define ADDS_FOUR 1                     /* one instruction adds four neighbours to memory */
@@ -46,8 +47,8 @@ template <int DIM_, int WARPS_, int BR_> struct shape {
     static constexpr int PAIRS = WARPS / 2, BC = KEYS * PAIRS;
     static constexpr int APART = WARPS == 8 ? 4 : 1;           /* warps of a pair, so that each quarter of an SM has both kinds */
     static constexpr int SLICE = BR < 128 / PARTS ? BR : 128 / PARTS; /* queries whose scores are in registers at a time */
-    static constexpr int ROW = DIM * 2, CHANGED = QUERIES * 2; /* bytes of a row of Q, K, V and dO; and of dS^T */
-    static constexpr int K_TILE = BC * ROW, Q_TILE = BR * ROW, CHANGES = BC * CHANGED; /* bytes */
+    static constexpr int ROW = DIM * 2, K_TILE = BC * ROW, Q_TILE = BR * ROW; /* bytes of a row of K or Q, and of tiles */
+    static constexpr int ACROSS = BR / 8, CHANGES = BC / 8 * ACROSS * QUARTER;    /* quarters of dS^T side by side; bytes */
     static constexpr int BLOCKS = WARPS == 8 ? 1 : 2; /* on an SM */
     static constexpr int SHARED = 2 * K_TILE + STAGES * (2 * Q_TILE + CHANGES + BR * (int)sizeof(float2));
 };
@@ -89,17 +90,18 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
  * Where chunk `chunk` of row `row` of a tile lies, in bytes. To go k times 16 elements, 2 k chunks, further in a row is to flip
  * bits of the address, too: address ^ 32 * k.
  */
-template <int ROW> static __device__ uint32_t swizzled(int row, int chunk)
+template <class S> static __device__ uint32_t swizzled(int row, int chunk)
 {
-    return row * ROW + (chunk ^ row % 8) * 16;
+    return row * S::ROW + (chunk ^ row % 8) * 16;
 }
 
-/* Begin to copy a tile: (ROWS, DIM). Rows from `there` on become zeros. */
-template <class S, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+/* Begin to copy a tile, (ROWS, DIM), this being one of COPIERS threads. Rows from `there` on become zeros. */
+template <class S, class T, int ROWS, int COPIERS>
+static __device__ void copy_tile(uint32_t to, const T *from, int there, int thread)
 {
-    constexpr int CHUNKS = S::DIM / 8, STEP = 32 * S::WARPS / CHUNKS;
-    int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-    to += swizzled<S::ROW>(first, chunk), from += first * S::DIM + chunk * 8, there -= first;
+    constexpr int CHUNKS = S::DIM / 8, STEP = COPIERS / CHUNKS;
+    int first = thread / CHUNKS, chunk = thread % CHUNKS;
+    to += swizzled<S>(first, chunk), from += first * S::DIM + chunk * 8, there -= first;
     for (int row = 0; row < ROWS; row += STEP)
         cp_async(to + row * S::ROW, from + row * S::DIM, row < there);
 }
@@ -117,16 +119,17 @@ static __device__ void advance(struct place *at, int first, int tiles)
         at->tile = first, at->head++;
 }
 
-/* Begin to copy a tile of Q and one of dO, and what prepare_kernel() made of its queries. */
+/* Begin to copy a tile of Q and one of dO, and what prepare_kernel() made of its queries: by half of the threads. */
 template <class S, class T>
 static __device__ void copy_queries(uint32_t to, uint32_t rows_to, const T *Q, const T *dO, const float2 *rows, struct place at,
-                                    int seq_q, int tiles)
+                                    int seq_q, int tiles, int thread)
 {
     const int first = at.tile * S::BR;
-    copy_tile<S, T, S::BR>(to, Q + (at.head * seq_q + first) * S::DIM, seq_q - first);
-    copy_tile<S, T, S::BR>(to + S::Q_TILE, dO + (at.head * seq_q + first) * S::DIM, seq_q - first);
-    if (threadIdx.x < S::BR / 2) /* two queries are 16 bytes */
-        cp_async(rows_to + 16 * threadIdx.x, rows + (at.head * tiles + at.tile) * S::BR + 2 * threadIdx.x, true);
+    const int64_t from = (at.head * seq_q + first) * S::DIM;
+    copy_tile<S, T, S::BR, 16 * S::WARPS>(to, Q + from, seq_q - first, thread);
+    copy_tile<S, T, S::BR, 16 * S::WARPS>(to + S::Q_TILE, dO + from, seq_q - first, thread);
+    if (thread < S::BR / 2) /* two queries are 16 bytes */
+        cp_async(rows_to + 16 * thread, rows + (at.head * tiles + at.tile) * S::BR + 2 * thread, true);
 }
 
 /* The sums of a pair's line, dV or dK, and a slice of its scores, or of their changes: fragments of 16 x 8. */
@@ -195,33 +198,41 @@ template <class S> static __device__ void weigh(struct line<S> *l, const float2 
     }
 }
 
-/* The lane's words of P, of which each holds two queries of a key, to w and to `tile`. */
-template <class S, class T> static __device__ void hand_over(struct line<S> *l, unsigned char *tile, uint32_t at)
+/* The lane's words of P or dS, of which each holds two queries of a key: to w, and to where `words` points, its first one. */
+template <class S, class T> static __device__ void hand_over(struct line<S> *l, uint32_t *words)
 {
 #pragma unroll
-    for (int n = 0; n < S::SLICE / 8; n++)
-        for (int part = 0; part < S::PARTS; part++)
+    for (int part = 0; part < S::PARTS; part++)
+        for (int n = 0; n < S::SLICE / 8; n++)
             for (int h = 0; h < 2; h++) {
                 uint32_t word = word_of_floats(&l->s[part][n][2 * h], T());
                 l->w[part][n / 2][n % 2 * 2 + h] = word;
-                *(uint32_t *)&tile[(at ^ 16 * n) + (16 * part + 8 * h) * S::CHANGED] = word;
+                words[((2 * part + h) * S::ACROSS + n) * (QUARTER / 4)] = word;
             }
 }
 
-/* s, which is dP, becomes dS = P (dP - D), in w, and in `tile` in the place of P. */
-template <class S, class T>
-static __device__ void differentiate(struct line<S> *l, unsigned char *tile, uint32_t at, const float2 *rows)
+/* w: the words of P that the same lane of another warp has left. */
+template <class S> static __device__ void take_over(struct line<S> *l, const uint32_t *words)
+{
+#pragma unroll
+    for (int part = 0; part < S::PARTS; part++)
+        for (int n = 0; n < S::SLICE / 8; n++)
+            for (int h = 0; h < 2; h++)
+                l->w[part][n / 2][n % 2 * 2 + h] = words[((2 * part + h) * S::ACROSS + n) * (QUARTER / 4)];
+}
+
+/* s, which is dP, becomes dS = P (dP - D), with the P that is in w. rows: from the lane's first query of the slice on. */
+template <class S, class T> static __device__ void differentiate(struct line<S> *l, const float2 *rows)
 {
 #pragma unroll
     for (int n = 0; n < S::SLICE / 8; n++) {
         float4 two = *(const float4 *)&rows[8 * n];
         for (int part = 0; part < S::PARTS; part++)
             for (int h = 0; h < 2; h++) {
-                uint32_t *word = (uint32_t *)&tile[(at ^ 16 * n) + (16 * part + 8 * h) * S::CHANGED];
-                float P[2], *dP = &l->s[part][n][2 * h];
-                word_to_floats(P, *word, T());
-                float dS[2] = { P[0] * (dP[0] - two.y), P[1] * (dP[1] - two.w) };
-                *word = l->w[part][n / 2][n % 2 * 2 + h] = word_of_floats(dS, T());
+                float P[2], *s = &l->s[part][n][2 * h];
+                word_to_floats(P, l->w[part][n / 2][n % 2 * 2 + h], T());
+                s[0] = P[0] * (s[0] - two.y);
+                s[1] = P[1] * (s[1] - two.w);
             }
     }
 }
@@ -259,12 +270,12 @@ template <class S, class T> static __device__ void add_to_queries(float *sums, u
     static_assert(S::WARPS == ACROSS * (S::BR / 32), "a warp has 32 queries and 32 dims");
     int warp = threadIdx.x / 32, down = warp / ACROSS, across = warp % ACROSS;
     float q[2][4][4] = {};
-    changes_at ^= 64 * down, k_at ^= 64 * across;
+    changes_at += 4 * QUARTER * down, k_at ^= 64 * across;
 #pragma unroll
     for (int k = 0; k < S::BC / 16; k++) {
         uint32_t a[2][4], b[2][4];
         for (int m = 0; m < 2; m++)
-            ldmatrix_trans(a[m], (changes_at ^ 32 * m) + 16 * S::CHANGED * k);
+            ldmatrix_trans(a[m], changes_at + (2 * S::ACROSS * k + 2 * m) * QUARTER);
         for (int n = 0; n < 2; n++)
             ldmatrix_trans(b[n], (k_at ^ 32 * n) + 16 * S::ROW * k);
         for (int m = 0; m < 2; m++)
@@ -316,28 +327,26 @@ template <class S, class T> static __global__ void __launch_bounds__(32 * S::WAR
     const int slope = p.causal, limit = p.causal ? seq_k - seq_q + 1 : seq_k; /* query i sees the first limit + slope i keys */
 
     /* This lane's row for ldmatrix in 16 x 16. Quarters: below each other, then side by side; or the other way. */
-    const uint32_t below = swizzled<S::ROW>(lane % 16, lane / 16);
-    const uint32_t beside = swizzled<S::ROW>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const uint32_t below = swizzled<S>(lane % 16, lane / 16), beside = swizzled<S>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     const uint32_t k_at = shared_address(k_tile), stages_at = k_at + 2 * S::K_TILE, rows_at = shared_address(row_tile);
-    const uint32_t changes_at = shared_address(changes) + swizzled<S::CHANGED>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const uint32_t changes_at = shared_address(changes) + (lane / 16 * S::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16;
     const uint32_t a_at = k_at + (kind == OF_WEIGHTS ? 0 : S::K_TILE) + pair * S::KEYS * S::ROW + below; /* K or V */
-    const uint32_t words_at = swizzled<S::CHANGED>(pair * S::KEYS + g, 0) + 4 * t; /* this lane's first word of P and of dS */
+    uint32_t *const words = (uint32_t *)(changes + pair * S::KEYS / 8 * S::ACROSS * QUARTER) + lane; /* the lane's of P and dS */
 
     struct line<S> l = {};
     struct place next = { kv * group, first }, done = next; /* whose tiles were copied last; whose dQ comes next */
-    copy_tile<S, T, S::BC>(k_at, K + (kv * seq_k + block_key) * DIM, seq_k - block_key);
-    copy_tile<S, T, S::BC>(k_at + S::K_TILE, V + (kv * seq_k + block_key) * DIM, seq_k - block_key);
-    copy_queries<S, T>(stages_at, rows_at, Q, dO, rows, next, seq_q, tiles);
+    const int64_t from = (kv * seq_k + block_key) * DIM;
+    copy_tile<S, T, S::BC, 32 * S::WARPS>(k_at, K + from, seq_k - block_key, threadIdx.x);
+    copy_tile<S, T, S::BC, 32 * S::WARPS>(k_at + S::K_TILE, V + from, seq_k - block_key, threadIdx.x);
+    if (kind == OF_WEIGHTS)
+        copy_queries<S, T>(stages_at, rows_at, Q, dO, rows, next, seq_q, tiles, pair * 32 + lane);
 
     for (int step = 0; step <= steps; step++) { /* the last one is for the dQ of the step before it */
         const int stage = step & 1, other = stage ^ 1, at = next.tile * BR;
         cp_async_wait_all();
         __syncthreads(); /* this tile has arrived, the dS of the one before it is complete, and nobody reads what comes after */
-        if (step + 1 < steps) {
+        if (step + 1 < steps)
             advance(&next, first, tiles);
-            copy_queries<S, T>(stages_at + other * 2 * S::Q_TILE, rows_at + other * BR * sizeof(float2), Q, dO, rows, next, seq_q,
-                               tiles);
-        }
         float *to = sums + (done.head * tiles + done.tile) * BR * DIM;
         if (step > 0 && kind == OF_CHANGES)
             add_to_queries<S, T>(to, changes_at + other * S::CHANGES, k_at + below);
@@ -346,8 +355,7 @@ template <class S, class T> static __global__ void __launch_bounds__(32 * S::WAR
             for (int query = 0; query < BR; query += S::SLICE) {
                 const uint32_t q_at = stages_at + stage * 2 * S::Q_TILE + query * S::ROW, o_at = q_at + S::Q_TILE;
                 const float2 *row = &row_tile[stage * BR + query + 2 * t];
-                unsigned char *words = changes + stage * S::CHANGES;
-                const uint32_t word = words_at ^ query * 2;
+                uint32_t *word = words + (stage * S::CHANGES + query / 8 * QUARTER) / 4;
                 const int barrier = 1 + pair + (query ? S::PAIRS : 0);
                 multiply<S, T>(&l, a_at, (kind == OF_WEIGHTS ? q_at : o_at) + beside);
                 if (kind == OF_WEIGHTS) {
@@ -355,11 +363,16 @@ template <class S, class T> static __global__ void __launch_bounds__(32 * S::WAR
                     weigh(&l, row, c);
                     if (visible < S::KEYS)
                         mask(&l, visible + slope * 2 * t - g, slope);
-                    hand_over<S, T>(&l, words, word);
+                    hand_over<S, T>(&l, word);
                     barrier_arrive(barrier, 64);
+                    if (query == 0 && step + 1 < steps)
+                        copy_queries<S, T>(stages_at + other * 2 * S::Q_TILE, rows_at + other * BR * sizeof(float2), Q, dO, rows,
+                                           next, seq_q, tiles, pair * 32 + lane);
                 } else {
                     barrier_wait(barrier, 64);
-                    differentiate<S, T>(&l, words, word, row);
+                    take_over(&l, word);
+                    differentiate<S, T>(&l, row);
+                    hand_over<S, T>(&l, word);
                 }
                 add<S, T>(&l, (kind == OF_WEIGHTS ? o_at : q_at) + below);
             }
