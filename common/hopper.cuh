@@ -50,15 +50,8 @@ template <class ELEMENT, class SIZES> struct config : SIZES {
 static inline CUtensorMapDataType attention_map_type(fp16) { return CU_TENSOR_MAP_DATA_TYPE_FLOAT16; }
 static inline CUtensorMapDataType attention_map_type(bf16) { return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16; }
 
-/*
- * A tensor (heads, rows, dim), as the copy engine sees it: (heads, dim / PANEL, rows, PANEL). A box is box_rows rows of all
- * panels, or of `panels` of them, and lies in shared memory panel after panel, the rows of a panel 128 bytes apart, chunk c of
- * row r, 16 bytes, at place c ^ r % 8. The rows are a dimension of their own: a box that goes beyond the last row of a head is
- * filled with zeros, or cut off when it is stored, and does not touch the next head. False, and refused, if there can be no such
- * map.
- */
-template <class T> static inline bool attention_map(CUtensorMap *map, const T *tensor, int64_t heads, int64_t rows, int dim,
-                                                    int box_rows, int panels)
+/* CUDA's function that makes maps; NULL: this driver has none. */
+static inline PFN_cuTensorMapEncodeTiled_v12000 map_encoder(void)
 {
     static PFN_cuTensorMapEncodeTiled_v12000 encode;
     cudaDriverEntryPointQueryResult found;
@@ -68,6 +61,25 @@ template <class T> static inline bool attention_map(CUtensorMap *map, const T *t
 #else
         cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", (void **)&encode, cudaEnableDefault, &found);
 #endif
+    return encode;
+}
+
+#ifdef STRIDED_MAPS
+#include "library/strided.cuh" /* the library's, whose tensors may lie in other ways */
+#else
+typedef CUtensorMap tensor_map;
+
+/*
+ * A tensor (heads, rows, dim), as the copy engine sees it: (heads, dim / PANEL, rows, PANEL). A box is box_rows rows of all
+ * panels, or of `panels` of them, and lies in shared memory panel after panel, the rows of a panel 128 bytes apart, chunk c of
+ * row r, 16 bytes, at place c ^ r % 8. The rows are a dimension of their own: a box that goes beyond the last row of a head is
+ * filled with zeros, or cut off when it is stored, and does not touch the next head. False, and refused, if there can be no such
+ * map.
+ */
+template <class T> static inline bool attention_map(tensor_map *map, const T *tensor, int64_t heads, int64_t rows, int dim,
+                                                    int box_rows, int panels)
+{
+    PFN_cuTensorMapEncodeTiled_v12000 encode = map_encoder();
     cuuint64_t sizes[] = { PANEL, (cuuint64_t)rows, (cuuint64_t)dim / PANEL, (cuuint64_t)heads };
     cuuint64_t strides[] = { dim * sizeof(T), PANEL * sizeof(T), rows * dim * sizeof(T) }; /* in bytes; the first is 1 element */
     cuuint32_t box[] = { PANEL, (cuuint32_t)box_rows, (cuuint32_t)panels, 1 }, steps[] = { 1, 1, 1, 1 };
@@ -78,9 +90,10 @@ template <class T> static inline bool attention_map(CUtensorMap *map, const T *t
     refuse();
     return false;
 }
+#endif
 
 struct tensor_maps {
-    CUtensorMap q, k, v, o;
+    tensor_map q, k, v, o;
 };
 
 /* The maps of an attention step: a warpgroup's queries, blocks of keys and of values, and a warp's 16 rows of one panel of O. */
@@ -192,7 +205,7 @@ template <int N> INLINE void release_together(ring<N> &r, uint32_t n)
 
 /* The producer's part: wait for a place, and have a box of `bytes` copied there. places: N times `bytes` in shared memory. */
 template <int N>
-INLINE void load(ring<N> &r, uint32_t n, void *places, int bytes, const CUtensorMap *map, int row, int head, uint64_t hint)
+INLINE void load(ring<N> &r, uint32_t n, void *places, int bytes, const tensor_map *map, int row, int head, uint64_t hint)
 {
     uint32_t full = shared_address(&r.full[n % N]);
     wait_empty(r, n);

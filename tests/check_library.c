@@ -9,108 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "from_softmax.h"
-#include "harness.h"
+#include "library_tensors.h"
 #include "steps.h"
 #include "suites.h"
-
-/* ---- tensors: dense, as the steps have them, and laid out */
-
-enum layout { DENSE, BY_POSITION, ROOM_BEHIND, BESIDE_ANOTHER, GAPS, LAYOUTS };
-static const char *const layout_names[] = { "dense", "(batch, seq, heads, dim)", "room behind the keys",
-                                            "(batch, seq, 2, heads, dim)", "gaps" };
-
-struct sizes {
-    int64_t batch, heads, seq, dim;
-};
-
-struct strided {
-    struct buffer b;
-    int64_t batch, head, seq;
-};
-
-static int64_t count_of(struct sizes n)
-{
-    return n.batch * n.heads * n.seq * n.dim;
-}
-
-static struct strided strided_new(enum layout layout, struct sizes n, enum dtype dtype)
-{
-    struct strided t = { .head = n.seq * n.dim, .seq = n.dim };
-    switch (layout) {
-    case BY_POSITION:    t.head = n.dim, t.seq = n.heads * n.dim; break;
-    case ROOM_BEHIND:    t.head = (n.seq + 5) * n.dim; break;
-    case BESIDE_ANOTHER: t.head = n.dim, t.seq = 2 * n.heads * n.dim; break;
-    case GAPS:           t.seq = n.dim + 3, t.head = n.seq * t.seq + 7; break;
-    default:             break;
-    }
-    t.batch = layout == BY_POSITION || layout == BESIDE_ANOTHER ? n.seq * t.seq : n.heads * t.head + (layout == GAPS ? 11 : 0);
-    int64_t extent = (n.batch - 1) * t.batch + (n.heads - 1) * t.head + (n.seq - 1) * t.seq + n.dim;
-    t.b = buffer_new((size_t)extent * dtype_bytes(dtype), &cpu_device);
-    return t;
-}
-
-/* Dense numbers into a tensor, or back. */
-static void move(struct strided *t, void *dense, struct sizes n, enum dtype dtype, bool back)
-{
-    size_t size = dtype_bytes(dtype), row = (size_t)n.dim * size;
-    for (int64_t i = 0; i < n.batch * n.heads * n.seq; i++) {
-        int64_t b = i / n.seq / n.heads, h = i / n.seq % n.heads, s = i % n.seq;
-        char *at = (char *)t->b.data + (size_t)(b * t->batch + h * t->head + s * t->seq) * size;
-        char *of = (char *)dense + (size_t)i * row;
-        memcpy(back ? of : at, back ? at : of, row);
-    }
-}
-
-static struct fsa_in in_of(const struct strided *t)
-{
-    return (struct fsa_in){ t->b.data, t->batch, t->head, t->seq };
-}
-
-static struct fsa_out out_of(const struct strided *t)
-{
-    return (struct fsa_out){ t->b.data, t->batch, t->head, t->seq };
-}
-
-/* Poison, but where the tensor's own numbers lie: nobody wrote beside them. */
-static bool untouched(struct strided *t, struct sizes n, enum dtype dtype)
-{
-    void *poison = malloc((size_t)count_of(n) * dtype_bytes(dtype));
-    memset(poison, 0xff, (size_t)count_of(n) * dtype_bytes(dtype));
-    move(t, poison, n, dtype, false);
-    free(poison);
-    bool intact = buffer_guards_intact(&t->b);
-    for (size_t i = 0; i < t->b.bytes && intact; i++)
-        intact = ((unsigned char *)t->b.data)[i] == 0xff;
-    return intact;
-}
-
-static struct buffer filled(int64_t rows, int64_t cols, enum dtype dtype, uint64_t seed)
-{
-    struct buffer b = buffer_new((size_t)(rows * cols) * dtype_bytes(dtype), &cpu_device);
-    input_fill(b.data, dtype, rows, cols, "normal", seed);
-    return b;
-}
-
-static struct buffer floats_from(const struct buffer *x, enum dtype dtype)
-{
-    int64_t count = (int64_t)(x->bytes / dtype_bytes(dtype));
-    struct buffer f = buffer_new((size_t)count * sizeof(float), &cpu_device);
-    for (int64_t i = 0; i < count; i++)
-        ((float *)f.data)[i] = (float)element(x->data, dtype, i);
-    return f;
-}
-
-static void floats_into(struct buffer *x, const struct buffer *f, enum dtype dtype)
-{
-    for (int64_t i = 0; i < (int64_t)(f->bytes / sizeof(float)); i++)
-        element_set(x->data, dtype, i, (double)((float *)f->data)[i]);
-}
-
-static bool same(const struct buffer *a, const struct buffer *b)
-{
-    return a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
-}
 
 /* ---- a call with just the workspace that it asks for, behind an odd address, poisoned; and refused with a byte less */
 
@@ -144,46 +45,6 @@ static void well(enum fsa_status status, const char *what)
 }
 
 /* ---- attention */
-
-struct problem {
-    struct attention p;
-    enum dtype dtype;
-    struct buffer q, k, v, O, lse; /* dense; O and lse are the step's */
-};
-
-static struct sizes queries_of(const struct attention *p)
-{
-    return (struct sizes){ p->batch, p->heads, p->seq_q, p->dim };
-}
-
-static struct sizes keys_of(const struct attention *p)
-{
-    return (struct sizes){ p->batch, p->kv_heads, p->seq_k, p->dim };
-}
-
-static struct fsa_problem problem_of(const struct problem *x)
-{
-    const struct attention *p = &x->p;
-    return (struct fsa_problem){ p->batch, p->heads, p->kv_heads, p->seq_q, p->seq_k, p->dim, p->scale, p->causal,
-                                 (int32_t)x->dtype };
-}
-
-static struct problem problem_new(struct attention p, enum dtype dtype)
-{
-    struct problem x = { .p = p, .dtype = dtype };
-    int64_t queries = p.batch * p.heads * p.seq_q, keys = p.batch * p.kv_heads * p.seq_k;
-    x.q = filled(queries, p.dim, dtype, 1), x.k = filled(keys, p.dim, dtype, 2), x.v = filled(keys, p.dim, dtype, 3);
-    x.O = buffer_new(x.q.bytes, &cpu_device);
-    x.lse = buffer_new((size_t)queries * sizeof(float), &cpu_device);
-    return x;
-}
-
-static void problem_free(struct problem *x)
-{
-    struct buffer *all[] = { &x->q, &x->k, &x->v, &x->O, &x->lse };
-    for (int i = 0; i < 5; i++)
-        buffer_free(all[i]);
-}
 
 static void by_step_27(struct problem *x)
 {
@@ -622,11 +483,11 @@ static enum fsa_status spoil(struct all *a, int i, int *of)
     case 40: return a->out[0].data = (char *)a->in[2].data + 2 * (ELEMENTS - 1), FSA_OVERLAP;
     case 41: return a->run.workspace = (void *)a->in[1].data, FSA_OVERLAP;
     case 42: return a->run.workspace = a->out[0].data, FSA_OVERLAP;
-    case 43: return a->run.device = 1, FSA_DEVICE;
+    case 43: return a->run.device = 2, FSA_DEVICE;
     case 44: return a->run.stream = a, FSA_DEVICE;
     case 45: return a->run.threads = -1, FSA_THREADS;
     case 46: return a->run.threads = 1025, FSA_THREADS;
-    case 47: return a->run.flags = 2, FSA_FLAG;
+    case 47: return a->run.flags = 4, FSA_FLAG;
     case 48: return a->run.bytes = 100, FSA_WORKSPACE;
     case 49: return a->run.workspace = NULL, FSA_WORKSPACE;
     case 50: return a->in[0].data = (void *)(UINTPTR_MAX - 15), FSA_SIZE;
@@ -701,6 +562,47 @@ START_TEST(test_what_is_refused)
     }
     for (int i = 0; i < 10; i++)
         buffer_free(&t[i]);
+}
+END_TEST
+
+/* Where there is no GPU, or no build for one, all that asks for it is refused, whatever else it asks. */
+START_TEST(test_no_gpu)
+{
+    if (gpu_count() > 0)
+        return; /* check_library_gpu.c */
+    struct all a = { .p = { 2, 2, 2, 24, 24, 8, 1, 1, FSA_FP16 } };
+    float x[8] = { 0 }, y[8];
+    for (int i = 0; i < 4; i++) {
+        struct fsa_run run = { .device = FSA_GPU, .flags = i % 2 ? FSA_ASK : FSA_KEPT, .stream = i < 2 ? NULL : &a };
+        for (int function = 0; function < FUNCTIONS; function++)
+            ck_assert_int_eq(do_all(&a, function, &run), FSA_DEVICE);
+        ck_assert_int_eq(fsa_softmax(y, 0, x, 0, 1, 8, FSA_FP32, &run), FSA_DEVICE);
+        ck_assert_int_eq(fsa_softmax_backward(y, 0, x, 0, x, 0, 1, 8, FSA_FP32, &run), FSA_DEVICE);
+    }
+}
+END_TEST
+
+/* The workspace that is asked for without tensors is that with them. */
+START_TEST(test_asked_without_tensors)
+{
+    for (int function = 0; function < FUNCTIONS; function++) {
+        struct buffer t = buffer_new(ELEMENTS * sizeof(float) * 9, &cpu_device);
+        struct all a = { .p = { 2, 2, 2, 24, 24, 8, 1, 1, FSA_FP16 }, .lengths = { 24, 24 } };
+        struct fsa_run without = { .flags = FSA_ASK, .threads = 2 }, with = without;
+        a.cache.seqlens = a.lengths;
+        for (int j = 0; j < 8; j++)
+            if (j < 5)
+                a.in[j] = (struct fsa_in){ NULL, 400, 8, 16 };
+            else
+                a.out[j - 5] = (struct fsa_out){ NULL, 400, 8, 16 };
+        ck_assert_int_eq(do_all(&a, function, &without), FSA_OK);
+        for (int j = 0; j < 8; j++)
+            *(j < 5 ? (void **)&a.in[j].data : &a.out[j - 5].data) = (char *)t.data + j * ELEMENTS * 4;
+        a.lse = (float *)((char *)t.data + 8 * ELEMENTS * 4);
+        ck_assert_int_eq(do_all(&a, function, &with), FSA_OK);
+        ck_assert_uint_eq(with.needed, without.needed);
+        buffer_free(&t);
+    }
 }
 END_TEST
 
@@ -867,11 +769,11 @@ END_TEST
 
 START_TEST(test_words)
 {
-    for (int32_t i = FSA_OK; i <= FSA_WORKSPACE; i++)
+    for (int32_t i = FSA_OK; i <= FSA_LAUNCH; i++)
         for (int32_t j = -1; j < i; j++)
             ck_assert_str_ne(fsa_words(i), fsa_words(j));
     ck_assert_str_eq(fsa_words(-1), fsa_words(INT32_MAX));
-    ck_assert_str_eq(fsa_words(FSA_WORKSPACE + 1), fsa_words(INT32_MIN));
+    ck_assert_str_eq(fsa_words(FSA_LAUNCH + 1), fsa_words(INT32_MIN));
     ck_assert_str_eq(fsa_version(), FSA_VERSION);
 }
 END_TEST
@@ -891,6 +793,8 @@ Suite *library_suite(void)
     suite_add_tcase(suite, bits);
     tcase_set_timeout(refused, 60);
     tcase_add_test(refused, test_what_is_refused);
+    tcase_add_test(refused, test_no_gpu);
+    tcase_add_test(refused, test_asked_without_tensors);
     tcase_add_test(refused, test_what_rows_are_refused);
     tcase_add_test(refused, test_as_much_as_there_can_be);
     tcase_add_test(refused, test_words);

@@ -4,6 +4,7 @@
 set -u
 export B=${B:-build/cpu}
 case $B in *cuda*) cuda=1 ;; *) cuda=0 ;; esac
+CUDA_HOME=${CUDA_HOME:-$(dirname "$(dirname "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")")}
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -47,6 +48,7 @@ is "$(nm -g --defined-only "$work/usr/lib/libfrom_softmax.a" | awk 'NF == 3 { pr
     "symbols of the archive"
 for file in libfrom_softmax.so libfrom_softmax.a; do
     case $file in *.so) dynamic=-D ;; *) dynamic= ;; esac
+    [ $cuda$dynamic != 1-D ] || continue # it has CUDA's runtime inside, which does
     calls=$(nm $dynamic --undefined-only "$work/usr/lib/$file" | awk 'NF == 2 { sub(/@.*/, "", $2); print $2 }')
     is "$(echo "$calls" | grep -xE 'exit|_exit|abort|malloc|calloc|realloc|free|f?printf|fopen|write')" "" "what $file calls"
 done
@@ -71,6 +73,19 @@ if command -v pkg-config >/dev/null 2>&1; then
             "$work/archive/libfrom_softmax.a" $(pc --static --libs | tr ' ' '\n' | grep -v 'from_softmax\|^-L') -o "$work/static"
         passes "$example with the archive" "$work/static"
     done
+    # On a GPU: compiled wherever CUDA is, and run; without a GPU it says so.
+    if [ $cuda = 1 ]; then
+        include="-I$CUDA_HOME/include"
+        passes "on_gpu.c, compiled" $cc -std=c99 -O1 -Wall -Wextra -Werror $include common/library/examples/on_gpu.c \
+            $(pc --cflags --libs) -L"$CUDA_HOME/lib64" -lcudart -Wl,-rpath,"$CUDA_HOME/lib64:$work/usr/lib" -o "$work/on_gpu"
+        passes "on_gpu.c" "$work/on_gpu"
+        grep '^skipped' "$work/out" | sed 's/^/library: on_gpu.c: /'
+        passes "on_gpu.c with the archive, compiled" $cc -std=c99 -O1 $include common/library/examples/on_gpu.c $(pc --cflags) \
+            "$work/archive/libfrom_softmax.a" $(pc --static --libs | tr ' ' '\n' | grep -v 'from_softmax\|^-L') -o "$work/on_gpu"
+        passes "on_gpu.c with the archive" "$work/on_gpu"
+    else
+        echo "library: skipped: on_gpu.c: a build without CUDA"
+    fi
 else
     echo "library: skipped: pkg-config is not here, with which the examples are compiled"
 fi

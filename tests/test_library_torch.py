@@ -20,6 +20,11 @@ sys.path.insert(0, str(ROOT / "common/library"))
 import from_softmax as fs
 import from_softmax_torch as fst
 
+ON_GPU = torch.cuda.is_available() and fs.has_gpu()
+if not ON_GPU:
+    print("library: skipped: PyTorch's operator on a GPU: %s" % ("%s is not for it" % LIBRARY if torch.cuda.is_available() else
+                                                                "PyTorch sees none"))
+DEVICE = "cpu"  # of what is drawn
 TYPES = {torch.float32: 2.0 ** -24, torch.float16: 2.0 ** -11, torch.bfloat16: 2.0 ** -8}  # and their unit roundoff
 SHAPES = [(1, 2, 2, 5, 7, 8), (2, 4, 2, 33, 33, 16), (1, 6, 2, 1, 300, 64), (2, 3, 1, 70, 100, 40)]
 
@@ -28,7 +33,7 @@ def tensors(shape, dtype=torch.float32, grad=False, seed=1):
     """q, k and v, as (batch, seq, heads, dim) lies."""
     batch, heads, kv_heads, seq_q, seq_k, dim = shape
     torch.manual_seed(seed)
-    draw = lambda *size: torch.randn(size).to(dtype).transpose(1, 2).detach().requires_grad_(grad)
+    draw = lambda *size: torch.randn(size).to(DEVICE, dtype).transpose(1, 2).detach().requires_grad_(grad)
     return draw(batch, seq_q, heads, dim), draw(batch, seq_k, kv_heads, dim), draw(batch, seq_k, kv_heads, dim)
 
 
@@ -38,7 +43,7 @@ def exact(q, k, v, causal, scale=None):
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = q @ k.transpose(2, 3) * (q.shape[3] ** -0.5 if scale is None else scale)
     if causal:
-        seen = torch.ones(scores.shape[2:], dtype=torch.bool).tril(scores.shape[3] - scores.shape[2])
+        seen = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril(scores.shape[3] - scores.shape[2])
         scores = scores.masked_fill(~seen, -torch.inf)
     return scores.softmax(-1) @ v, scores.logsumexp(-1)
 
@@ -100,7 +105,7 @@ class Operator(unittest.TestCase):
         q, k, v = tensors((2, 4, 4, 20, 30, 16))
         few = k[:, :, :12], v[:, :, :12]
         double = [x.double() for x in (q, k, v)]
-        mask = torch.rand(20, 30) < 0.7
+        mask = torch.rand(20, 30, device=DEVICE) < 0.7
         grouped = (q, k[:, :2], v[:, :2])
         askew = q.transpose(2, 3).contiguous().transpose(2, 3)
         for args, options, taken in [
@@ -120,6 +125,49 @@ class Operator(unittest.TestCase):
         mine = tensors((2, 4, 4, 33, 33, 16), grad=True)
         for a, b in zip(torch.autograd.grad(compiled(*mine), mine), torch.autograd.grad(loss(*mine), mine)):
             self.assertTrue(torch.equal(a, b))
+
+
+class OnGPU:
+    """The same on a GPU."""
+
+    def setUp(self):
+        global DEVICE
+        if not ON_GPU:
+            self.skipTest("no GPU")
+        DEVICE = "cuda"
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+    def tearDown(self):
+        global DEVICE
+        DEVICE = "cpu"
+
+
+class OperatorOnGPU(OnGPU, Operator):
+    def test_what_is_left_to_pytorch(self):
+        """What the library has there in fp32 alone."""
+        q, k, v = tensors((2, 4, 4, 20, 30, 160), torch.bfloat16)
+        self.assertFalse(fst.takes(q, k, v))
+        self.assertTrue(fst.takes(q.float(), k.float(), v.float()))
+        q, k, v = tensors((2, 4, 4, 20, 30, 64), torch.bfloat16, grad=True)
+        self.assertTrue(fst.takes(q, k, v))
+
+    def test_streams_and_graphs(self):
+        """On a stream of its own, and launched again from a captured graph, with other numbers."""
+        q, k, v = tensors((2, 4, 2, 300, 300, 64), torch.bfloat16)
+        want, stream = fs.attention(q, k, v, causal=True), torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.assertTrue(torch.equal(fs.attention(q, k, v, causal=True), want))
+        stream.synchronize()
+        graph, kept = torch.cuda.CUDAGraph(), q.clone()
+        with torch.cuda.graph(graph):
+            out = fs.attention(q, k, v, causal=True)
+        q.copy_(torch.randn_like(q))
+        graph.replay()
+        self.assertTrue(torch.equal(out, fs.attention(q, k, v, causal=True)))
+        q.copy_(kept)
+        graph.replay()
+        self.assertTrue(torch.equal(out, want))
 
 
 class Wrapper(unittest.TestCase):
@@ -146,8 +194,13 @@ class Wrapper(unittest.TestCase):
                      (q, k[:, :1, :1].expand(2, 2, 33, 16), v)]:
             with self.assertRaises(ValueError):
                 fs.attention(*args)
-        with self.assertRaises(fs.Error):
-            fs.attention(q, k, v, threads=-1)
+        for threads in (-1, 1 << 32):
+            with self.assertRaises(fs.Error):
+                fs.attention(q, k, v, threads=threads)
+        with self.assertRaisesRegex(ValueError, "gradient"):  # which it would not have
+            fs.attention(q.detach().requires_grad_(), k, v)
+        with self.assertRaisesRegex(ValueError, "sign"):
+            fs.attention(torch._neg_view(q), k, v)
 
     def test_many_threads_at_once(self):
         q, k, v = tensors((2, 4, 2, 65, 65, 64), torch.bfloat16)
@@ -159,6 +212,62 @@ class Wrapper(unittest.TestCase):
         for t in threads:
             t.join()
         self.assertEqual(wrong, [])
+
+
+class WrapperOnGPU(OnGPU, unittest.TestCase):
+    def test_cache(self):
+        """A few queries against a cache in PyTorch's layout; and what a GPU's library does not have is refused."""
+        q, k, v = tensors((3, 4, 2, 2, 640, 64), torch.bfloat16)
+        self.assertLess(off(fs.decode(q, k, v, causal=True), exact(q, k, v, True)[0]), 2 * TYPES[torch.bfloat16])
+        with self.assertRaises(fs.Error) as refused:
+            fs.decode(q, k, v, seqlens=torch.tensor([64, 1, 40], dtype=torch.int32, device=DEVICE))
+        self.assertIn("unlike length", str(refused.exception))
+
+    def test_what_is_refused(self):
+        q, k, v = tensors(SHAPES[1])
+        for args in [(q, k.cpu(), v.cpu()), (q.cpu(), k, v), (q, k.half(), v.half()), (q.double(), k.double(), v.double())]:
+            with self.assertRaises(ValueError):
+                fs.attention(*args)
+
+    def test_softmax(self):
+        for dtype, unit in TYPES.items():
+            x = torch.randn(50, 1003, device=DEVICE).to(dtype)
+            y, dy = fs.softmax(x), torch.randn(50, 1003, device=DEVICE).to(dtype)
+            self.assertLess(off(y, x.double().softmax(-1)), max(2 * unit, 1e-6))
+            want = y.double() * (dy.double() - (y.double() * dy.double()).sum(-1, keepdim=True))
+            self.assertLess(off(fs.softmax_backward(y, dy), want), max(2 * unit, 1e-6))
+
+
+class ModelOnGPU(OnGPU, unittest.TestCase):
+    @unittest.skipUnless(here("transformers"), "needs transformers")
+    def test_same_logits(self):
+        """Of a Llama whose weights are random, heads of 64, four of which share one of K and V: in bf16 no farther from fp64 than
+        twice what PyTorch's own attention is; and it writes the same with either."""
+        from transformers import LlamaConfig, LlamaForCausalLM
+        torch.manual_seed(1)
+        config = LlamaConfig(hidden_size=512, intermediate_size=1024, num_hidden_layers=8, num_attention_heads=8,
+                             num_key_value_heads=2, vocab_size=2048, initializer_range=0.05)
+        config._attn_implementation = "sdpa"
+        model = LlamaForCausalLM(config).to(DEVICE, torch.bfloat16).eval()
+        exactly, tokens = copy.deepcopy(model).double(), torch.randint(1, 2048, (2, 700), device=DEVICE)
+        calls, op = [], fst.takes
+        fst.takes = lambda *args, **options: calls.append(op(*args, **options)) or calls[-1]
+        self.addCleanup(setattr, fst, "takes", op)
+        with torch.no_grad():
+            want, theirs = exactly(tokens).logits, model(tokens).logits
+            with fst.everywhere():
+                mine = model(tokens).logits
+            self.assertEqual(calls, [True] * 8)
+            print("logits of 2 x 700 tokens, bf16 on a GPU: off by %.2g with the library, %.2g with PyTorch's; largest %.1f" % (
+                (mine - want).abs().max(), (theirs - want).abs().max(), want.abs().max()))
+            self.assertLess((mine - want).abs().max(), 2 * (theirs - want).abs().max())
+            single = model.float()
+            write = lambda: single.generate(tokens, max_new_tokens=16, do_sample=False, pad_token_id=0)
+            theirs = write()
+            with fst.everywhere():
+                self.assertTrue(torch.equal(write(), theirs))
+        print("written, %d of %d calls by the library: the same 2 x 16 tokens" % (sum(calls[8:]), len(calls[8:])))
+        self.assertTrue(all(calls))
 
 
 @unittest.skipUnless(all(here(name) for name in MODEL), "needs " + ", ".join(MODEL))

@@ -2,7 +2,7 @@
 # is tested is what runs.
 
 TESTS_O := $(patsubst %.c,$B/%.o,$(filter-out tests/main_%.c tests/bug.c tests/try.c tests/quiz.c tests/fuzz_%.c \
-           tests/ring_threads.c tests/library_threads.c tests/library_speed.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
+           tests/ring_threads.c tests/library_threads.c tests/library_speed%.c,$(sort $(wildcard tests/*.c tests/mutants/*.c))))
 TESTS_GPU_O := $(patsubst %.cu,$B/%.o,$(sort $(wildcard tests/*.cu tests/mutants/*.cu)))
 
 $B/tests/%.o: C += -Itests -Icommon/library $(filter -I% -D%,$(CHECK))
@@ -24,7 +24,9 @@ $B/ring_threads: $(foreach s,$(filter 14% 35% 36% 37%,$(STEPS)),$(call parts,$s)
 $B/library_threads: $B/libfrom_softmax.a
 $B/library_speed: $(foreach s,$(filter 00% 07% 09% 14% 27% 28% 29% 31%,$(STEPS)),$(call parts,$s)) $B/libharness.a \
     $B/libfrom_softmax.a
-$B/bug $B/quiz $B/ring_threads $B/library_threads $B/library_speed: $B/%: $B/tests/%.o
+$B/library_speed_gpu: $(call claimed,$(filter 00% 07% 09% 14% 18% 24% 26% 27% 29% 31% 32%,$(STEPS))) $B/libharness.a \
+    $B/libfrom_softmax.a
+$B/bug $B/quiz $B/ring_threads $B/library_threads $B/library_speed $B/library_speed_gpu: $B/%: $B/tests/%.o
 	$(call LINK_TESTS,$^)
 
 # A reader's answer to an exercise, and the course's step, in one program; exercise.py says of which step, and writes its sources.
@@ -101,4 +103,7 @@ fuzz: ## a minute of random bytes for the .npy reader, words for the command lin
 library-speed: $B/library_speed ## what a call of the library costs beside the step that it calls, in turn
 	@$B/library_speed $(ARGS)
 
-.PHONY: test library-speed bug quiz mutants ablation delays older-gpus repairs sanitize fuzz
+library-speed-gpu: $B/library_speed_gpu ## the same on a GPU, and how long a call takes the host
+	@$B/library_speed_gpu $(ARGS)
+
+.PHONY: test library-speed library-speed-gpu bug quiz mutants ablation delays older-gpus repairs sanitize fuzz

@@ -18,15 +18,20 @@
 
 #include "floats.h"
 #include "from_softmax.h"
+#include "gpu.h"
 #include "inside.h"
 #include "merge.h"
 #include "steps.h"
 
+#define FEW_ON_GPU 16 /* the same on a GPU */
 #define FEW 20 /* queries of a head, up to which fsa_attention reads keys as decoding does: step 14 takes as long for up to 48 */
 #define MOST_BYTES ((int64_t)1 << 44) /* of a tensor: products of sizes, and of sizes and threads, then fit 64 bits everywhere */
 #define MOST_THREADS 1024
 #define MOST_QUERIES ((int64_t)1 << 30) /* of fsa_decode, all together: with 2^31 keys the same holds of step 28 */
+#define MOST_ROWS INT32_MAX /* of a softmax on a GPU */
 #define MOST_TENSORS 12
+#define PACK 16   /* bytes that a GPU's steps load at once: tensors of attention begin on multiples */
+#define PLACE 128 /* what is in the workspace begins on a multiple: a line of a GPU, and two of a CPU */
 
 _Static_assert(FSA_FP32 == (int)FP32 && FSA_FP16 == (int)FP16 && FSA_BF16 == (int)BF16, "types.h has the same types");
 _Static_assert(sizeof(struct fsa_in) == sizeof(struct fsa_out), "one copy serves both");
@@ -79,6 +84,7 @@ int64_t cpu_cache_bytes(int level)
 struct tensor {
     char *data, *dense;            /* the caller's, and where the step finds it */
     int64_t n[4], stride[3];       /* batch, heads, seq, dim; of the first three, 0 where there is but one */
+    int64_t dim;                   /* the step's: a GPU's may want more, which are zeros */
     int64_t extent;                /* elements from the first to the last */
     enum dtype dtype, as;          /* the caller's, and the step's */
     bool written;
@@ -87,10 +93,11 @@ struct tensor {
 struct call {
     enum fsa_status status;
     struct fsa_run *run;
+    const struct gpu *gpu; /* NULL: on a CPU */
     enum dtype dtype;
     struct tensor tensor[MOST_TENSORS];
     int count;
-    uintptr_t base; /* of the workspace, on a multiple of a line */
+    uintptr_t base; /* of the workspace, on a multiple of PLACE */
     size_t used;    /* of it */
     int others;     /* threads that the caller's thread would take: to be restored */
 };
@@ -126,13 +133,15 @@ static struct call begin(struct fsa_run *run, int32_t dtype)
     fail(&c, dtype < FSA_FP32 || dtype > FSA_BF16, FSA_DTYPE);
     if (!run)
         return c;
-    fail(&c, run->device != FSA_CPU || run->stream, FSA_DEVICE);
+    if (run->device == FSA_GPU)
+        c.gpu = gpu_here();
+    fail(&c, !c.gpu && (run->device != FSA_CPU || run->stream), FSA_DEVICE);
     fail(&c, run->threads < 0 || run->threads > MOST_THREADS, FSA_THREADS);
-    fail(&c, run->flags & ~FSA_ASK, FSA_FLAG);
+    fail(&c, run->flags & ~(FSA_ASK | FSA_KEPT), FSA_FLAG);
     run->needed = 0;
     here.threads = run->threads > 0 ? run->threads : c.others < MOST_THREADS ? c.others : MOST_THREADS;
     here.failed = false;
-    c.base = ((uintptr_t)run->workspace + LINE - 1) / LINE * LINE;
+    c.base = ((uintptr_t)run->workspace + PLACE - 1) / PLACE * PLACE;
     return c;
 }
 
@@ -172,12 +181,18 @@ static bool fill_strides(struct tensor *t)
     return true;
 }
 
+/* Then data may be NULL. */
+static bool only_asks(const struct call *c)
+{
+    return c->run && c->run->flags & FSA_ASK;
+}
+
 static void check_tensor(struct call *c, struct tensor *t)
 {
     int64_t bytes = (int64_t)element_bytes(t->dtype);
     for (int i = 0; i < 4; i++)
         fail(c, t->n[i] < 1 || t->n[i] > MOST_BYTES, FSA_SIZE);
-    fail(c, !t->data, FSA_NULL);
+    fail(c, !t->data && !only_asks(c), FSA_NULL);
     fail(c, (uintptr_t)t->data % (uintptr_t)bytes != 0, FSA_ALIGNMENT);
     if (c->status)
         return;
@@ -196,6 +211,7 @@ static struct tensor *tensor(struct call *c, const void *data, const int64_t str
     *t = (struct tensor){ .data = (char *)data, .dtype = c->dtype, .as = c->dtype, .written = written };
     memcpy(t->stride, stride, sizeof t->stride);
     memcpy(t->n, n, sizeof t->n);
+    t->dim = n[3];
     if (!c->status)
         check_tensor(c, t);
     t->dense = t->data;
@@ -261,7 +277,7 @@ static void check_overlaps(struct call *c, bool in_place)
     for (int i = 0; i < c->count; i++)
         for (int j = 0; j < c->count && !c->status; j++) {
             const struct tensor *a = &c->tensor[i], *b = &c->tensor[j];
-            if (!a->written || i == j)
+            if (!a->written || i == j || !a->data || !b->data)
                 continue;
             if (b->written)
                 fail(c, a->data == b->data || inside(a, b), FSA_OVERLAP);
@@ -273,20 +289,25 @@ static void check_overlaps(struct call *c, bool in_place)
 /* `bytes` of the workspace, for as long as the call lasts. */
 static char *reserve(struct call *c, size_t bytes)
 {
-    size_t whole = lines(bytes), at = c->used;
+    size_t whole = (bytes + PLACE - 1) / PLACE * PLACE, at = c->used;
     fail(c, whole < bytes || whole > SIZE_MAX / 2 - c->used, FSA_SIZE);
     if (!c->status)
         c->used += whole;
     return (char *)(c->base + at);
 }
 
+static void use_copy(struct call *c, struct tensor *t, enum dtype as, int64_t dim)
+{
+    t->as = as;
+    t->dim = dim;
+    t->dense = reserve(c, (size_t)(t->n[0] * t->n[1] * t->n[2] * dim) * element_bytes(as));
+}
+
 /* The step takes this tensor dense and as `as`: where it is not both, from the workspace. */
 static void use(struct call *c, struct tensor *t, enum dtype as)
 {
-    if (c->status || (t->dtype == as && is_dense(t)))
-        return;
-    t->as = as;
-    t->dense = reserve(c, (size_t)(t->n[0] * t->n[1] * t->n[2] * t->n[3]) * element_bytes(as));
+    if (!c->status && !(t->dtype == as && is_dense(t)))
+        use_copy(c, t, as, t->n[3]);
 }
 
 /* Whether the step may run: nothing was wrong, there is workspace enough, and more than the question was asked. */
@@ -295,14 +316,14 @@ static bool ready(struct call *c)
     if (c->status)
         return false;
     struct fsa_run *run = c->run;
-    run->needed = c->used ? c->used + LINE - 1 : 0;
+    run->needed = c->used ? c->used + PLACE - 1 : 0;
     if (run->flags & FSA_ASK)
         return false;
     fail(c, run->needed && (!run->workspace || run->bytes < run->needed), FSA_WORKSPACE);
     fail(c, run->needed && (uintptr_t)run->workspace + run->needed < run->needed, FSA_WORKSPACE);
     for (int i = 0; i < c->count && run->needed; i++)
         fail(c, overlap(run->workspace, run->needed, c->tensor[i].data, bytes_of(&c->tensor[i])), FSA_OVERLAP);
-    if (!c->status)
+    if (!c->status && !c->gpu)
         take_threads(here.threads);
     return c->status == FSA_OK;
 }
@@ -318,6 +339,10 @@ static void enter(char *from, size_t bytes)
 /* Of a call that was ready. */
 static enum fsa_status end(struct call *c)
 {
+    if (c->gpu) {
+        fail(c, !gpu_is_well(), FSA_LAUNCH);
+        return c->status;
+    }
     fail(c, here.failed, FSA_WORKSPACE);
     take_threads(c->others);
     return c->status;
@@ -352,8 +377,31 @@ static void copy(const struct tensor *t, bool back)
     }
 }
 
+/* On a GPU: of one type, and all at once. */
+static void copy_on_gpu(const struct call *c, bool back)
+{
+    struct copy copies[MOST_TENSORS];
+    int count = 0;
+    enum dtype as = c->dtype;
+    for (int i = 0; i < c->count; i++) {
+        const struct tensor *t = &c->tensor[i];
+        if (t->written != back || t->dense == t->data)
+            continue;
+        int64_t dense[] = { t->n[1] * t->n[2] * t->dim, t->n[2] * t->dim, t->dim };
+        struct copy *to = &copies[count++];
+        *to = (struct copy){ back ? t->data : t->dense, back ? t->dense : t->data, t->n[0], t->n[1], t->n[2], t->n[3],
+                             back ? t->n[3] : t->dim, { 0 }, { 0 } };
+        memcpy(to->to_stride, back ? t->stride : dense, sizeof dense);
+        memcpy(to->from_stride, back ? dense : t->stride, sizeof dense);
+        as = t->as;
+    }
+    gpu_copy(copies, count, back ? c->dtype : as, back ? as : c->dtype, c->run->stream);
+}
+
 static void fetch_all(const struct call *c)
 {
+    if (c->gpu)
+        return copy_on_gpu(c, false);
     for (int i = 0; i < c->count; i++)
         if (!c->tensor[i].written)
             copy(&c->tensor[i], false);
@@ -361,6 +409,8 @@ static void fetch_all(const struct call *c)
 
 static void put_all(const struct call *c)
 {
+    if (c->gpu)
+        return copy_on_gpu(c, true);
     for (int i = 0; i < c->count; i++)
         if (c->tensor[i].written)
             copy(&c->tensor[i], true);
@@ -440,12 +490,77 @@ static void softmax_rows(softmax_fn *step, const struct tensor *y, const struct 
     }
 }
 
+/* ---- the same on a GPU */
+
+static struct {
+    softmax_gpu_fn *fp32;
+    softmax_fp16_gpu_fn *fp16;
+    softmax_bf16_gpu_fn *bf16;
+    workspace_fn *workspace;
+    softmax_backward_gpu_fn *back;
+} const of_gpu = { GPU(split_softmax_gpu), GPU(split_softmax_fp16_gpu), GPU(split_softmax_bf16_gpu), GPU(split_softmax_workspace),
+                   GPU(softmax_backward_gpu) };
+
+/* The workspace of a step that counts in it. */
+static void clear(const struct call *c, void *memory, size_t bytes)
+{
+    if (bytes && !(c->run->flags & FSA_KEPT))
+        gpu_zero(memory, bytes, c->run->stream);
+}
+
+/* All tensors of a call that are rows: the step takes them dense, as `as`, and alike, their addresses equal modulo PACK. */
+static void use_rows_on_gpu(struct call *c, enum dtype as)
+{
+    bool fine = as == c->dtype;
+    for (int i = 0; i < c->count && !c->status; i++) {
+        const struct tensor *t = &c->tensor[i];
+        fine = fine && is_dense(t) && ((uintptr_t)t->data - (uintptr_t)c->tensor[0].data) % PACK == 0;
+        fail(c, t->n[2] > MOST_ROWS, FSA_SIZE);
+    }
+    for (int i = 0; i < c->count && !c->status && !fine; i++)
+        use_copy(c, &c->tensor[i], as, c->tensor[i].n[3]);
+}
+
+static enum fsa_status softmax_on_gpu(struct call *c, const struct tensor *y, const struct tensor *x)
+{
+    int64_t rows = x->n[2], cols = x->n[3];
+    use_rows_on_gpu(c, c->dtype);
+    size_t bytes = c->status ? 0 : of_gpu.workspace(rows, cols, c->dtype);
+    void *memory = reserve(c, bytes), *to = y->dense, *stream = c->run->stream;
+    const void *from = x->dense;
+    if (!ready(c))
+        return c->status;
+    fetch_all(c);
+    clear(c, memory, bytes);
+    switch (c->dtype) {
+    case FP16: of_gpu.fp16(to, from, rows, cols, memory, stream); break;
+    case BF16: of_gpu.bf16(to, from, rows, cols, memory, stream); break;
+    default:   of_gpu.fp32(to, from, rows, cols, memory, stream); break;
+    }
+    put_all(c);
+    return end(c);
+}
+
+/* Step 29 is fp32 there. */
+static enum fsa_status gradient_on_gpu(struct call *c, const struct tensor *dx, const struct tensor *y, const struct tensor *dy)
+{
+    use_rows_on_gpu(c, FP32);
+    if (!ready(c))
+        return c->status;
+    fetch_all(c);
+    of_gpu.back((float *)dx->dense, (float *)y->dense, (float *)dy->dense, y->n[2], y->n[3], NULL, c->run->stream);
+    put_all(c);
+    return end(c);
+}
+
 enum fsa_status fsa_softmax(void *y, int64_t y_stride, const void *x, int64_t x_stride, int64_t rows, int64_t cols, int32_t dtype,
                             struct fsa_run *run)
 {
     struct call c = begin(run, dtype);
     const struct tensor *out = rows_out(&c, y, y_stride, rows, cols), *in = rows_in(&c, x, x_stride, rows, cols);
     check_overlaps(&c, true);
+    if (!c.status && c.gpu)
+        return softmax_on_gpu(&c, out, in);
     bool shared = !c.status && rows_are_shared(rows, cols);
     size_t each = c.status ? 0 : softmax_bytes(cols, shared);
     int threads = shared ? 1 : here.threads;
@@ -485,6 +600,8 @@ enum fsa_status fsa_softmax_backward(void *dx, int64_t dx_stride, const void *y,
     const struct tensor *to = rows_out(&c, dx, dx_stride, rows, cols), *of_y = rows_in(&c, y, y_stride, rows, cols),
                         *of_dy = rows_in(&c, dy, dy_stride, rows, cols);
     check_overlaps(&c, true);
+    if (!c.status && c.gpu)
+        return gradient_on_gpu(&c, to, of_y, of_dy);
     if (!ready(&c))
         return c.status;
     if (is_dense(to) && is_dense(of_y) && is_dense(of_dy)) {
@@ -662,6 +779,145 @@ static enum fsa_status decode(struct call *c, struct decoding *d)
     return end(c);
 }
 
+/* ---- attention on a GPU: the steps that there are, the best first */
+
+/* What a step needs and takes. A line more here is a step more. */
+struct gpu_step {
+    int capability;  /* code for such a GPU, or a newer one */
+    bool hopper;     /* code of sm_90a */
+    bool tiles;      /* heads of 64 or 128: others are filled up with zeros */
+    bool strided;    /* it is compiled with STRIDED_MAPS */
+    bool counts;     /* its workspace begins as zeros, and it leaves them so */
+    attention_gpu_fn *fp32;
+    attention_fp16_gpu_fn *fp16;
+    attention_bf16_gpu_fn *bf16;
+    attention_backward_gpu_fn *back_fp32; /* or it goes back */
+    attention_backward_fp16_gpu_fn *back_fp16;
+    attention_backward_bf16_gpu_fn *back_bf16;
+    attention_workspace_fn *workspace; /* NULL: it needs none */
+};
+
+/* The last of each list takes everything, in fp32 at least. library.mk says for which GPUs there are steps. */
+static const struct gpu_step forward_steps[] = {
+#ifdef FOR_HOPPER
+    { .hopper = true, .tiles = true, .strided = true, .counts = true, .fp16 = optimistic_attention_fp16_gpu,
+      .bf16 = optimistic_attention_bf16_gpu, .workspace = optimistic_attention_workspace },
+#endif
+#ifdef FOR_OTHERS
+    { .capability = 80, .tiles = true, .fp16 = lean_attention_fp16_gpu, .bf16 = lean_attention_bf16_gpu },
+#endif
+    { .fp32 = GPU(register_tiled_attention_gpu) },
+};
+static const struct gpu_step decoding_steps[] = {
+    { .fp32 = GPU(grouped_attention_gpu), .fp16 = GPU(grouped_attention_fp16_gpu), .bf16 = GPU(grouped_attention_bf16_gpu),
+      .workspace = GPU(grouped_attention_workspace), .counts = true },
+};
+static const struct gpu_step backward_steps[] = {
+    { .capability = 80, .tiles = true, .back_fp16 = GPU(tensor_core_backward_fp16_gpu),
+      .back_bf16 = GPU(tensor_core_backward_bf16_gpu), .workspace = GPU(tensor_core_backward_workspace) },
+    { .back_fp32 = GPU(recomputed_backward_gpu), .workspace = GPU(recomputed_backward_workspace) },
+};
+
+static bool has_type(const struct gpu_step *s, enum dtype dtype)
+{
+    return dtype == FP16 ? s->fp16 || s->back_fp16 : dtype == BF16 ? s->bf16 || s->back_bf16 : s->fp32 || s->back_fp32;
+}
+
+static const struct gpu_step *choose(const struct gpu_step *s, const struct call *c, int64_t dim)
+{
+    while (s->capability > c->gpu->capability || (s->hopper && !c->gpu->hopper) || (s->tiles && dim > 128) ||
+           !(has_type(s, c->dtype) || has_type(s, FP32)))
+        s++;
+    return s;
+}
+
+/* Whether the copy engine can have a map of it, and strided.cuh take its heads apart. */
+static bool has_map(const struct tensor *t)
+{
+    for (int i = 0; i < 3; i++)
+        if (t->stride[i] % 8 != 0 || t->stride[i] >= (int64_t)1 << 39)
+            return false;
+    return t->n[0] * t->n[1] <= ((int64_t)UINT32_MAX) / t->n[1];
+}
+
+/* How the step sees the problem: tensors that it cannot have as they are come from the workspace. */
+static struct attention use_on_gpu(struct call *c, const struct gpu_step *s, struct tensor **all, int count, struct attention p)
+{
+    enum dtype as = has_type(s, c->dtype) ? c->dtype : FP32;
+    p.dim = !s->tiles ? p.dim : p.dim <= 64 ? 64 : 128;
+    fail(c, p.batch * p.heads > MOST_QUERIES / p.seq_q || p.batch * p.kv_heads > MOST_QUERIES / p.seq_k, FSA_SIZE);
+    for (int i = 0; i < count && !c->status; i++) {
+        const struct tensor *t = all[i];
+        if (!(t->dtype == as && t->n[3] == p.dim && (uintptr_t)t->data % PACK == 0 &&
+              (is_dense(t) || (s->strided && has_map(t)))))
+            use_copy(c, all[i], as, p.dim);
+    }
+    return p;
+}
+
+/* Sizes of 1 have a stride of 0, of which no map can be made: any other will do. Where all heads are equally far apart they are
+   those of one batch. */
+static void *describe(struct strided *s, const struct tensor *t)
+{
+    bool copied = t->dense != t->data;
+    int64_t head = copied ? t->n[2] * t->dim : t->stride[1], batch = copied ? t->n[1] * head : t->stride[0];
+    *s = (struct strided){ t->dense, t->n[0], t->n[1], batch, head, copied ? t->dim : t->stride[2] };
+    if (t->n[1] == 1 || t->n[0] == 1 || batch == t->n[1] * head) {
+        s->batches = 1, s->heads = t->n[0] * t->n[1];
+        s->head = t->n[1] == 1 ? batch : head;
+    }
+    s->batch = s->batch ? s->batch : t->dim;
+    s->head = s->head ? s->head : t->dim;
+    s->row = s->row ? s->row : t->dim;
+    return s;
+}
+
+static enum fsa_status attention_on_gpu(struct call *c, struct tensor *O, float *lse, struct tensor *Q, struct tensor *K,
+                                        struct tensor *V, struct attention a)
+{
+    struct tensor *all[] = { O, Q, K, V };
+    const struct gpu_step *s = choose(a.seq_q <= FEW_ON_GPU ? decoding_steps : forward_steps, c, a.dim);
+    const struct attention p = use_on_gpu(c, s, all, 4, a);
+    size_t bytes = c->status || !s->workspace ? 0 : s->workspace(p, O->as);
+    void *memory = reserve(c, bytes), *stream = c->run->stream, *t[4];
+    if (!ready(c))
+        return c->status;
+    fetch_all(c);
+    clear(c, memory, s->counts ? bytes : 0);
+    struct strided of[4];
+    for (int i = 0; i < 4; i++)
+        t[i] = s->strided ? describe(&of[i], all[i]) : all[i]->dense;
+    switch (O->as) {
+    case FP16: s->fp16(t[0], lse, t[1], t[2], t[3], p, memory, stream); break;
+    case BF16: s->bf16(t[0], lse, t[1], t[2], t[3], p, memory, stream); break;
+    default:   s->fp32(t[0], lse, t[1], t[2], t[3], p, memory, stream); break;
+    }
+    put_all(c);
+    return end(c);
+}
+
+/* t: dQ, dK, dV, Q, K, V, O, dO. */
+static enum fsa_status backward_on_gpu(struct call *c, struct tensor **t, const float *lse, const float *dlse, struct attention a)
+{
+    const struct gpu_step *s = choose(backward_steps, c, a.dim);
+    const struct attention p = use_on_gpu(c, s, t, 8, a);
+    size_t bytes = c->status || !s->workspace ? 0 : s->workspace(p, t[0]->as);
+    void *memory = reserve(c, bytes), *stream = c->run->stream, *d[8];
+    if (!ready(c))
+        return c->status;
+    fetch_all(c);
+    clear(c, memory, s->counts ? bytes : 0);
+    for (int i = 0; i < 8; i++)
+        d[i] = t[i]->dense;
+    switch (t[0]->as) {
+    case FP16: s->back_fp16(d[0], d[1], d[2], d[3], d[4], d[5], d[6], lse, d[7], dlse, p, memory, stream); break;
+    case BF16: s->back_bf16(d[0], d[1], d[2], d[3], d[4], d[5], d[6], lse, d[7], dlse, p, memory, stream); break;
+    default:   s->back_fp32(d[0], d[1], d[2], d[3], d[4], d[5], d[6], lse, d[7], dlse, p, memory, stream); break;
+    }
+    put_all(c);
+    return end(c);
+}
+
 /* ---- attention: step 14, or as decoding for a few queries; backward: step 31 */
 
 /* The call and its problem, which is not read where it is NULL. */
@@ -703,7 +959,8 @@ enum fsa_status fsa_decode(const struct fsa_problem *p, const struct fsa_out *O,
     fail(&c, !c.status && paged && a.batch > MOST_BYTES / 4 / cache->most, FSA_SIZE);
     numbers(&c, cache->table, c.status || !paged ? 1 : a.batch * cache->most, false);
     check_overlaps(&c, false);
-    return decode(&c, &d);
+    fail(&c, c.gpu && (paged || cache->seqlens), FSA_UNSUPPORTED);
+    return c.gpu ? attention_on_gpu(&c, d.O, lse, d.Q, d.K, d.V, d.p) : decode(&c, &d);
 }
 
 enum fsa_status fsa_attention(const struct fsa_problem *p, const struct fsa_out *O, float *lse, const struct fsa_in *Q,
@@ -720,6 +977,8 @@ enum fsa_status fsa_attention(const struct fsa_problem *p, const struct fsa_out 
     check_overlaps(&c, false);
     if (c.status)
         return c.status;
+    if (c.gpu)
+        return attention_on_gpu(&c, d.O, lse, d.Q, d.K, d.V, a);
     if (a.seq_q <= FEW && a.batch * a.heads <= MOST_QUERIES / a.seq_q && a.seq_k <= INT32_MAX && a.batch <= INT32_MAX)
         return decode(&c, &d);
     struct tensor *all[] = { d.O, d.Q, d.K, d.V };
@@ -740,7 +999,7 @@ enum fsa_status fsa_attention_backward(const struct fsa_problem *p, const struct
 {
     struct attention a = { 0 };
     struct call c = begin_attention(p, &a, run);
-    fail(&c, !lse, FSA_NULL);
+    fail(&c, !lse && !only_asks(&c), FSA_NULL);
     struct tensor *t[] = {
         output(&c, dQ, a.batch, a.heads, a.seq_q, a.dim),    output(&c, dK, a.batch, a.kv_heads, a.seq_k, a.dim),
         output(&c, dV, a.batch, a.kv_heads, a.seq_k, a.dim), input(&c, Q, a.batch, a.heads, a.seq_q, a.dim),
@@ -750,6 +1009,8 @@ enum fsa_status fsa_attention_backward(const struct fsa_problem *p, const struct
     numbers(&c, lse, c.status ? 1 : a.batch * a.heads * a.seq_q, false);
     numbers(&c, dlse, c.status ? 1 : a.batch * a.heads * a.seq_q, false);
     check_overlaps(&c, false);
+    if (!c.status && c.gpu)
+        return backward_on_gpu(&c, t, lse, dlse, a);
     for (int i = 0; i < 8; i++)
         use(&c, t[i], c.dtype);
     size_t bytes = c.status ? 0 : recomputed_backward_scratch(a, c.dtype);
@@ -786,10 +1047,12 @@ const char *fsa_words(int32_t status)
         [FSA_ALIGNMENT] = "a tensor does not begin on a multiple of its element",
         [FSA_OVERLAP] = "an output lies within another tensor, or the workspace does",
         [FSA_PAGE] = "a table names a page that is not in the pool, or a sequence has not 0 to seq_k keys",
-        [FSA_DEVICE] = "this build has no such device, or no stream",
+        [FSA_DEVICE] = "there is no such device, or none that the library was compiled for; or a stream on a CPU",
         [FSA_THREADS] = "threads is negative, or above 1024",
         [FSA_FLAG] = "there is no such flag",
         [FSA_WORKSPACE] = "the workspace is NULL, or too small: fsa_run.needed says how many bytes it must have",
+        [FSA_UNSUPPORTED] = "a GPU has no step for this: a cache in pages, or sequences of unlike length",
+        [FSA_LAUNCH] = "CUDA refused a launch, or something that ran before has failed",
     };
     bool known = status >= 0 && status < (int32_t)(sizeof words / sizeof words[0]);
     return known ? words[status] : "there is no such status";

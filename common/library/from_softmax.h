@@ -1,6 +1,6 @@
 /*
- * from_softmax: softmax, attention, decoding and their gradients, on a CPU, in fp32, fp16 and bf16. docs/library.md says what the
- * functions promise, what they cost, and what they do not do.
+ * from_softmax: softmax, attention, decoding and their gradients, on a CPU and on a GPU, in fp32, fp16 and bf16. docs/library.md
+ * says what the functions promise, what they cost, and what they do not do.
  *
  * No function allocates memory, prints, ends the process or keeps anything from call to call. Each checks all that it is given
  * and returns a status: unless that is FSA_OK, nothing was written but run->needed. Any thread may call, at any time, with a
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FSA_VERSION "1.0" /* of this header; fsa_version() is the library's. Another number before the point: another interface */
+#define FSA_VERSION "1.1" /* of this header; fsa_version() is the library's. Another number before the point: another interface */
 #define FSA_MAX_DIM 256   /* of a head */
 #define FSA_API __attribute__((visibility("default")))
 
@@ -21,8 +21,11 @@ extern "C" {
 #endif
 
 enum fsa_dtype { FSA_FP32, FSA_FP16, FSA_BF16 }; /* what all tensors of a call are of; sums are fp32 at least */
-enum fsa_device { FSA_CPU };
-enum fsa_flag { FSA_ASK = 1 };                   /* check everything, set run->needed, and compute nothing */
+enum fsa_device { FSA_CPU, FSA_GPU };            /* FSA_GPU: the calling thread's current one, as cudaGetDevice() has it */
+enum fsa_flag {
+    FSA_ASK = 1,  /* check everything, set run->needed, and compute nothing; tensors may be NULL then, and count as aligned */
+    FSA_KEPT = 2  /* GPU: the workspace is zeros, or as the last call left it, which was the same: it is not zeroed again */
+};
 
 enum fsa_status {
     FSA_OK,
@@ -36,18 +39,20 @@ enum fsa_status {
     FSA_ALIGNMENT, /* a tensor that does not begin on a multiple of its element */
     FSA_OVERLAP,   /* an output begins or ends between the first and last byte of another tensor, or the workspace of any */
     FSA_PAGE,      /* a table names a page that is not there, or a sequence has not 0 to seq_k keys */
-    FSA_DEVICE,    /* a device, or a stream, that this build does not have */
+    FSA_DEVICE,    /* a device that is not there, or that the library was not compiled for; a stream on a CPU */
     FSA_THREADS,   /* threads is negative, or above 1024 */
     FSA_FLAG,      /* a flag that there is not */
-    FSA_WORKSPACE  /* the workspace is NULL, or has fewer bytes than run->needed */
+    FSA_WORKSPACE, /* the workspace is NULL, or has fewer bytes than run->needed */
+    FSA_UNSUPPORTED, /* a GPU has no step for it: a cache in pages, or sequences of unlike length */
+    FSA_LAUNCH     /* CUDA refused a launch, or what ran before has failed; outputs may have been written */
 };
 
 /* How a call is to run. All zeros but the workspace will do. */
 struct fsa_run {
-    int32_t device;   /* FSA_CPU */
+    int32_t device;   /* FSA_CPU or FSA_GPU. On a GPU all pointers are the GPU's, and a call returns when all is launched */
     int32_t threads;  /* of a CPU; 0: as many as OpenMP would take in the calling thread */
     int32_t flags;
-    void *stream;     /* NULL on a CPU */
+    void *stream;     /* a cudaStream_t of that GPU, NULL being the default one; NULL on a CPU */
     void *workspace;  /* memory for intermediate results, of any alignment and content; NULL where none is needed */
     size_t bytes;     /* of it */
     size_t needed;    /* set by the call: the bytes that it needs, 0 if it is refused. The same arguments, lengths of a cache

@@ -4,8 +4,9 @@
     with everywhere():                                            # or in its place, in code that calls that by name
         model(tokens)
 
-What the library does not have (a mask that is a tensor, dropout, other types and devices, heads above 256) goes to PyTorch's own.
-Gradients are of the same library; there are none of gradients. torch.compile takes the operator as it is.
+What the library does not have (a mask that is a tensor, dropout, other types and devices, heads above 256) goes to PyTorch's own,
+and on a GPU heads above 128 in 16 bits, which it computes in fp32. Gradients are of the same library; there are none of
+gradients. torch.compile takes the operator as it is.
 """
 import contextlib
 import math
@@ -26,10 +27,11 @@ def _rows(x):
     return x if fine and all(n == 1 or stride > 0 for n, stride in zip(x.shape, x.stride())) else x.contiguous()
 
 
-@torch.library.custom_op("from_softmax::attention", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("from_softmax::attention", mutates_args=(), device_types=("cpu", "cuda"))
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> Tuple[Tensor, Tensor]:
     """O and lse; causal: the last query sees the last key."""
-    return fs.attention(_rows(q), _rows(k), _rows(v), causal, scale, lse=True)
+    with torch.no_grad():  # whoever calls this takes care of gradients
+        return fs.attention(_rows(q), _rows(k), _rows(v), causal, scale, lse=True)
 
 
 @attention.register_fake
@@ -37,11 +39,12 @@ def _(q, k, v, causal, scale):
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-@torch.library.custom_op("from_softmax::attention_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("from_softmax::attention_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def attention_backward(q: Tensor, k: Tensor, v: Tensor, O: Tensor, lse: Tensor, dO: Tensor, dlse: Optional[Tensor], causal: bool,
                        scale: float) -> Tuple[Tensor, Tensor, Tensor]:
-    return fs.attention_backward(_rows(q), _rows(k), _rows(v), _rows(O), lse.contiguous(), _rows(dO),
-                                 None if dlse is None else dlse.contiguous(), causal, scale)
+    with torch.no_grad():
+        return fs.attention_backward(_rows(q), _rows(k), _rows(v), _rows(O), lse.contiguous(), _rows(dO),
+                                     None if dlse is None else dlse.contiguous(), causal, scale)
 
 
 @attention_backward.register_fake
@@ -63,16 +66,26 @@ def _backward(ctx, dO, dlse):
 attention.register_autograd(_backward, setup_context=_setup)
 
 
+@torch.compiler.assume_constant_result
+def _has(device):
+    """Whether the library has this device at all."""
+    if device.type != "cuda":
+        return device.type == "cpu"
+    with torch.cuda.device(device):
+        return fs.has_gpu()
+
+
 def takes(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """Whether the library can do it. (PyTorch's causal mask lets the first query see the first key: with more queries than keys,
     that is another mask than the library's.)"""
-    alike = all(isinstance(x, Tensor) and x.dim() == 4 and x.device.type == "cpu" and x.dtype == query.dtype
+    alike = all(isinstance(x, Tensor) and x.dim() == 4 and x.device == query.device and x.dtype == query.dtype
                 for x in (query, key, value))
     return (alike and attn_mask is None and dropout_p == 0.0 and query.dtype in TYPES and query.numel() > 0 and
             key.numel() > 0 and query.shape[3] <= 256 and key.shape == value.shape and key.shape[0] == query.shape[0] and
             key.shape[3] == query.shape[3] and (scale is None or math.isfinite(scale)) and
             (key.shape[1] == query.shape[1] or (enable_gqa and query.shape[1] % key.shape[1] == 0)) and
-            not (is_causal and query.shape[2] > key.shape[2]))
+            not (is_causal and query.shape[2] > key.shape[2]) and _has(query.device) and
+            (query.device.type == "cpu" or query.dtype == torch.float32 or query.shape[3] <= 128))
 
 
 def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):

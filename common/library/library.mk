@@ -1,9 +1,13 @@
 # How the library is built; the Makefile includes this. The steps that it has are compiled for it again, as code that may lie
-# anywhere, their symbols hidden, and their memory the caller's (inside.h).
+# anywhere, their symbols hidden, and their memory the caller's (inside.h). With CUDA it has steps of a GPU, too, for ARCH and for
+# no other (no PTX: it would be compiled twice); the tensors of Hopper's may lie in other ways than the step's (strided.cuh).
 
 comma := ,
 LIBRARY_STEPS := $(filter 07% 09% 14% 27% 28% 29% 31%,$(STEPS))
-LIBRARY_O := $(patsubst %,$B/library/%.o,common/library/from_softmax $(LIBRARY_STEPS:%=steps/%/cpu))
+LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 29% 31% 32% \
+                     $(if $(filter-out sm_90a,$(ARCH)),18%) $(if $(filter sm_90a,$(ARCH)),24%),$(STEPS)))
+LIBRARY_O := $(patsubst %,$B/library/%.o,common/library/from_softmax $(LIBRARY_STEPS:%=steps/%/cpu) \
+             $(if $(filter 1,$(CUDA)),common/library/gpu) $(LIBRARY_GPU_STEPS:%=steps/%/gpu))
 LIBRARY := $B/libfrom_softmax.a $B/libfrom_softmax.so
 LIBRARY_VERSION := $(shell sed -n 's/^.define FSA_VERSION "\(.*\)".*/\1/p' common/library/from_softmax.h)
 SONAME := libfrom_softmax.so.$(firstword $(subst ., ,$(LIBRARY_VERSION)))
@@ -14,6 +18,28 @@ $B/library/%.o: %.c $B/flags
 	$Q$(C) -Icommon/library -fPIC -fvisibility=hidden $(INSIDE) -c $< -o $@
 $B/library/steps/%.o: INSIDE = -include common/library/inside.h
 
+# Steps for some GPUs alone are there if ARCH has one; from_softmax.c must know.
+$B/library/common/library/from_softmax.o: C += $(if $(filter 24%,$(LIBRARY_GPU_STEPS)),-DFOR_HOPPER) \
+                                               $(if $(filter 18%,$(LIBRARY_GPU_STEPS)),-DFOR_OTHERS)
+
+LIBRARY_NEEDS = $(filter -fopenmp,$(OPENMP))
+ifeq ($(CUDA),1)
+LIBRARY_NVCCFLAGS := -O3 -std=c++17 $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=compute_%)$(comma)code=$(a)) \
+                     -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(if $(WERROR),-Werror all-warnings) -Icommon -Isteps \
+                     -DUSE_CUDA -MMD -MP
+$B/library/%.o: %.cu $B/flags
+	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, for the library")
+	$Q$(NVCC) $(LIBRARY_NVCCFLAGS) $(MAPS) -MF $(@:.o=.d) -c $< -o $@
+$(patsubst %,$B/library/steps/%/gpu.o,$(filter 24%,$(LIBRARY_GPU_STEPS))): MAPS = -DSTRIDED_MAPS
+
+# For those who link the archive; the shared library has CUDA's runtime inside.
+LIBRARY_NEEDS += $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a) \
+                              -lcudart_static) -lpthread -ldl -lrt -lstdc++
+LINK_LIBRARY = $(NVCC) -Xcompiler "$(OPENMP)" -Wno-deprecated-gpu-targets -shared -Xlinker --exclude-libs,ALL
+else
+LINK_LIBRARY = $(CC) $(CFLAGS) $(OPENMP) -shared
+endif
+
 # One object, so that what steps call across files is hidden in an archive, too. (Apple's linker hides it by itself.)
 $B/libfrom_softmax.a: $(LIBRARY_O)
 	@rm -f $@ $(if $(V),,&& echo "  archive $@")
@@ -23,7 +49,7 @@ $B/libfrom_softmax.a: $(LIBRARY_O)
 
 $B/libfrom_softmax.so: $(LIBRARY_O)
 	@$(if $(V),,echo "  link    $@")
-	$Q$(CC) $(CFLAGS) $(OPENMP) -shared $(if $(filter Linux,$(shell uname)),-Wl$(comma)-soname$(comma)$(SONAME)) $^ -o $@ -lm
+	$Q$(LINK_LIBRARY) $(if $(filter Linux,$(shell uname)),-Xlinker -soname=$(SONAME)) $^ -o $@ -lm
 
 # ---- what a reader does
 
@@ -39,7 +65,7 @@ install: $(LIBRARY) ## the library with its header, pkg-config file and Python m
 	cp $B/libfrom_softmax.so '$(INSTALLED)/lib/$(SONAME)'
 	ln -sf $(SONAME) '$(INSTALLED)/lib/libfrom_softmax.so'
 	cp common/library/*.py '$(INSTALLED)/share/from_softmax/'
-	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(LIBRARY_VERSION)|; s|@OPENMP@|$(filter -fopenmp,$(OPENMP))|' \
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(LIBRARY_VERSION)|; s|@PRIVATE@|$(strip $(LIBRARY_NEEDS))|' \
 	    common/library/from_softmax.pc.in >'$(INSTALLED)/lib/pkgconfig/from_softmax.pc'
 
 .PHONY: library install
