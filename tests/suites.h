@@ -54,6 +54,7 @@ Suite *attention_gpu_suite(void);
 Suite *layout_gpu_suite(void);
 Suite *backward_gpu_suite(void);
 Suite *library_gpu_suite(void);
+Suite *ring_gpu_suite(void);
 
 /*
  * Says what is being tested, and how many seconds have gone by: a line for each new subject, and one for each check that took
