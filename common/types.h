@@ -103,11 +103,6 @@ typedef void attention_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp1
                                    void *workspace, cudaStream_t stream);
 typedef void attention_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream);
-/* The same of queries and keys that are part of each head of larger tensors, with the rows from a head to the next. */
-typedef void attention_part_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
-                                        int64_t pitch_q, int64_t pitch_k, void *workspace, cudaStream_t stream);
-typedef void attention_part_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
-                                        int64_t pitch_q, int64_t pitch_k, void *workspace, cudaStream_t stream);
 /*
  * The gradient of attention: how a loss changes with Q, K and V. dO, of O's shape, says how it changes with O, and dlse, of
  * lse's, how it changes with lse (NULL: not at all). O and lse are what an attention step made of Q, K and V. All are finite, but
@@ -148,6 +143,8 @@ struct pages {
 typedef void attention_paged_cpu_fn(ATTENTION_PAGED(float));
 typedef void attention_paged_fp16_cpu_fn(ATTENTION_PAGED(fp16));
 typedef void attention_paged_bf16_cpu_fn(ATTENTION_PAGED(bf16));
+typedef void attention_paged_fp16_gpu_fn(ATTENTION_PAGED(fp16), void *workspace, cudaStream_t stream);
+typedef void attention_paged_bf16_gpu_fn(ATTENTION_PAGED(bf16), void *workspace, cudaStream_t stream);
 typedef void attention_paged_pieces_fn(ATTENTION_PAGED(void), enum dtype dtype, int64_t pieces);
 typedef size_t attention_paged_workspace_fn(struct attention p, struct pages pages, enum dtype dtype);
 /* Bytes of shared memory without which there can be no block for heads of this dimension. */

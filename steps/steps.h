@@ -115,7 +115,6 @@ attention_workspace_fn persistent_attention_workspace;
 extern const struct attention_step optimistic_attention;
 attention_fp16_gpu_fn optimistic_attention_fp16_gpu; attention_bf16_gpu_fn optimistic_attention_bf16_gpu;
 attention_workspace_fn optimistic_attention_workspace;
-attention_part_fp16_gpu_fn optimistic_attention_part_fp16_gpu; attention_part_bf16_gpu_fn optimistic_attention_part_bf16_gpu;
 /* 25_decode_attention */
 extern const struct attention_step decode_attention;
 attention_cpu_fn decode_attention_cpu;               attention_gpu_fn decode_attention_gpu;
@@ -138,10 +137,10 @@ attention_workspace_fn grouped_attention_scratch, grouped_attention_workspace;
 /* 28_paged_attention */
 extern const struct attention_step paged_attention;
 attention_paged_cpu_fn paged_attention_cpu;
-attention_paged_fp16_cpu_fn paged_attention_fp16_cpu;
-attention_paged_bf16_cpu_fn paged_attention_bf16_cpu;
+attention_paged_fp16_cpu_fn paged_attention_fp16_cpu; attention_paged_fp16_gpu_fn paged_attention_fp16_gpu;
+attention_paged_bf16_cpu_fn paged_attention_bf16_cpu; attention_paged_bf16_gpu_fn paged_attention_bf16_gpu;
 attention_paged_pieces_fn paged_attention_pieces;
-attention_paged_workspace_fn paged_attention_scratch;
+attention_paged_workspace_fn paged_attention_scratch, paged_attention_workspace;
 /* 29_softmax_backward */
 extern const struct softmax_step softmax_backward;
 softmax_backward_cpu_fn softmax_backward_cpu;   softmax_backward_gpu_fn softmax_backward_gpu;
@@ -166,15 +165,12 @@ attention_workspace_fn tensor_core_backward_workspace;
 /* 35_ring_attention */
 extern const struct attention_step ring_attention;
 attention_cpu_fn ring_attention_cpu;
-attention_fp16_gpu_fn ring_attention_fp16_gpu; attention_bf16_gpu_fn ring_attention_bf16_gpu;
 /* 36_zigzag_ring */
 extern const struct attention_step zigzag_ring;
 attention_cpu_fn zigzag_ring_cpu;
-attention_fp16_gpu_fn zigzag_ring_fp16_gpu; attention_bf16_gpu_fn zigzag_ring_bf16_gpu;
 /* 37_overlapped_ring */
 extern const struct attention_step overlapped_ring;
 attention_cpu_fn overlapped_ring_cpu;
-attention_fp16_gpu_fn overlapped_ring_fp16_gpu; attention_bf16_gpu_fn overlapped_ring_bf16_gpu;
 
 #ifdef __cplusplus
 }

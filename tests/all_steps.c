@@ -116,8 +116,7 @@ const struct attention_step *attention_step_named(const char *name)
 
 bool attention_subject_exists(const struct attention_subject *s)
 {
-    /* rings on GPUs have a suite of their own: they take no stream */
-    return attention_has(s->step, device_of(s->gpu), s->dtype) && !(s->gpu && s->step->ring);
+    return attention_has(s->step, device_of(s->gpu), s->dtype);
 }
 
 bool step_is_chosen(const char *name)
@@ -170,7 +169,7 @@ int attention_subjects_of(struct attention_subject *subjects, enum dtype dtype, 
 
 bool attention_subject_takes(const struct attention_subject *s, int64_t dim)
 {
-    if (!attention_takes(s->step, dim))
+    if (!attention_takes(s->step, device_of(s->gpu), dim))
         return false;
     const char *why = s->gpu ? attention_gpu_missing(s->step, s->dtype, dim) : NULL;
     if (why)
@@ -203,16 +202,54 @@ static void run_in_pages(const struct attention_subject *s, void *O, float *lse,
         pool[i] = buffer_new((size_t)(g.pool * p.kv_heads * PAGE * p.dim) * dtype_bytes(s->dtype), &cpu_device);
         pages_fill(pool[i].data, plain[i], g, p, s->dtype);
     }
-    paged_run(s->step, s->dtype, O, lse, Q, pool[0].data, pool[1].data, g, p);
+    paged_run(s->step, &cpu_device, s->dtype, O, lse, Q, pool[0].data, pool[1].data, g, p, NULL, NULL);
     struct buffer *all[] = { &table, &seqlens, &pool[0], &pool[1] };
     for (int i = 0; i < 4; i++)
         buffer_free(all[i]);
 }
 
+/* On a GPU a tensor, (batch, kv_heads, seq_k, dim), is a pool as it lies: a page a sequence. (check_paged.c has others.) */
+static struct pages whole_pages(struct attention p)
+{
+    return (struct pages){ .size = p.seq_k, .pool = p.batch, .most = 1, .keys = p.batch * p.seq_k };
+}
+
+/* The step's own, of whole 16 bytes; a table and lengths lie behind it. */
+static size_t paged_workspace(const struct attention_subject *s, struct attention p)
+{
+    return (s->step->paged.workspace(p, whole_pages(p), s->dtype) + 15) / 16 * 16;
+}
+
+size_t attention_subject_workspace(const struct attention_subject *s, struct attention p)
+{
+    if (s->step->paged.workspace)
+        return paged_workspace(s, p) + 2 * (size_t)p.batch * sizeof(int32_t);
+    return s->step->workspace ? s->step->workspace(p, s->dtype) : 0;
+}
+
+static void run_in_whole_pages(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K,
+                               const void *V, struct attention p, void *workspace, cudaStream_t stream)
+{
+    struct pages g = whole_pages(p);
+    size_t bytes = (size_t)p.batch * sizeof(int32_t);
+    int32_t *table = malloc(2 * bytes), *there = (int32_t *)((char *)workspace + paged_workspace(s, p));
+    for (int64_t b = 0; b < p.batch; b++) {
+        table[b] = (int32_t)b;
+        table[p.batch + b] = (int32_t)p.seq_k;
+    }
+    gpu_upload(there, table, 2 * bytes);
+    free(table);
+    g.table = there;
+    g.seqlens = there + p.batch;
+    paged_run(s->step, &gpu_device, s->dtype, O, lse, Q, K, V, g, p, workspace, stream);
+}
+
 void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
                            struct attention p, void *workspace, cudaStream_t stream)
 {
-    if (s->step->paged.cpu)
+    if (s->step->paged.cpu && s->gpu)
+        run_in_whole_pages(s, O, lse, Q, K, V, p, workspace, stream);
+    else if (s->step->paged.cpu)
         run_in_pages(s, O, lse, Q, K, V, p);
     else
         attention_run(s->step, device_of(s->gpu), s->dtype, O, lse, Q, K, V, p, workspace, stream);

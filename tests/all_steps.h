@@ -54,6 +54,8 @@ const char *attention_subject_name(const struct attention_subject *s);
 struct attention_rounding attention_subject_rounding(const struct attention_subject *s);
 bool attention_subject_takes(const struct attention_subject *s, int64_t dim);
 const char *attention_subject_missing(const struct attention_subject *s); /* why it cannot run here; NULL: it can */
+/* Bytes of workspace, zeroed, that a GPU's attention_subject_run wants. */
+size_t attention_subject_workspace(const struct attention_subject *s, struct attention p);
 /* All tensors: where the device can reach them. lse may be NULL. The stream is for a GPU. */
 void attention_subject_run(const struct attention_subject *s, void *O, float *lse, const void *Q, const void *K, const void *V,
                            struct attention p, void *workspace, cudaStream_t stream);

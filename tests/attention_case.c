@@ -75,7 +75,7 @@ static uint64_t fingerprint(const struct attention_case *c)
 
 static const char *run_on_gpu(const struct attention_subject *s, struct attention_case *c, bool want_lse)
 {
-    size_t bytes = s->step->workspace ? s->step->workspace(c->p, c->dtype) : 0;
+    size_t bytes = attention_subject_workspace(s, c->p);
     struct buffer *host[] = { &c->q, &c->k, &c->v, &c->O, &c->lse }, device[6] = { { 0 } };
     enum { Q, K, V, O, LSE, WORKSPACE };
     for (int i = 0; i < 5; i++)

@@ -150,7 +150,7 @@ static struct on_gpu on_gpu_new(const struct attention_subject *s, struct attent
     buffer_poison(&c->lse);
     g.q = copy_on_gpu(&c->q), g.k = copy_on_gpu(&c->k), g.v = copy_on_gpu(&c->v);
     g.O = copy_on_gpu(&c->O), g.lse = copy_on_gpu(&c->lse);
-    g.workspace = buffer_new((s->step->workspace ? s->step->workspace(c->p, s->dtype) : 0) + 1, &gpu_device);
+    g.workspace = buffer_new(attention_subject_workspace(s, c->p) + 1, &gpu_device);
     gpu_fill(g.workspace.data, 0, g.workspace.bytes);
     g.differs = buffer_new(sizeof(unsigned), &gpu_device);
     start(s, &g, NULL);
@@ -312,7 +312,7 @@ START_TEST(test_more_elements_than_32_bits_count)
     size_t element = dtype_bytes(s.dtype), q_bytes = (size_t)(heads * p.seq_q * p.dim) * element,
            k_bytes = (size_t)(p.batch * p.kv_heads * p.seq_k * p.dim) * element,
            lse_bytes = (size_t)(heads * p.seq_q) * sizeof(float);
-    size_t workspace_bytes = s.step->workspace ? s.step->workspace(p, s.dtype) : 0;
+    size_t workspace_bytes = attention_subject_workspace(&s, p);
     if (getenv("TESTS_SMALL") ||
         2 * q_bytes + 2 * k_bytes + lse_bytes + workspace_bytes + ((size_t)1 << 29) > gpu_device.memory()) {
         printf("skipped: %s beyond 2^32 elements: %s\n", attention_subject_name(&s),
@@ -399,5 +399,8 @@ Suite *attention_gpu_suite(void)
     tcase_add_loop_test(invariants, test_a_thousand_runs, 0, count_of(A_THOUSAND_RUNS, DTYPES));
     tcase_add_loop_test(invariants, test_streams, 0, count_of(STREAMS, DTYPES));
     suite_add_tcase(suite, invariants);
+    TCase *pages = tcase_create("pages");
+    paged_gpu_tests(pages);
+    suite_add_tcase(suite, pages);
     return suite;
 }

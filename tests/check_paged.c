@@ -2,13 +2,16 @@
  * Caches in pages, and the step that reads them: any lengths, any size of page, any order, pages that are shared; and all that no
  * sequence has is NaN, or no page at all, and must not be seen. Pools and tables end at a page of memory that nobody may touch.
  */
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "attention_checks.h"
 #include "program.h"
 #include "steps.h"
+#include "streams.h"
 #include "suites.h"
 
 #define BATCH 7
@@ -38,16 +41,22 @@ static struct options problem(struct attention p, enum dtype dtype, const char *
                              .paging = { .size = size, .lengths = lengths, .count = p.batch } };
 }
 
-static void judge(const struct options *o, const char *what)
+static void judge_on(const struct device *device, const struct options *o, const char *what)
 {
     struct kind kind = attention_paged_kind();
-    struct run r = { .kind = &kind, .step = &paged_attention, .o = o, .device = &cpu_device };
+    struct run r = { .kind = &kind, .step = &paged_attention, .o = o, .device = device };
     struct verdict v = problem_judge(&r, what);
-    REQUIRE(v.pass || (v.doubtful && !v.wrong), "%s, %s, pages of %d, prefix %d, %d queries: %s", what, dtype_name(o->dtype),
-            (int)o->paging.size, (int)o->paging.prefix, (int)o->attention.seq_q, v.what);
+    REQUIRE(v.pass || (v.doubtful && !v.wrong), "%s, %s, pages of %d, prefix %d, %d keys, %d queries: %s", what,
+            dtype_name(o->dtype), (int)o->paging.size, (int)o->paging.prefix, (int)o->attention.seq_k, (int)o->attention.seq_q,
+            v.what);
     REQUIRE(rows_stand_alone(&r, what), "%s, pages of %d: not the same bits when run again, with another last row", what,
             (int)o->paging.size);
     problem_free(&r);
+}
+
+static void judge(const struct options *o, const char *what)
+{
+    judge_on(&cpu_device, o, what);
 }
 
 START_TEST(test_any_lengths_in_any_pages)
@@ -306,6 +315,203 @@ START_TEST(test_costs)
     ck_assert(kind.predict(&paged_attention, &o, &cpu_device).bytes == queries + keys);
 }
 END_TEST
+
+/* ---- on a GPU, in 16 bits, with heads of 64 and 128. (With all steps it is checked where each sequence is one page.) */
+
+#define PAGES "pages"
+#define MANY_SEQUENCES "many sequences"
+#define PIECES "pieces of a cache"
+#define ANY_PAGES "the same bits in any pages"
+#define RAGGED_RUNS "a thousand ragged runs"
+#define RUNS 1000
+#define SMALL_RUNS 20  /* with TESTS_SMALL */
+#define TYPES 2        /* FP16, BF16 */
+
+static enum dtype type_at(int i)
+{
+    return i % TYPES ? BF16 : FP16;
+}
+
+/* False, and said, if this GPU is too old. */
+static bool runs_here(const struct attention_subject *s, const char *name)
+{
+    const char *missing = attention_subject_missing(s);
+    progress(attention_subject_name(s), name);
+    if (missing)
+        printf("skipped: %s: %s\n", attention_subject_name(s), missing);
+    return !missing;
+}
+
+/* In a test, first: what is tested, or nothing. */
+#define ON_GPU(name)                                                                      \
+    const struct attention_subject subject = { &paged_attention, type_at(_i), true };     \
+    if (!dtype_is_chosen(subject.dtype) || !runs_here(&subject, name))                    \
+        return
+
+START_TEST(test_gpu_any_lengths_in_any_pages)
+{
+    ON_GPU(PAGES);
+    for (int i = 0; i < SIZES * SHAPES; i++) {
+        int32_t lengths[BATCH];
+        lengths_around(lengths, sizes[i % SIZES]);
+        struct options o = problem(shapes[i / SIZES], subject.dtype, "adversarial", sizes[i % SIZES], lengths);
+        o.attention.dim = o.attention.dim == 40 ? 128 : o.attention.dim;
+        o.paging.prefix = i % 2 ? 0 : 130;
+        judge_on(&gpu_device, &o, PAGES);
+    }
+    const int32_t unlike[BATCH] = { 0, 3000, 1, 17, 1280, 129, 2555 };
+    for (int i = 0; i < SIZES; i++) { /* so many heads that a warp goes from tile to tile */
+        struct attention p = { BATCH, 64, 32, 1, 3000, 64 + i % 2 * 64, false, 0.1f };
+        struct options o = problem(p, subject.dtype, "normal", sizes[i], unlike);
+        judge_on(&gpu_device, &o, PAGES);
+    }
+    for (int i = 0;; i++) {
+        struct kind kind = attention_paged_kind();
+        struct options o = { .is_attention = true, .attention.dim = 64 + i % 2 * 64, .dtype = subject.dtype };
+        const char *name = kind.small(&paged_attention, &o, i);
+        if (!name)
+            break;
+        judge_on(&gpu_device, &o, name);
+    }
+}
+END_TEST
+
+/* More than a warp adds up at a time, and lengths that need 0 to 32 pieces of 64 keys. */
+START_TEST(test_gpu_many_sequences)
+{
+    enum { MANY = 101 };
+    int32_t lengths[MANY];
+    ON_GPU(MANY_SEQUENCES);
+    for (int b = 0; b < MANY; b++)
+        lengths[b] = b % 9 ? (int32_t)(random_bits(9, (uint64_t)b) % 500) : b * 20;
+    for (int i = 0; i < 4; i++) {
+        struct attention p = { MANY, 6, 2, 1 + i % 2 * 8, 2000, 64 + i / 2 * 64, i % 2, 0.2f };
+        struct options o = problem(p, subject.dtype, "normal", 16 << i, lengths);
+        judge_on(&gpu_device, &o, MANY_SEQUENCES);
+    }
+}
+END_TEST
+
+/* Caches of 1 to 64 pieces of 64 keys, beside one of one key; the last piece is full, has a key less, or one key. */
+START_TEST(test_gpu_pieces)
+{
+    ON_GPU(PIECES);
+    for (int pieces = 1; pieces <= 64; pieces += pieces < 5 ? 1 : 7)
+        for (int i = -1; i < 2; i++) {
+            const int32_t lengths[] = { 64 * pieces + i, 1 };
+            struct attention p = { 2, 2, 1, 1, lengths[0], 128, false, 0.1f };
+            struct options o = problem(p, subject.dtype, "adversarial", 16, lengths);
+            judge_on(&gpu_device, &o, PIECES);
+        }
+}
+END_TEST
+
+/* O and lse of a step on a problem, on the host: free them as r's tensors. */
+static struct run outputs_on_gpu(const struct kind *kind, const struct options *o)
+{
+    struct run r = { .kind = kind, .step = &paged_attention, .o = o, .device = &gpu_device };
+    struct verdict v = problem_judge(&r, "");
+    ck_assert_msg(!v.wrong, "pages of %d: %s", (int)o->paging.size, v.what);
+    return r;
+}
+
+static bool same_outputs(const struct run *a, const struct run *b)
+{
+    bool same = true;
+    for (int i = a->kind->inputs; i < a->kind->inputs + a->kind->outputs; i++)
+        same &= memcmp(a->host[i].data, b->host[i].data, a->host[i].bytes) == 0;
+    return same;
+}
+
+/* Step 27 on the same keys, as they usually lie; its outputs take the place of r's. */
+static void run_step_27(struct run *r)
+{
+    struct run other = *r;
+    other.step = &grouped_attention;
+    other.workspace = buffer_new(r->kind->workspace(other.step, r->o, r->device) + 1, &gpu_device);
+    gpu_fill(other.workspace.data, 0, other.workspace.bytes);
+    r->kind->call(&other);
+    gpu_finish("27_grouped_attention");
+    for (int i = r->kind->inputs; i < r->kind->inputs + r->kind->outputs; i++)
+        gpu_download(r->host[i].data, r->tensor[i].data, r->host[i].bytes);
+    buffer_free(&other.workspace);
+}
+
+/* Where pages end, and where they lie, changes no bit; and where all sequences are of one length, it is step 27. */
+START_TEST(test_gpu_same_bits_in_any_pages)
+{
+    ON_GPU(ANY_PAGES);
+    struct kind kind = attention_paged_kind();
+    int32_t lengths[BATCH] = { 0, 3000, 1, 17, 128, 129, 2555 };
+    for (int even = 0; even < 2; even++) {
+        struct options o = problem((struct attention){ BATCH, 6, 2, 1, 3000, 64, false, 0.125f }, subject.dtype, "adversarial",
+                                   1, even ? NULL : lengths);
+        struct run first = outputs_on_gpu(&kind, &o);
+        for (int i = 1; i < SIZES; i++) {
+            struct options other = o;
+            other.paging.size = sizes[i];
+            struct run r = outputs_on_gpu(&kind, &other);
+            ck_assert_msg(same_outputs(&r, &first), "pages of %d: other bits than in pages of 1", (int)sizes[i]);
+            if (even)
+                run_step_27(&r);
+            ck_assert_msg(same_outputs(&r, &first), "other bits than those of step 27");
+            problem_free(&r);
+        }
+        problem_free(&first);
+    }
+}
+END_TEST
+
+/* Whoever comes last merges, and counts from 0 again; outputs are NaN before each run. */
+START_TEST(test_gpu_a_thousand_runs)
+{
+    ON_GPU(RAGGED_RUNS);
+    struct kind kind = attention_paged_kind();
+    int32_t lengths[BATCH] = { 0, 5000, 1, 300, 64, 4097, 2000 };
+    struct options o = problem((struct attention){ BATCH, 8, 2, 2, 5000, 128, true, 0.1f }, subject.dtype, "adversarial", 16,
+                               lengths);
+    struct run r = outputs_on_gpu(&kind, &o);
+    struct buffer first[2], differs = buffer_new(sizeof(unsigned), &gpu_device); /* UINT_MAX: in no run */
+    for (int i = 0; i < 2; i++) {
+        first[i] = buffer_new(r.host[kind.inputs + i].bytes, &gpu_device);
+        gpu_upload(first[i].data, r.host[kind.inputs + i].data, first[i].bytes);
+    }
+    for (int run = 1; run < (getenv("TESTS_SMALL") ? SMALL_RUNS : RUNS); run++) {
+        for (int i = 0; i < 2; i++)
+            stream_poison(r.tensor[kind.inputs + i].data, first[i].bytes, NULL);
+        kind.call(&r);
+        for (int i = 0; i < 2; i++)
+            stream_compare(differs.data, r.tensor[kind.inputs + i].data, first[i].data, first[i].bytes, (unsigned)run, NULL);
+    }
+    gpu_finish(RAGGED_RUNS);
+    unsigned run;
+    gpu_download(&run, differs.data, sizeof run);
+    for (int i = 0; i < 2; i++)
+        buffer_free(&first[i]);
+    buffer_free(&differs);
+    problem_free(&r);
+    ck_assert_msg(run == UINT_MAX, "not the same bits in run %u", run);
+}
+END_TEST
+
+/* How often a test runs: once a type, if it and the step are chosen. */
+static int types_of(const char *name)
+{
+    struct attention_subject s;
+    bool chosen = false;
+    for (int i = 0; attention_subject_at(&s, i, true); i++)
+        chosen |= s.step == &paged_attention;
+    return chosen && check_is_chosen(name) ? TYPES : 0;
+}
+
+void paged_gpu_tests(TCase *pages)
+{
+    tcase_add_loop_test(pages, test_gpu_any_lengths_in_any_pages, 0, types_of(PAGES));
+    tcase_add_loop_test(pages, test_gpu_many_sequences, 0, types_of(MANY_SEQUENCES));
+    tcase_add_loop_test(pages, test_gpu_pieces, 0, types_of(PIECES));
+    tcase_add_loop_test(pages, test_gpu_same_bits_in_any_pages, 0, types_of(ANY_PAGES));
+    tcase_add_loop_test(pages, test_gpu_a_thousand_runs, 0, types_of(RAGGED_RUNS));
+}
 
 Suite *paged_suite(void)
 {

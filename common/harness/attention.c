@@ -33,8 +33,8 @@ bool attention_has(const struct attention_step *s, const struct device *device, 
     const struct attention_backward *b = &s->backward;
     const struct attention_paged *g = &s->paged;
     switch (dtype) {
-    case FP16: return device->apart ? s->gpu_fp16 || b->gpu_fp16 : s->cpu_fp16 || b->cpu_fp16 || g->cpu_fp16;
-    case BF16: return device->apart ? s->gpu_bf16 || b->gpu_bf16 : s->cpu_bf16 || b->cpu_bf16 || g->cpu_bf16;
+    case FP16: return device->apart ? s->gpu_fp16 || b->gpu_fp16 || g->gpu_fp16 : s->cpu_fp16 || b->cpu_fp16 || g->cpu_fp16;
+    case BF16: return device->apart ? s->gpu_bf16 || b->gpu_bf16 || g->gpu_bf16 : s->cpu_bf16 || b->cpu_bf16 || g->cpu_bf16;
     default:   return device->apart ? s->gpu || b->gpu : s->cpu || b->cpu || g->cpu;
     }
 }
@@ -61,12 +61,13 @@ struct attention_rounding attention_rounding(const struct attention_step *s, con
     return dtype == FP32 || !device->apart ? (struct attention_rounding){ 0 } : s->rounding;
 }
 
-bool attention_takes(const struct attention_step *s, int64_t dim)
+bool attention_takes(const struct attention_step *s, const struct device *device, int64_t dim)
 {
-    for (const int *d = s->dims; *d; d++)
+    const int *dims = device->apart && s->gpu_dims[0] ? s->gpu_dims : s->dims;
+    for (const int *d = dims; *d; d++)
         if (*d == dim)
             return true;
-    return !s->dims[0] && dim <= 256;
+    return !dims[0] && dim <= 256;
 }
 
 /* ---- the problem */
@@ -109,7 +110,7 @@ static void finish(const void *step, struct options *o)
         usage_error("--page-size, --pages, --prefix, --seqlens, --table: %s has no pages", s->name);
     for (size_t i = 0, at = 0; s->dims[i]; i++)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", i == 0 ? "" : s->dims[i + 1] ? ", " : " and ", s->dims[i]);
-    if (!attention_takes(s, o->attention.dim))
+    if (!attention_takes(s, &cpu_device, o->attention.dim))
         usage_error("--dim %lld: %s takes %s", (long long)o->attention.dim, s->name, list);
 }
 
@@ -208,14 +209,7 @@ const char *attention_gpu_missing(const struct attention_step *step, enum dtype 
     static char why[160];
     int needs = dtype == BF16 && step->bf16_capability ? step->bf16_capability : step->capability;
     size_t shared = step->shared ? step->shared(dim) : 0;
-    const int *d = step->gpu_dims;
-    while (*d && *d != dim)
-        d++;
-    if (step->ring && ring_gpu_missing())
-        return ring_gpu_missing();
-    if (step->gpu_dims[0] && !*d)
-        snprintf(why, sizeof why, "on a GPU it takes heads of %d and %d", step->gpu_dims[0], step->gpu_dims[1]);
-    else if (step->hopper && gpu_capability() != needs)
+    if (step->hopper && gpu_capability() != needs)
         snprintf(why, sizeof why, "it needs a Hopper GPU (H100, H200: sm_90a), and this one is sm_%d", gpu_capability());
     else if (step->hopper && !gpu_built_for().hopper)
         snprintf(why, sizeof why, "this build is not for sm_90a; build it with ARCH=sm_90a");
@@ -247,7 +241,7 @@ static const char *missing(const void *step, const struct options *o, const stru
     if (!device->apart && s->ready && !s->ready())
         return "built without a CBLAS; `make setup` installs one";
     snprintf(why, sizeof why, "it does not take heads of %lld", (long long)o->attention.dim);
-    if (!attention_takes(s, o->attention.dim))
+    if (!attention_takes(s, device, o->attention.dim))
         return why;
     return device->apart ? attention_gpu_missing(s, o->dtype, o->attention.dim) : NULL;
 }
@@ -263,11 +257,6 @@ static void call(const struct run *r)
 {
     attention_run(r->step, r->device, r->o->dtype, r->tensor[O].data, r->tensor[LSE].data, r->tensor[Q].data, r->tensor[K].data,
                   r->tensor[V].data, r->o->attention, r->workspace.data, NULL);
-}
-
-static timed_fn *clock_of(const void *step, const struct device *device)
-{
-    return ((const struct attention_step *)step)->ring && device->apart ? ring_run_once_gpu : NULL;
 }
 
 static struct cost predict(const void *step, const struct options *o, const struct device *device)
@@ -405,7 +394,7 @@ static void print_cost(const struct run *r, const struct result *result, const s
            r->kind->compulsory);
     print_bytes(result->useful_bytes);
     printf("\n    workspace   ");
-    print_bytes((double)workspace(r->step, r->o, r->device));
+    print_bytes((double)r->kind->workspace(r->step, r->o, r->device));
     printf("\n");
     if (((const struct attention_step *)r->step)->ring)
         ring_report(r, result);
@@ -454,7 +443,7 @@ const struct kind attention_kind = {
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
     .unit = "a score", .units = units, .compulsory = "Q, K, V and O", .useful = useful, .products = 4,
     .usual = usual, .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
-    .missing = missing, .workspace = workspace, .call = call, .clock = clock_of, .predict = predict,
+    .missing = missing, .workspace = workspace, .call = call, .predict = predict,
     .verify = verify, .verify_bytes = verify_bytes, .beside = beside, .measure = measure,
     .print_problem = print_problem, .print_cost = print_cost, .print_line = print_line, .write = write_outputs,
 };

@@ -90,11 +90,9 @@ size_t gpu_shared_bytes(void)
     return most_shared();
 }
 
-int gpu_sms_left; /* to others */
-
 int gpu_sms(void)
 {
-    return properties()->multiProcessorCount - gpu_sms_left;
+    return properties()->multiProcessorCount;
 }
 
 int64_t gpu_l2_bytes(void)
@@ -166,7 +164,7 @@ static __global__ void flush_kernel(const uint4 *buffer, int64_t packs, unsigned
         *sink = all;
 }
 
-void gpu_flush(void)
+static void flush_l2(void)
 {
     static uint4 *buffer;
     if (!buffer) {
@@ -179,14 +177,12 @@ void gpu_flush(void)
 /* The events stand on the stream right behind the flush, so the launch itself is hidden and only the work is between them. */
 double run_once_gpu(const struct work *work)
 {
-    if (work->timed)
-        return work->timed(work);
     static cudaEvent_t begin, end;
     if (!begin) {
         CHECK(cudaEventCreate(&begin));
         CHECK(cudaEventCreate(&end));
     }
-    gpu_flush();
+    flush_l2();
     CHECK(cudaEventRecord(begin));
     work->run(work->arg);
     CHECK(cudaEventRecord(end));

@@ -254,7 +254,6 @@ struct attention_rounding {
     bool scores;   /* the scores are rounded to the 16-bit type */
     bool weights;  /* so are the weights, exp(score - max), before they multiply V; in the gradient, dS, too */
     bool early;    /* in the gradient: the weights are, before dS is made of them */
-    bool parts;    /* so are the results over some keys that are merged */
 };
 
 /* Whether a row can be judged at all. */
@@ -406,12 +405,10 @@ struct timing {
 };
 
 /* Something to be timed. */
-typedef double timed_fn(const struct work *work); /* runs it, and returns ms */
 struct work {
     void (*run)(void *arg);
     void *arg;
     int64_t bytes;       /* that it touches */
-    timed_fn *timed;     /* on a GPU: the work has a clock of its own. Or NULL */
     struct timing time;  /* filled in */
 };
 
@@ -456,8 +453,6 @@ void gpu_release(void *p);
 void gpu_fill(void *p, int byte, size_t bytes);
 void gpu_upload(void *device, const void *host, size_t bytes);
 void gpu_download(void *host, const void *device, size_t bytes);
-extern int gpu_sms_left;              /* SMs that steps leave to others: gpu_sms() does not count them */
-void gpu_flush(void);                 /* launches what leaves nothing of what was there in L2 */
 const char *gpu_error(void);          /* waits for the GPU; CUDA's reason if anything failed since the last call, or NULL */
 void gpu_finish(const char *what);    /* the same, fatal */
 
@@ -612,8 +607,10 @@ struct attention_backward {
 struct attention_paged {
     attention_paged_cpu_fn *cpu;
     attention_paged_fp16_cpu_fn *cpu_fp16;
+    attention_paged_fp16_gpu_fn *gpu_fp16;
     attention_paged_bf16_cpu_fn *cpu_bf16;
-    attention_paged_workspace_fn *scratch; /* bytes that they take from scratch() */
+    attention_paged_bf16_gpu_fn *gpu_bf16;
+    attention_paged_workspace_fn *scratch, *workspace; /* bytes: from scratch(), and of a GPU's, zeroed */
 };
 
 /* One attention step: what it claims, and the functions that are held to it. */
@@ -637,7 +634,7 @@ struct attention_step {
     attention_shared_fn *shared;         /* shared memory that a block needs; NULL: what any GPU has */
     bool hopper;                         /* no other will do: it is compiled for sm_90a, which has instructions of its own */
     int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */
-    int gpu_dims[8];                     /* the same of its GPU version, where that takes fewer */
+    int gpu_dims[8];                     /* the same of its GPU versions, where they take fewer */
     struct attention usual;              /* of a decoding step, measured against reading: its problem where none is given */
     bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
     bool ring;                           /* its ranks are processes (common/ring) */
@@ -648,16 +645,16 @@ const char *attention_gpu_missing(const struct attention_step *step, enum dtype 
 
 /* As for softmax; and whether it takes heads of this dimension. lse may be NULL; the stream is for a GPU. */
 bool attention_has(const struct attention_step *s, const struct device *device, enum dtype dtype);
-bool attention_takes(const struct attention_step *s, int64_t dim);
+bool attention_takes(const struct attention_step *s, const struct device *device, int64_t dim);
 void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse,
                    const void *Q, const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream);
 struct attention_rounding attention_rounding(const struct attention_step *s, const struct device *device, enum dtype dtype);
 
 /* ---- paged.c: a cache in pages */
 
-/* As attention_run(), for a step whose cache lies in pages. On a CPU. */
-void paged_run(const struct attention_step *s, enum dtype dtype, void *O, float *lse, const void *Q, const void *K,
-               const void *V, struct pages pages, struct attention p);
+/* As attention_run(), for a step whose cache lies in pages. */
+void paged_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse, const void *Q,
+               const void *K, const void *V, struct pages pages, struct attention p, void *workspace, cudaStream_t stream);
 /*
  * Keys, or values, of all sequences, into pages and out of them. plain: (batch, kv_heads, seq_k, dim). What a sequence does not
  * have is left as it is: in a pool that is all NaN, what no sequence has stays NaN.

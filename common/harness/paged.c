@@ -335,14 +335,19 @@ static double useful(const struct options *o)
 
 /* ---- the step */
 
-void paged_run(const struct attention_step *s, enum dtype dtype, void *O, float *lse, const void *Q, const void *K,
-               const void *V, struct pages pages, struct attention p)
+void paged_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse, const void *Q,
+               const void *K, const void *V, struct pages pages, struct attention p, void *workspace, cudaStream_t stream)
 {
-    switch (dtype) {
-    case FP16: s->paged.cpu_fp16(O, lse, Q, K, V, pages, p); break;
-    case BF16: s->paged.cpu_bf16(O, lse, Q, K, V, pages, p); break;
-    default:   s->paged.cpu(O, lse, Q, K, V, pages, p); break;
-    }
+    if (device->apart && dtype == FP16)
+        s->paged.gpu_fp16(O, lse, Q, K, V, pages, p, workspace, stream);
+    else if (device->apart)
+        s->paged.gpu_bf16(O, lse, Q, K, V, pages, p, workspace, stream);
+    else
+        switch (dtype) {
+        case FP16: s->paged.cpu_fp16(O, lse, Q, K, V, pages, p); break;
+        case BF16: s->paged.cpu_bf16(O, lse, Q, K, V, pages, p); break;
+        default:   s->paged.cpu(O, lse, Q, K, V, pages, p); break;
+        }
 }
 
 /* The run's pages, their table and lengths where its device can reach them. */
@@ -360,7 +365,8 @@ static void call(const struct run *r)
     const struct attention_step *s = r->step;
     const struct buffer *t = r->tensor;
     if (s->paged.cpu)
-        paged_run(s, r->o->dtype, t[O].data, t[LSE].data, t[Q].data, t[K].data, t[V].data, pages_of(r), r->o->attention);
+        paged_run(s, r->device, r->o->dtype, t[O].data, t[LSE].data, t[Q].data, t[K].data, t[V].data, pages_of(r),
+                  r->o->attention, r->workspace.data, NULL);
     else
         attention_run(s, r->device, r->o->dtype, t[O].data, t[LSE].data, t[Q].data, t[PLAIN_K].data, t[PLAIN_V].data,
                       r->o->attention, r->workspace.data, NULL);
@@ -369,9 +375,10 @@ static void call(const struct run *r)
 static size_t workspace(const void *step, const struct options *o, const struct device *device)
 {
     const struct attention_step *s = step;
-    if (!s->paged.scratch)
+    attention_paged_workspace_fn *wants = device->apart ? s->paged.workspace : s->paged.scratch;
+    if (!s->paged.cpu)
         return attention_kind.workspace(step, o, device);
-    return device->apart ? 0 : s->paged.scratch(o->attention, sizes_of(o), o->dtype);
+    return wants ? wants(o->attention, sizes_of(o), o->dtype) : 0;
 }
 
 static struct cost predict(const void *step, const struct options *o, const struct device *device)

@@ -406,7 +406,8 @@ struct verdict verify_attention_paged(const void *O, const float *lse, const voi
         pages_gather(v_plain.data, V, its, one, dtype);
         at *= dtype_bytes(dtype);
         struct verdict mine = verify_attention_rows((const char *)O + at, lse ? lse + b * rows : NULL, (const char *)Q + at,
-                                                    k.data, v_plain.data, dtype, one, how, wanted, seed, gpu);
+                                                    k.data, v_plain.data, dtype, one, how, wanted, seed,
+                                                    gpu && one.seq_k > 0); /* the GPU's reference wants keys */
         if (mine.first_wrong >= 0)
             mine.first_wrong += b * rows;
         if (mine.what[0] && p.batch > 1) {

@@ -11,9 +11,20 @@ static struct cost paged_attention_cost(struct attention p, enum dtype dtype)
 const struct attention_step paged_attention = {
     .name = "28_paged_attention",
     .idea = "keys and values lie in pages of a pool, and a table says in which",
-    .exercise = "find_keys",
+    .exercise = "find_keys find_key copy_tiles",
     .predict = paged_attention_cost,
-    .paged = { paged_attention_cpu, paged_attention_fp16_cpu, paged_attention_bf16_cpu, paged_attention_scratch },
+    .paged = {
+        .cpu = paged_attention_cpu,
+        .cpu_fp16 = paged_attention_fp16_cpu,
+        .gpu_fp16 = GPU(paged_attention_fp16_gpu),
+        .cpu_bf16 = paged_attention_bf16_cpu,
+        .gpu_bf16 = GPU(paged_attention_bf16_gpu),
+        .scratch = paged_attention_scratch,
+        .workspace = GPU(paged_attention_workspace),
+    },
+    .rounding = { .weights = true },
+    .capability = 80,
+    .gpu_dims = { 64, 128 },
     .usual = { .heads = 32, .kv_heads = 8, .seq_q = 1, .seq_k = 16384, .dim = 128 },
 };
 
