@@ -3,6 +3,7 @@
 # What a reader may set:   CUDA=0        build for the CPU alone
 #                          ARCH=sm_90a   GPU architectures to build for, one or several (default: the one in this machine)
 #                          COUNT=1       count exponentials and merges instead of timing: CPU steps, in a build tree of its own
+#                          NCCL_HOME=... where NCCL is, if the compiler does not find it: what pip calls nvidia-nccl-cu13 will do
 #                          MPI=1         of `make setup`: install Open MPI, too (60 MB): ranks of a ring on several machines
 #                          CC=clang      another C compiler          ARGS="--help"   options for a step's program
 
@@ -40,6 +41,8 @@ has_cblas = $(shell printf '\043include <cblas.h>\nint main(void){return 0;}\n' 
             $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
 has_mpi = $(shell printf '\043include <mpi.h>\nint main(void){return MPI_Init(0,0);}\n' | \
           $(CC) -x c - $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
+has_nccl = $(shell printf '\043include <nccl.h>\nint main(void){return ncclGetVersion(0);}\n' | \
+           $(CC) -x c - -I$(CUDA_HOME)/include $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
 
 B := build/$(if $(filter 1,$(COUNT)),count,$(if $(filter 1,$(CUDA)),cuda,cpu))
 CFLAGS ?= -O3 $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
@@ -48,6 +51,8 @@ OPENMP := $(or $(call accepts,-fopenmp),$(call accepts,-fopenmp-simd))
 OPENBLAS := $(shell pkg-config --cflags --libs openblas 2>/dev/null)
 CBLAS := $(or $(call has_cblas,-lopenblas),$(if $(OPENBLAS),$(call has_cblas,$(OPENBLAS))),$(call has_cblas,-lcblas))
 MPI_FLAGS := $(call has_mpi,$(wordlist 2,99,$(shell mpicc -show 2>/dev/null)))
+NCCL_FLAGS := $(if $(filter 1,$(CUDA)),$(or $(call has_nccl,-lnccl),$(if $(NCCL_HOME),$(call has_nccl,-I$(NCCL_HOME)/include \
+              -L$(NCCL_HOME)/lib -l:libnccl.so.2 -Xlinker -rpath=$(NCCL_HOME)/lib))))
 CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
 
 # Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
@@ -75,7 +80,7 @@ endif
 # On stderr, so that `make -s step-7 ARGS=--json` prints JSON and nothing else; and once, whatever make calls make.
 ifeq ($(FOUND_SAID),)
 $(shell printf '%s\n' 'found: $(CC); \
-$(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH),no CUDA (CUDA_HOME tells where it is)); \
+$(if $(filter 1,$(CUDA)),CUDA in $(CUDA_HOME) for $(ARCH)$(if $(NCCL_FLAGS), with NCCL),no CUDA (CUDA_HOME tells where it is)); \
 $(if $(filter -fopenmp,$(OPENMP)),OpenMP,no OpenMP: one thread); $(if $(CBLAS),CBLAS,no CBLAS); \
 $(if $(CHECK),Check,no Check: no tests); $(if $(MPI_FLAGS),MPI,no MPI, which `make setup MPI=1` adds). \
 `make setup` adds what is missing' >&2)
@@ -84,8 +89,8 @@ export FOUND_SAID := 1
 
 # ---- how programs are built: build/cpu, build/cuda and build/count are trees of their own, never mixed
 
-HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c) %/mpi.c,$(sort $(wildcard common/harness/*.c common/ring/*.c \
-           $(if $(filter 1,$(CUDA)),common/harness/*.cu))))
+HARNESS := $(filter-out $(if $(filter 1,$(CUDA)),%/gpu_none.c) %/mpi.c %/nccl.c,$(sort $(wildcard common/harness/*.c \
+           common/ring/*.c $(if $(filter 1,$(CUDA)),common/harness/*.cu common/ring/*.cu))))
 HARNESS_O := $(addsuffix .o,$(addprefix $B/,$(basename $(HARNESS))))
 # A step's objects: its cpu.o where it has a cpu.c, and with CUDA its gpu.o.
 parts = $(foreach l,cpu $(if $(filter 1,$(CUDA)),gpu),$(if $(wildcard steps/$(1)/$l.c*),$B/steps/$(1)/$l.o))
@@ -116,7 +121,7 @@ $B/libharness.a: $(HARNESS_O)
 # What judges kernels sees the harness; what kernels are made of, a step's cpu.c and gpu.cu, cannot include it.
 $B/common/harness/%.o $B/common/ring/%.o $B/tests/%.o $B/steps/%/main.o $B/steps/%/claims.o \
     $B/build/mine/%/claims.o $B/build/mine/%/try.o: C += -Icommon/harness -Itests
-$B/common/harness/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
+$B/common/harness/%.o $B/common/ring/%.o $B/tests/%.o: NVCCFLAGS += -Icommon/harness
 
 ifeq ($(COUNT),1)
 $B/steps/%/cpu.o: C += -include common/count.h
@@ -136,14 +141,19 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 $B/09_split_softmax: $(call parts,07_narrow_softmax)
 # Step 27, which takes turns with 28, leaves short caches to step 26 on a GPU.
 $B/28_paged_attention: $(call parts,26_split_attention)
-# What a rank of a ring does with a block is step 14; and a block travels by MPI where there is one, and mpirun starts the ranks.
+# What a rank of a ring does with a block is step 14, on a GPU step 24. A block travels by MPI where there is one, and mpirun
+# starts the ranks; between GPUs by NCCL where there is one.
 RINGS := $(addprefix $B/,$(filter 35% 36% 37%,$(STEPS)))
-$(RINGS): $(call parts,14_register_tiled_attention) $(if $(MPI_FLAGS),$B/common/ring/mpi.o)
-$(RINGS): LIBS := $(filter -L% -l%,$(MPI_FLAGS))
+LOCAL := $(foreach s,14_register_tiled_attention 24_optimistic_attention,$(call parts,$s))
+NCCL_O := $(if $(NCCL_FLAGS),$B/common/ring/nccl.o)
+$(RINGS): $(LOCAL) $(if $(MPI_FLAGS),$B/common/ring/mpi.o) $(NCCL_O)
+$(RINGS): LIBS := $(filter -L% -l%,$(MPI_FLAGS)) $(filter-out -I%,$(NCCL_FLAGS))
 $B/common/ring/mpi.o: C += $(filter -I%,$(MPI_FLAGS))
+$B/common/ring/nccl.o: C += $(filter -I%,$(NCCL_FLAGS)) -I$(CUDA_HOME)/include
 
 $B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
     LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
+$B/main_gpu $B/delayed/main_gpu: LIBS += $(filter-out -I%,$(NCCL_FLAGS))
 
 # ---- what a reader does
 
@@ -182,7 +192,7 @@ bench: $(PROGRAMS) ## time every step at every row length and type, into build/r
 
 # The GPU steps from 13 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
 # of.
-$B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12%,$(STEPS)),$(filter %/gpu.o,$(call parts,$s))) \
+$B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12% $(notdir $(RINGS)),$(STEPS)),$(filter %/gpu.o,$(call parts,$s))) \
                     $B/common/harness/gpu.o \
                     common/harness/error.c
 	@$(if $(V),,echo "  link    $@")

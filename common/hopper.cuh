@@ -74,14 +74,14 @@ typedef CUtensorMap tensor_map;
  * panels, or of `panels` of them, and lies in shared memory panel after panel, the rows of a panel 128 bytes apart, chunk c of
  * row r, 16 bytes, at place c ^ r % 8. The rows are a dimension of their own: a box that goes beyond the last row of a head is
  * filled with zeros, or cut off when it is stored, and does not touch the next head. False, and refused, if there can be no such
- * map.
+ * map. pitch: rows from a head to the next, where there are more than these.
  */
 template <class T> static inline bool attention_map(tensor_map *map, const T *tensor, int64_t heads, int64_t rows, int dim,
-                                                    int box_rows, int panels)
+                                                    int box_rows, int panels, int64_t pitch = 0)
 {
     PFN_cuTensorMapEncodeTiled_v12000 encode = map_encoder();
     cuuint64_t sizes[] = { PANEL, (cuuint64_t)rows, (cuuint64_t)dim / PANEL, (cuuint64_t)heads };
-    cuuint64_t strides[] = { dim * sizeof(T), PANEL * sizeof(T), rows * dim * sizeof(T) }; /* in bytes; the first is 1 element */
+    cuuint64_t strides[] = { dim * sizeof(T), PANEL * sizeof(T), (pitch ? pitch : rows) * dim * sizeof(T) }; /* in bytes */
     cuuint32_t box[] = { PANEL, (cuuint32_t)box_rows, (cuuint32_t)panels, 1 }, steps[] = { 1, 1, 1, 1 };
     if (encode && encode(map, attention_map_type(T()), 4, (void *)tensor, sizes, strides, box, steps,
                          CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
@@ -96,14 +96,20 @@ struct tensor_maps {
     tensor_map q, k, v, o;
 };
 
+/* Of Q, and of K and V, where they are part of each head of larger tensors: rows from a head to the next. 0: they are whole. */
+struct pitches {
+    int64_t q, k;
+};
+
 /* The maps of an attention step: a warpgroup's queries, blocks of keys and of values, and a warp's 16 rows of one panel of O. */
 template <class C, class T>
-static inline bool attention_maps(struct tensor_maps *map, const T *O, const T *Q, const T *K, const T *V, struct attention a)
+static inline bool attention_maps(struct tensor_maps *map, const T *O, const T *Q, const T *K, const T *V, struct attention a,
+                                  struct pitches pitch)
 {
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads;
-    return attention_map(&map->q, Q, heads, a.seq_q, C::DIM, WARPGROUP_ROWS, C::DIM / PANEL) &&
-           attention_map(&map->k, K, kv_heads, a.seq_k, C::DIM, C::BC, C::DIM / PANEL) &&
-           attention_map(&map->v, V, kv_heads, a.seq_k, C::DIM, C::BC, C::DIM / PANEL) &&
+    return attention_map(&map->q, Q, heads, a.seq_q, C::DIM, WARPGROUP_ROWS, C::DIM / PANEL, pitch.q) &&
+           attention_map(&map->k, K, kv_heads, a.seq_k, C::DIM, C::BC, C::DIM / PANEL, pitch.k) &&
+           attention_map(&map->v, V, kv_heads, a.seq_k, C::DIM, C::BC, C::DIM / PANEL, pitch.k) &&
            attention_map(&map->o, O, heads, a.seq_q, C::DIM, 16, 1);
 }
 
@@ -121,9 +127,9 @@ struct problem {
 
 /* False, and refused, if the copy engine cannot have it. */
 template <class C, class T> static bool problem_of(struct problem *p, const T *O, float *lse, const T *Q, const T *K, const T *V,
-                                                   struct attention a)
+                                                   struct attention a, struct pitches pitch = {})
 {
-    if (!attention_maps<C>(&p->map, O, Q, K, V, a))
+    if (!attention_maps<C>(&p->map, O, Q, K, V, a, pitch))
         return false;
     p->lse = lse;
     p->seq_q = (int)a.seq_q, p->seq_k = (int)a.seq_k;

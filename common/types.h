@@ -103,6 +103,11 @@ typedef void attention_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp1
                                    void *workspace, cudaStream_t stream);
 typedef void attention_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream);
+/* The same of queries and keys that are part of each head of larger tensors, with the rows from a head to the next. */
+typedef void attention_part_fp16_gpu_fn(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
+                                        int64_t pitch_q, int64_t pitch_k, void *workspace, cudaStream_t stream);
+typedef void attention_part_bf16_gpu_fn(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
+                                        int64_t pitch_q, int64_t pitch_k, void *workspace, cudaStream_t stream);
 /*
  * The gradient of attention: how a loss changes with Q, K and V. dO, of O's shape, says how it changes with O, and dlse, of
  * lse's, how it changes with lse (NULL: not at all). O and lse are what an attention step made of Q, K and V. All are finite, but

@@ -7,8 +7,9 @@ Every rank has a clock. In a pass it computes (its FLOPs at one rank's speed, th
 next block from the rank before (latency, then bytes at the link's speed): after that if nothing overlaps, or else at the same
 time. It goes on when it has both, and when its own block is gone. What it needs to know are rates of one rank and of one hop.
 
-Before anything is predicted, the same model is given the rates that runs of steps 35 and 36 printed of one rank and one hop. It
-must come within 10 % of the times that step 35 printed of 2 ranks, each with a core of its own, and of all balances.
+Before anything is predicted, the same model is given the rates that runs of steps 35 to 37 printed of one rank and one hop. It
+must come within 10 % of the times that step 35 printed of 2 ranks, each with a core of its own, of those that all three printed
+of 2 GPUs, and of all balances.
 """
 import argparse, collections, dataclasses, os, random, re, sys
 
@@ -19,6 +20,8 @@ from results import ROOT, Problem, Table, digits3, length_name, read
 CROWDED, SHARED, MISSED = "more ranks than cores", "the machine was shared", "missed, and why is not known"
 # Of each: how many runs, the first, had the machine to themselves; why the model is not held to the times of these.
 RECORDS = ("plots/recorded/epyc-ring.txt", 3, ""), ("plots/recorded/epyc-zigzag.txt", 3, MISSED)
+ON_GPUS = "plots/recorded/h100-ring.txt"
+MERGE_OF_TWO = 6  # bytes for each number of O: the first merge reads two of 16 bits, and the last, the same, writes one
 WITHIN = 0.10
 
 
@@ -132,6 +135,7 @@ def recorded():
     for path, quiet, why in RECORDS:
         for number, run in enumerate(read(path).split("\n$ ")[1:]):
             yield from points_of(run, why if number < quiet else SHARED)
+    yield from (point_on_gpus(run) for run in read(ON_GPUS).split("\n$ ")[1:] if "copy engines" in run)
 
 
 def points_of(run, why):
@@ -154,6 +158,22 @@ def points_of(run, why):
                         CROWDED if n > cores else why)
 
 
+def point_on_gpus(run):
+    """Two GPUs. The model knows how fast one is that has as many tokens as a rank."""
+    found = re.search(r"Q is \(1, (\d+), (\d+), (\d+)\), K and V \(1, (\d+), .*?bf16(, causal)?", run).groups()
+    heads, seq, dim, kv_heads = map(int, found[:4])
+    step, balance = re.search(r"build/cuda/(\d+)_", run)[1], int(re.search(r"average (\d+) %", run)[1])
+    latency, link = map(float, re.search(r"a hop of (\S+) us and (\S+) GB/s", run).groups())
+    one_ms, ms = (float(re.search(r"[ ;] %d: (\S+) ms" % n, run)[1]) for n in (1, 2))
+    hop = latency * 1e-6, link * 1e9
+    mask = "none" if not found[4] else "causal" if step == "35" else "zigzag"
+    seconds, equal = simulate(Ring(
+        ranks=2, seq=seq, heads=heads, kv_heads=kv_heads, dim=dim, bytes=2, mask=mask, memory=h100()[1], link=hop, between=hop,
+        rate=1e12 * float(re.search(r"alone .*ms, (\S+) TFLOP/s", run)[1]), node=2, overlap=step == "37", merge=MERGE_OF_TWO))
+    what = "%s: %d tokens, %d/%d heads%s, two H100" % (step, seq, heads, kv_heads, found[4] or "")
+    return Point(what, 2, one_ms, ms, 1e3 * seconds, balance, 100 * equal, "")
+
+
 def held(points):
     """Whether all that the model is held to is within WITHIN."""
     return all(abs(said / was - 1) <= WITHIN for p in points
@@ -161,7 +181,7 @@ def held(points):
 
 
 def recorded_cells(points):
-    yield ["steps 35 and 36 on two cores", "ranks", "ms", "predicted", "off by", "balance", "predicted",
+    yield ["steps 35 and 36 on two cores, 35 to 37 on GPUs", "ranks", "ms", "predicted", "off by", "balance", "predicted",
            "time not held to, because"]
     for p in points:
         yield [p.what, str(p.ranks), digits3(p.ms), digits3(p.ms_said), "%+.1f %%" % (100 * (p.ms_said / p.ms - 1)),

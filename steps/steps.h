@@ -115,6 +115,7 @@ attention_workspace_fn persistent_attention_workspace;
 extern const struct attention_step optimistic_attention;
 attention_fp16_gpu_fn optimistic_attention_fp16_gpu; attention_bf16_gpu_fn optimistic_attention_bf16_gpu;
 attention_workspace_fn optimistic_attention_workspace;
+attention_part_fp16_gpu_fn optimistic_attention_part_fp16_gpu; attention_part_bf16_gpu_fn optimistic_attention_part_bf16_gpu;
 /* 25_decode_attention */
 extern const struct attention_step decode_attention;
 attention_cpu_fn decode_attention_cpu;               attention_gpu_fn decode_attention_gpu;
@@ -165,12 +166,15 @@ attention_workspace_fn tensor_core_backward_workspace;
 /* 35_ring_attention */
 extern const struct attention_step ring_attention;
 attention_cpu_fn ring_attention_cpu;
+attention_fp16_gpu_fn ring_attention_fp16_gpu; attention_bf16_gpu_fn ring_attention_bf16_gpu;
 /* 36_zigzag_ring */
 extern const struct attention_step zigzag_ring;
 attention_cpu_fn zigzag_ring_cpu;
+attention_fp16_gpu_fn zigzag_ring_fp16_gpu; attention_bf16_gpu_fn zigzag_ring_bf16_gpu;
 /* 37_overlapped_ring */
 extern const struct attention_step overlapped_ring;
 attention_cpu_fn overlapped_ring_cpu;
+attention_fp16_gpu_fn overlapped_ring_fp16_gpu; attention_bf16_gpu_fn overlapped_ring_bf16_gpu;
 
 #ifdef __cplusplus
 }

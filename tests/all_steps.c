@@ -116,7 +116,8 @@ const struct attention_step *attention_step_named(const char *name)
 
 bool attention_subject_exists(const struct attention_subject *s)
 {
-    return attention_has(s->step, device_of(s->gpu), s->dtype);
+    /* rings on GPUs have a suite of their own: they take no stream */
+    return attention_has(s->step, device_of(s->gpu), s->dtype) && !(s->gpu && s->step->ring);
 }
 
 bool step_is_chosen(const char *name)

@@ -20,7 +20,7 @@ enum { COUNTS = sizeof all_ranks / sizeof all_ranks[0], RINGS = sizeof rings / s
 static void *be_thread(void *arg)
 {
     struct ring *ring = arg;
-    shared->body(ring);
+    ring_at(shared->body)(ring);
     return NULL;
 }
 
@@ -34,7 +34,7 @@ static void run_threads(const struct ring_job *job)
         fatal("not enough CPU memory for %d ranks", ranks);
     memset(shared, 0, place_of(&job->like, ranks));
     pool.parent = getppid(); /* a rank that has another one ends */
-    shared->body = job->body;
+    shared->body = ring_offset(job->body);
     for (int i = 0; i < ranks; i++) {
         rings[i] = job->like;
         rings[i].rank = i;

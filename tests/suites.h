@@ -55,6 +55,7 @@ void paged_gpu_tests(TCase *pages); /* adds them: a case of that suite */
 Suite *layout_gpu_suite(void);
 Suite *backward_gpu_suite(void);
 Suite *library_gpu_suite(void);
+Suite *ring_gpu_suite(void);
 
 /*
  * Says what is being tested, and how many seconds have gone by: a line for each new subject, and one for each check that took

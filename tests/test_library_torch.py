@@ -194,6 +194,8 @@ class Wrapper(unittest.TestCase):
                      (q, k[:, :1, :1].expand(2, 2, 33, 16), v)]:
             with self.assertRaises(ValueError):
                 fs.attention(*args)
+        with self.assertRaisesRegex(ValueError, "^k: float16"):  # which one it is
+            fs.attention(q, k.half(), v)
         for threads in (-1, 1 << 32):
             with self.assertRaises(fs.Error):
                 fs.attention(q, k, v, threads=threads)

@@ -12,6 +12,7 @@ ALL_O := $(TESTS_O) $(STEP_O) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,
 LINK_TESTS = $Q$(if $(V),,echo "  link    $@" &&) \
              $(LINK) $(1) -o $@ $(filter-out -pthread,$(filter -l% -L% -pthread,$(CHECK))) $(LIBS) -lm -lpthread
 
+$B/main_gpu: $(NCCL_O)
 $B/main_cpu $B/main_gpu: $B/%: $B/tests/%.o $(ALL_O)
 	$(call LINK_TESTS,$^)
 
@@ -20,7 +21,7 @@ GALLERY_O := $(filter $B/tests/mutants/%,$(TESTS_O))
 claimed = $(foreach s,$(1),$(call parts,$s)) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(1)))
 $B/bug: $(filter-out $B/tests/check_%,$(ALL_O))
 $B/quiz: $(GALLERY_O) $(call claimed,$(filter 00% 02% 03% 05% 07% 10% 12% 14%,$(STEPS))) $B/libharness.a
-$B/ring_threads: $(foreach s,$(filter 14% 35% 36% 37%,$(STEPS)),$(call parts,$s)) $B/libharness.a
+$B/ring_threads: $(foreach s,$(filter 14% 24% 35% 36% 37%,$(STEPS)),$(call parts,$s)) $B/libharness.a
 $B/library_threads: $B/libfrom_softmax.a
 $B/library_speed: $(foreach s,$(filter 00% 07% 09% 14% 27% 28% 29% 31%,$(STEPS)),$(call parts,$s)) $B/libharness.a \
     $B/libfrom_softmax.a
@@ -37,7 +38,7 @@ $B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $
     $(GALLERY_O) $(filter $B/tests/mutants/%,$(if $(filter 1,$(CUDA)),$(TESTS_GPU_O))) \
     $(sort $(foreach s,$(TRY) $(if $(TRY),$(call step_before,$(TRY))) 00_ceilings 07_narrow_softmax \
                14_register_tiled_attention,$(call parts,$s))) \
-    $(TRY:%=$B/steps/%/claims.o) $B/libharness.a
+    $(TRY:%=$B/steps/%/claims.o) $(if $(filter 35% 36% 37%,$(TRY)),$(LOCAL)) $B/libharness.a
 	$Q$(LINK) $^ -o $@ $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas) -lm
 $B/build/mine/%.o: C += -Wno-unused -Wno-unused-parameter
 $B/build/mine/%.o: NVCCFLAGS += -diag-suppress 177

@@ -209,6 +209,8 @@ const char *attention_gpu_missing(const struct attention_step *step, enum dtype 
     static char why[160];
     int needs = dtype == BF16 && step->bf16_capability ? step->bf16_capability : step->capability;
     size_t shared = step->shared ? step->shared(dim) : 0;
+    if (step->ring && ring_gpu_missing())
+        return ring_gpu_missing();
     if (step->hopper && gpu_capability() != needs)
         snprintf(why, sizeof why, "it needs a Hopper GPU (H100, H200: sm_90a), and this one is sm_%d", gpu_capability());
     else if (step->hopper && !gpu_built_for().hopper)
@@ -257,6 +259,11 @@ static void call(const struct run *r)
 {
     attention_run(r->step, r->device, r->o->dtype, r->tensor[O].data, r->tensor[LSE].data, r->tensor[Q].data, r->tensor[K].data,
                   r->tensor[V].data, r->o->attention, r->workspace.data, NULL);
+}
+
+static timed_fn *clock_of(const void *step, const struct device *device)
+{
+    return ((const struct attention_step *)step)->ring && device->apart ? ring_run_once_gpu : NULL;
 }
 
 static struct cost predict(const void *step, const struct options *o, const struct device *device)
@@ -443,7 +450,7 @@ const struct kind attention_kind = {
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
     .unit = "a score", .units = units, .compulsory = "Q, K, V and O", .useful = useful, .products = 4,
     .usual = usual, .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
-    .missing = missing, .workspace = workspace, .call = call, .predict = predict,
+    .missing = missing, .workspace = workspace, .call = call, .clock = clock_of, .predict = predict,
     .verify = verify, .verify_bytes = verify_bytes, .beside = beside, .measure = measure,
     .print_problem = print_problem, .print_cost = print_cost, .print_line = print_line, .write = write_outputs,
 };

@@ -62,14 +62,14 @@ struct loss {
     double unit, tiny; /* of the result: its rounding, and where its type ends */
 };
 
-ATTENTION_FN struct loss loss_of(int64_t visible, double sum, enum dtype dtype, bool weights_rounded)
+ATTENTION_FN struct loss loss_of(int64_t visible, double sum, enum dtype dtype, bool weights_rounded, bool parts_rounded)
 {
     double unit16 = unit16_of(dtype);
     return (struct loss){
-        4 * ((double)visible + 32) * UNIT + (weights_rounded ? unit16 : 0),
+        4 * ((double)visible + 32) * UNIT + (weights_rounded ? unit16 : 0) + (parts_rounded ? unit16 : 0),
         (0x1p-126 + (weights_rounded && dtype == FP16 ? 0x1p-25 : 0)) / sum,
         unit16,
-        0x1p-126 + (dtype == FP16 ? 0x1p-25 : 0),
+        0x1p-126 + (dtype == FP16 ? parts_rounded ? 0x1p-24 : 0x1p-25 : 0),
     };
 }
 

@@ -25,6 +25,7 @@ void gpu_release(void *p) { (void)p; none(); }
 void gpu_fill(void *p, int byte, size_t bytes) { (void)p, (void)byte, (void)bytes; none(); }
 void gpu_upload(void *device, const void *host, size_t bytes) { (void)device, (void)host, (void)bytes; none(); }
 void gpu_download(void *host, const void *device, size_t bytes) { (void)host, (void)device, (void)bytes; none(); }
+void gpu_flush(void) { none(); }
 const char *gpu_error(void) { none(); }
 void gpu_finish(const char *what) { (void)what; none(); }
 

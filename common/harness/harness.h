@@ -254,6 +254,7 @@ struct attention_rounding {
     bool scores;   /* the scores are rounded to the 16-bit type */
     bool weights;  /* so are the weights, exp(score - max), before they multiply V; in the gradient, dS, too */
     bool early;    /* in the gradient: the weights are, before dS is made of them */
+    bool parts;    /* so are the results over some keys that are merged */
 };
 
 /* Whether a row can be judged at all. */
@@ -405,10 +406,12 @@ struct timing {
 };
 
 /* Something to be timed. */
+typedef double timed_fn(const struct work *work); /* runs it, and returns ms */
 struct work {
     void (*run)(void *arg);
     void *arg;
     int64_t bytes;       /* that it touches */
+    timed_fn *timed;     /* on a GPU: the work has a clock of its own. Or NULL */
     struct timing time;  /* filled in */
 };
 
@@ -453,6 +456,8 @@ void gpu_release(void *p);
 void gpu_fill(void *p, int byte, size_t bytes);
 void gpu_upload(void *device, const void *host, size_t bytes);
 void gpu_download(void *host, const void *device, size_t bytes);
+extern int gpu_sms_left;              /* SMs that steps leave to others: gpu_sms() does not count them */
+void gpu_flush(void);                 /* launches what leaves nothing of what was there in L2 */
 const char *gpu_error(void);          /* waits for the GPU; CUDA's reason if anything failed since the last call, or NULL */
 void gpu_finish(const char *what);    /* the same, fatal */
 
@@ -634,7 +639,7 @@ struct attention_step {
     attention_shared_fn *shared;         /* shared memory that a block needs; NULL: what any GPU has */
     bool hopper;                         /* no other will do: it is compiled for sm_90a, which has instructions of its own */
     int dims[8];                         /* head dimensions that it takes, up to a 0; none listed: 1 to 256 */
-    int gpu_dims[8];                     /* the same of its GPU versions, where they take fewer */
+    int gpu_dims[8];                     /* the same of its GPU version, where that takes fewer */
     struct attention usual;              /* of a decoding step, measured against reading: its problem where none is given */
     bool (*ready)(void);                 /* whether the CPU version can run in this build; NULL: it can */
     bool ring;                           /* its ranks are processes (common/ring) */

@@ -203,6 +203,18 @@ static void print_result(const struct run *r, const struct result *result, const
         printf("    ERROR       above the ceiling: this measurement is wrong, or that of the ceiling (make step-0)\n");
 }
 
+static void call(void *run)
+{
+    const struct run *r = run;
+    r->kind->call(r);
+}
+
+static struct work work_of(struct run *r)
+{
+    return (struct work){ .run = call, .arg = r, .bytes = bytes_of_all(r),
+                          .timed = r->kind->clock ? r->kind->clock(r->step, r->device) : NULL };
+}
+
 /* The step before on the same problem, in turn with this one; its
    outputs take the place of this step's, which have been looked at. */
 static struct before run_before(const struct run *r, const struct names *names, struct work run)
@@ -222,19 +234,13 @@ static struct before run_before(const struct run *r, const struct names *names, 
     if (*b.why_not)
         return b;
     other.workspace = workspace_new(&other);
-    struct work before = { .run = run.run, .arg = &other, .bytes = run.bytes };
-    b.time = time_ratio(run, before, r->device, r->o->reps, r->o->budget);
+    b.time = time_ratio(run, work_of(&other), r->device, r->o->reps, r->o->budget);
     buffer_free(&other.workspace);
     return b;
 }
 
 /* ---- one device */
 
-static void call(void *run)
-{
-    const struct run *r = run;
-    r->kind->call(r);
-}
 
 void (*attempt)(const struct run *r, const struct result *result, const struct before *before);
 
@@ -267,7 +273,7 @@ static bool run_problem(struct run *r, const struct names *names, bool first)
     int count = 0, at_step = beside.run != NULL, at_again = at_step + 1;
     if (beside.run)
         works[count++] = beside;
-    works[count++] = (struct work){ .run = call, .arg = r, .bytes = bytes_of_all(r) };
+    works[count++] = work_of(r);
     if (o->noise)
         works[count++] = works[at_step];
     time_in_turn(works, count, o->reps, o->budget, r->device->run_once);

@@ -50,6 +50,7 @@ struct kind {
     const char *(*missing)(const void *step, const struct options *o, const struct device *device);
     size_t (*workspace)(const void *step, const struct options *o, const struct device *device); /* bytes, besides the tensors */
     void (*call)(const struct run *r);
+    timed_fn *(*clock)(const void *step, const struct device *device); /* its own, if it has one. Or NULL: none has */
     struct cost (*predict)(const void *step, const struct options *o, const struct device *device);
 
     /* Judging and measuring it. beside: what takes turns with the step when that is timed; its run is NULL where nothing does. */

@@ -255,7 +255,7 @@ static void attend(struct answers *a, int64_t at, struct row_scratch *r, const s
         r->moved[key] = share_doubt(r->share[key], r->moved[key] / sum, sum_doubt);
         moved += r->moved[key];
     }
-    struct loss loss = loss_of(visible, sum, a->dtype, how.weights);
+    struct loss loss = loss_of(visible, sum, a->dtype, how.weights, how.parts);
     add_values(r->of, r->share, h->V, h->width, visible);
     add_doubts(r->of, r, h->V, h->width, visible, loss);
     for (int64_t i = 0; i < p.dim; i++) {

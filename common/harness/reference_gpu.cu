@@ -184,7 +184,7 @@ static __device__ void attend(const struct task *t, int64_t at, double *share, d
         all_moved += moved[key];
     }
     all_moved = block_sum(all_moved, shared[0]);
-    struct loss loss = loss_of(visible, sum, t->dtype, t->how.weights);
+    struct loss loss = loss_of(visible, sum, t->dtype, t->how.weights, t->how.parts);
     struct sums s = add_values(share, moved, V, p.dim, visible, loss, shared);
     if (i < p.dim) {
         want[i] = s.want;

@@ -128,19 +128,19 @@ def _place(x):
     return x.device if hasattr(x, "data_ptr") else None
 
 
-def _address(x, like, written=False):
+def _address(what, x, like, written=False):
     if _place(x) != _place(like):
-        raise ValueError("a tensor of %s beside one of %s" % (_place(x) or "numpy", _place(like) or "numpy"))
+        raise ValueError("%s: a tensor of %s beside one of %s" % (what, _place(x) or "numpy", _place(like) or "numpy"))
     if hasattr(x, "data_ptr"):
         if x.device.type not in ("cpu", "cuda"):
-            raise ValueError("a tensor of %s" % x.device)
+            raise ValueError("%s: a tensor of %s" % (what, x.device))
         if x.is_neg() or x.is_conj():
-            raise ValueError("a view of which torch has yet to change the sign: .resolve_neg()")
+            raise ValueError("%s: a view of which torch has yet to change the sign: .resolve_neg()" % what)
         if x.requires_grad and _torch().is_grad_enabled():
-            raise ValueError("a tensor that requires a gradient: from_softmax_torch has the operator; or .detach() it")
+            raise ValueError("%s: a tensor that requires a gradient: from_softmax_torch has the operator; or .detach() it" % what)
         return x.data_ptr()
     if written and not x.flags.writeable:
-        raise ValueError("an array that may only be read is to be written")
+        raise ValueError("%s: an array that may only be read is to be written" % what)
     return x.ctypes.data
 
 
@@ -156,33 +156,33 @@ def _empty(like, shape, name=None):
     return numpy.empty(shape, name or like.dtype)
 
 
-def _tensor(x, dims, like, shape=None, written=False):
+def _tensor(what, x, dims, like, shape=None, written=False):
     """x as the library takes it: `dims` dimensions, the last of them dense, of the type and the device of `like`, and of this
-    shape."""
+    shape. what: its name, for messages."""
     name = _name(like)
     if x.ndim != dims or _name(x) != name or name not in DTYPES or (shape is not None and tuple(x.shape) != tuple(shape)):
-        raise ValueError("%s %s where %s of %s is wanted" % (_name(x), tuple(x.shape), name if name in DTYPES else
-                                                             "float32, float16 or bfloat16",
-                                                             tuple(shape) if shape is not None else "%d dimensions" % dims))
+        raise ValueError("%s: %s %s where %s of %s is wanted" % (
+            what, _name(x), tuple(x.shape), name if name in DTYPES else "float32, float16 or bfloat16",
+            tuple(shape) if shape is not None else "%d dimensions" % dims))
     if x.shape[-1] > 1 and _strides(x)[-1] != 1:
-        raise ValueError("the numbers of a row do not lie side by side")
+        raise ValueError("%s: the numbers of a row do not lie side by side" % what)
     if any(n > 1 and stride == 0 for n, stride in zip(x.shape, _strides(x))):
-        raise ValueError("a view that repeats numbers")  # to the library, strides of 0 alone mean a dense tensor
-    return Tensor(_address(x, like, written), *((0,) * (4 - dims) + tuple(_strides(x)[:-1])))
+        raise ValueError("%s: a view that repeats numbers" % what)  # to the library, strides of 0 alone mean a dense tensor
+    return Tensor(_address(what, x, like, written), *((0,) * (4 - dims) + tuple(_strides(x)[:-1])))
 
 
-def _dense(x, like, name, shape):
+def _dense(what, x, like, name, shape):
     """Numbers of 4 bytes, one behind the other; None is none."""
     if x is None:
         return None
     want = 1
     for n, stride in zip(reversed(shape), reversed(_strides(x))):
         if n > 1 and stride != want:
-            raise ValueError("%s of %s must be dense" % (name, tuple(shape)))
+            raise ValueError("%s: %s of %s must be dense" % (what, name, tuple(shape)))
         want *= n
     if tuple(x.shape) != tuple(shape) or _name(x) != name:
-        raise ValueError("%s %s where %s %s is wanted" % (_name(x), tuple(x.shape), name, tuple(shape)))
-    return _address(x, like)
+        raise ValueError("%s: %s %s where %s %s is wanted" % (what, _name(x), tuple(x.shape), name, tuple(shape)))
+    return _address(what, x, like)
 
 
 def _problem(q, k, scale, causal, batch, seq_k):
@@ -196,7 +196,7 @@ def _problem(q, k, scale, causal, batch, seq_k):
 def softmax(x, out=None, threads=0):
     """Of the last axis; x: (rows, cols). out may be x."""
     out = _empty(x, x.shape) if out is None else out
-    t, to = _tensor(x, 2, x), _tensor(out, 2, x, x.shape, True)
+    t, to = _tensor("x", x, 2, x), _tensor("out", out, 2, x, x.shape, True)
     _call(_library.fsa_softmax, to.data, to.seq, t.data, t.seq, *x.shape, DTYPES[_name(x)], threads=threads, like=x)
     return out
 
@@ -204,7 +204,7 @@ def softmax(x, out=None, threads=0):
 def softmax_backward(y, dy, out=None, threads=0):
     """dx, from y = softmax(x) and how a loss changes with y: all (rows, cols)."""
     out = _empty(y, y.shape) if out is None else out
-    t, to, d = _tensor(y, 2, y), _tensor(out, 2, y, y.shape, True), _tensor(dy, 2, y, y.shape)
+    t, to, d = _tensor("y", y, 2, y), _tensor("out", out, 2, y, y.shape, True), _tensor("dy", dy, 2, y, y.shape)
     _call(_library.fsa_softmax_backward, to.data, to.seq, t.data, t.seq, d.data, d.seq, *y.shape, DTYPES[_name(y)],
           threads=threads, like=y)
     return out
@@ -212,24 +212,24 @@ def softmax_backward(y, dy, out=None, threads=0):
 
 def attention(q, k, v, causal=False, scale=None, out=None, lse=False, threads=0):
     """O, or with lse=True (O, lse). causal: the last query sees the last key."""
-    tensors = _tensor(q, 4, q), _tensor(k, 4, q), _tensor(v, 4, q, k.shape)
-    _tensor(k, 4, q, (q.shape[0], k.shape[1], k.shape[2], q.shape[3]))
+    tensors = _tensor("q", q, 4, q), _tensor("k", k, 4, q), _tensor("v", v, 4, q, k.shape)
+    _tensor("k", k, 4, q, (q.shape[0], k.shape[1], k.shape[2], q.shape[3]))
     out = _empty(q, q.shape) if out is None else out
     sums = _empty(q, q.shape[:3], "float32") if lse else None
-    _call(_library.fsa_attention, _problem(q, k, scale, causal, q.shape[0], k.shape[2]), _tensor(out, 4, q, q.shape, True),
-          _dense(sums, q, "float32", q.shape[:3]), *tensors, threads=threads, like=q)
+    _call(_library.fsa_attention, _problem(q, k, scale, causal, q.shape[0], k.shape[2]), _tensor("out", out, 4, q, q.shape, True),
+          _dense("lse", sums, q, "float32", q.shape[:3]), *tensors, threads=threads, like=q)
     return (out, sums) if lse else out
 
 
 def attention_backward(q, k, v, O, lse, dO, dlse=None, causal=False, scale=None, threads=0):
     """dQ, dK and dV, from what attention() made, and how a loss changes with it."""
     out = [_empty(x, x.shape) for x in (q, k, v)]
-    to = [_tensor(x, 4, q, y.shape, True) for x, y in zip(out, (q, k, k))]
-    tensors = _tensor(q, 4, q), _tensor(k, 4, q), _tensor(v, 4, q, k.shape), _tensor(O, 4, q, q.shape)
-    _tensor(k, 4, q, (q.shape[0], k.shape[1], k.shape[2], q.shape[3]))
+    to = [_tensor(name, x, 4, q, y.shape, True) for name, x, y in zip("qkv", out, (q, k, k))]
+    tensors = _tensor("q", q, 4, q), _tensor("k", k, 4, q), _tensor("v", v, 4, q, k.shape), _tensor("O", O, 4, q, q.shape)
+    _tensor("k", k, 4, q, (q.shape[0], k.shape[1], k.shape[2], q.shape[3]))
     _call(_library.fsa_attention_backward, _problem(q, k, scale, causal, q.shape[0], k.shape[2]), *to, *tensors,
-          _dense(lse, q, "float32", q.shape[:3]), _tensor(dO, 4, q, q.shape), _dense(dlse, q, "float32", q.shape[:3]),
-          threads=threads, like=q)
+          _dense("lse", lse, q, "float32", q.shape[:3]), _tensor("dO", dO, 4, q, q.shape),
+          _dense("dlse", dlse, q, "float32", q.shape[:3]), threads=threads, like=q)
     return tuple(out)
 
 
@@ -237,7 +237,7 @@ def decode(q, k, v, seqlens=None, table=None, seq_k=None, causal=False, scale=No
     """A few queries against a cache of up to seq_k keys a sequence: by default as many as k, or a row of the table, has room for.
     seqlens: (batch), table: (batch, pages of a sequence), both int32."""
     batch = q.shape[0]
-    tensors = _tensor(q, 4, q), _tensor(k, 4, q), _tensor(v, 4, q, k.shape)
+    tensors = _tensor("q", q, 4, q), _tensor("k", k, 4, q), _tensor("v", v, 4, q, k.shape)
     pool, heads, page, dim = k.shape
     if dim != q.shape[3] or (table is None and pool != batch):
         raise ValueError("a cache of %s for queries of %s" % (tuple(k.shape), tuple(q.shape)))
@@ -245,10 +245,11 @@ def decode(q, k, v, seqlens=None, table=None, seq_k=None, causal=False, scale=No
     room = most * page if table is not None else page
     if seq_k is not None and seq_k > room:
         raise ValueError("%d keys where there is room for %d" % (seq_k, room))
-    cache = Cache(_dense(seqlens, q, "int32", (batch,)), _dense(table, q, "int32", (batch, most)), page, pool, most)
+    cache = Cache(_dense("seqlens", seqlens, q, "int32", (batch,)), _dense("table", table, q, "int32", (batch, most)), page, pool,
+                  most)
     out = _empty(q, q.shape) if out is None else out
     sums = _empty(q, q.shape[:3], "float32") if lse else None
     problem = _problem(q, k, scale, causal, batch, room if seq_k is None else seq_k)
-    _call(_library.fsa_decode, problem, _tensor(out, 4, q, q.shape, True), _dense(sums, q, "float32", q.shape[:3]), *tensors,
-          cache, threads=threads, like=q)
+    _call(_library.fsa_decode, problem, _tensor("out", out, 4, q, q.shape, True),
+          _dense("lse", sums, q, "float32", q.shape[:3]), *tensors, cache, threads=threads, like=q)
     return (out, sums) if lse else out

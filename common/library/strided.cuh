@@ -20,7 +20,7 @@ struct tensor_map {
 };
 
 template <class T> static inline bool attention_map(tensor_map *map, const T *tensor, int64_t, int64_t rows, int dim,
-                                                    int box_rows, int panels)
+                                                    int box_rows, int panels, int64_t = 0 /* has its own pitch */)
 {
     const struct strided *t = (const struct strided *)tensor;
     PFN_cuTensorMapEncodeTiled_v12000 encode = map_encoder();

@@ -22,12 +22,13 @@
 enum { ORDER, GIVEN, BLOCK, MADE }; /* messages */
 
 struct order {
-    _Alignas(RING_LINE) ptrdiff_t body; /* behind ring_run: a process may have its code at another address; 0: the end */
+    _Alignas(RING_LINE) ptrdiff_t body; /* as ring_offset() has it; 0: the end */
     struct ring like;
 };
 
 static struct {
-    int rank, size, near;     /* near: ranks on this machine */
+    int rank, size;
+    int near, number;         /* ranks on this machine, and which of them this is */
     int threads;              /* of this process, alone */
     bool leads, busy;
     int said;                 /* where stderr was, while it says nothing */
@@ -97,6 +98,7 @@ static void run_rank(struct ring *r, ring_body *body)
 {
     int beside = r->ranks < me.near ? r->ranks : me.near;
     r->threads = me.threads > beside ? me.threads / beside : 1;
+    r->device = me.number;
     memset(r->times, 0xFF, (size_t)((char *)r->Q - (char *)r->times)); /* NaN, so that what a rank leaves out shows */
     ring_rank(r, body);
 }
@@ -116,7 +118,7 @@ static _Noreturn void work(void)
         struct ring_room room = lay(&ring, &memory);
         me.busy = true;
         receive_from((void *)ring.Q, room.given, 0, GIVEN);
-        run_rank(&ring, (ring_body *)((char *)ring_run + order.body));
+        run_rank(&ring, ring_at(order.body));
         send_to(memory.data, room.made, 0, MADE);
         me.busy = false;
     }
@@ -127,7 +129,7 @@ static _Noreturn void work(void)
 static void run(const struct ring_job *job)
 {
     static struct buffer memory, theirs;
-    struct order order = { .body = (char *)job->body - (char *)ring_run, .like = job->like };
+    struct order order = { .body = ring_offset(job->body), .like = job->like };
     struct ring mine = job->like;
     struct ring_room room = lay(&mine, &memory);
     me.busy = true;
@@ -185,9 +187,14 @@ static void compare(const char *text)
     free(all);
 }
 
+static int near(void)
+{
+    return me.near;
+}
+
 static int join(const char *text)
 {
-    MPI_Comm near;
+    MPI_Comm beside;
     int provided;
     MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &provided); /* the thread beside a rank calls, while the rank does not */
     atexit(leave);
@@ -195,8 +202,9 @@ static int join(const char *text)
         dup2(me.said, STDERR_FILENO), close(me.said);
     MPI_Comm_rank(MPI_COMM_WORLD, &me.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &me.size);
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &near);
-    MPI_Comm_size(near, &me.near);
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &beside);
+    MPI_Comm_size(beside, &me.near);
+    MPI_Comm_rank(beside, &me.number);
     MPI_Type_contiguous(RING_LINE, MPI_BYTE, &me.line);
     MPI_Type_commit(&me.line);
     me.threads = cpu_threads();
@@ -215,7 +223,9 @@ static void end(void)
 {
 }
 
-static const struct ring_transport ring_mpi = { .join = join, .run = run, .start = start, .finish = finish, .end = end };
+static const struct ring_transport ring_mpi = {
+    .near = near, .join = join, .run = run, .start = start, .finish = finish, .end = end,
+};
 
 /* The end of a rank that has not joined, and may say nothing. mpirun ends all when one has failed: rank 0 must speak first. */
 static void leave_last(void)

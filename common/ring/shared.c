@@ -1,10 +1,14 @@
 /*
- * A ring of processes on one machine, in memory that they share. They are forked when they are first needed, and wait for work
+ * A ring of processes on one machine, in memory that they share. They are made when they are first needed, and wait for work
  * from then on: each at its end of a wire to this process, which hands out the pieces and collects the results. A block travels
  * from rank to rank by one copy: a rank offers it, and the next one takes it when it wants it.
  *
  * Nobody waits for a rank that is gone: its wire ends, and this process ends the others and says so. Nor does a rank stay behind.
+ *
+ * They are forked; but who has used CUDA can have no child that does. So ranks on GPUs begin as this program does, anew, and are
+ * told by their environment that they are ranks. They map the memory wherever they can: what lies there is called by offsets.
  */
+#define _GNU_SOURCE /* memfd_create */
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -26,15 +30,17 @@
 #define MSG_NOSIGNAL 0
 #endif
 
+#define GPU_LEAST (64u << 20) /* bytes of memory for ranks on GPUs: to begin them again takes a second */
+
 /* What a rank and the next one have in common. */
 struct link {
     _Alignas(RING_LINE) atomic_uint offered, taken; /* blocks, so far */
-    const float *block;                        /* that is offered: all ranks have the memory at the same address */
+    ptrdiff_t block;                           /* that is offered, behind `shared` */
 };
 
 /* The memory: this, and behind it that of the ranks. */
 static struct shared {
-    ring_body *body;
+    ptrdiff_t body; /* as ring_offset() has it */
     struct ring like;
     atomic_bool said;    /* one rank has said what is wrong, and that is enough */
     struct link links[]; /* (ranks) */
@@ -43,6 +49,7 @@ static struct shared {
 static struct {
     pid_t parent; /* of these ranks: a process that was forked since has none */
     int ranks;
+    bool gpu;     /* on GPUs */
     size_t bytes; /* of `shared` */
     struct { pid_t pid; int wire; } rank[RING_MOST];
 } pool;
@@ -87,7 +94,7 @@ static void start(struct ring *r, size_t send, size_t receive)
 {
     struct link *out = &shared->links[r->rank];
     (void)send, (void)receive;
-    out->block = r->block;
+    out->block = (char *)r->block - (char *)shared;
     atomic_fetch_add_explicit(&out->offered, 1, memory_order_release);
 }
 
@@ -98,7 +105,7 @@ static void finish(struct ring *r, size_t send, size_t receive)
     unsigned number = atomic_load_explicit(&out->offered, memory_order_relaxed);
     (void)send;
     wait_for(r, &in->offered, number, "sent", before);
-    memcpy(r->other, in->block, receive);
+    memcpy(r->other, (char *)shared + in->block, receive);
     atomic_store_explicit(&in->taken, number, memory_order_release);
     wait_for(r, &out->taken, number, "taken", (r->rank + 1) % r->ranks);
 }
@@ -109,9 +116,9 @@ static void *work(void *arg)
     int rank = (int)(intptr_t)arg, wire = pool.rank[rank].wire;
     for (char told; read(wire, &told, 1) == 1;) {
         struct ring ring = shared->like;
-        ring.rank = rank;
+        ring.rank = ring.device = rank;
         lay(&ring);
-        ring_rank(&ring, shared->body);
+        ring_rank(&ring, ring_at(shared->body));
         if (send(wire, &told, 1, MSG_NOSIGNAL) != 1)
             break;
     }
@@ -128,17 +135,55 @@ static _Noreturn void be_rank(int rank)
 {
     pthread_t thread;
     atexit(leave);
-#ifdef __linux__
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* elsewhere a rank sees that its parent is gone when it next waits */
-#endif
-    for (int i = 0; i < rank; i++) /* or these wires would not end with the parent */
-        close(pool.rank[i].wire);
     if (pthread_create(&thread, NULL, work, (void *)(intptr_t)rank) || pthread_join(thread, NULL))
         fatal("rank %d: no thread can be made", rank);
     _exit(0);
 }
 
+/* What the environment says: its number, its wire, and the memory, which are open here. */
+void ring_be_rank(void)
+{
+    const char *said = getenv("RING_RANK");
+    int rank, memory;
+    if (!said)
+        return;
+    if (sscanf(said, "%d %d %d %zu", &rank, &pool.rank[0].wire, &memory, &pool.bytes) != 4 || rank < 0 || rank >= RING_MOST)
+        fatal("RING_RANK=%s: it is not for you to set", said);
+    pool.rank[rank].wire = pool.rank[0].wire;
+    pool.parent = getppid();
+    shared = mmap(NULL, pool.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+    if (shared == MAP_FAILED)
+        fatal("rank %d: no memory is shared", rank);
+    be_rank(rank);
+}
+
 /* ---- what their parent does */
+
+/* Memory to share: a file without a name, which a program that begins anew can map. -1: it is not for such ones. */
+static int memory_file(size_t bytes)
+{
+    int file = -1;
+#ifdef USE_CUDA
+    if (pool.gpu && ((file = memfd_create("ring", 0)) < 0 || ftruncate(file, (off_t)bytes)))
+        fatal("not enough CPU memory: %.2f GiB needed to be shared", (double)bytes / (1 << 30));
+#endif
+    (void)bytes;
+    return file;
+}
+
+/* In the child. memory: as memory_file() has it. */
+static _Noreturn void begin_rank(int rank, int memory)
+{
+#ifdef __linux__
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* elsewhere a rank sees that its parent is gone when it next waits */
+#endif
+    for (int i = 0; i < rank; i++) /* or these wires would not end with the parent */
+        close(pool.rank[i].wire);
+    if (memory < 0)
+        be_rank(rank);
+    execl("/proc/self/exe", "rank", (char *)NULL);
+    _exit(EXIT_FAILED);
+}
 
 static void end_ranks(void)
 {
@@ -166,11 +211,13 @@ static _Noreturn void rank_is_gone(int rank)
           WIFSIGNALED(status) ? strsignal(WTERMSIG(status)) : "it left");
 }
 
-static void start_ranks(int ranks, size_t bytes)
+static void start_ranks(int ranks, size_t bytes, bool gpu)
 {
     end_ranks();
     memory_require((double)bytes, &cpu_device);
-    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pool.gpu = gpu;
+    int memory = memory_file(bytes);
+    shared = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | (memory < 0 ? MAP_ANONYMOUS : 0), memory, 0);
     if (shared == MAP_FAILED)
         fatal("not enough CPU memory: %.2f GiB needed for %d ranks", (double)bytes / (1 << 30), ranks);
     pool.bytes = bytes;
@@ -181,18 +228,24 @@ static void start_ranks(int ranks, size_t bytes)
         int ends[2];
         if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends))
             fatal("rank %d of %d: no wire can be made", i, ranks);
+        char text[100];
+        snprintf(text, sizeof text, "%d %d %d %zu", i, ends[1], memory, bytes);
+        if (memory >= 0)
+            setenv("RING_RANK", text, 1);
         pid_t pid = fork();
         pool.rank[i].pid = pid;
         pool.rank[i].wire = ends[pid == 0];
         close(ends[pid != 0]);
         if (pid == 0)
-            be_rank(i);
+            begin_rank(i, memory);
         pool.ranks = i + 1;
         if (pid < 0) {
             end_ranks();
             fatal("rank %d of %d: no process can be made", i, ranks);
         }
     }
+    if (memory >= 0)
+        unsetenv("RING_RANK"), close(memory);
 }
 
 static void wait_for_ranks(int ranks)
@@ -220,11 +273,16 @@ static void run(const struct ring_job *job)
     int ranks = job->like.ranks;
     if (pool.parent != getpid())
         pool.ranks = 0, pool.bytes = 0;
+    bool gpu = job->like.gpu;
     size_t bytes = place_of(&job->like, ranks);
+    if (gpu && bytes < GPU_LEAST)
+        bytes = GPU_LEAST;
+    if (gpu != pool.gpu)
+        end_ranks();
     if (ranks > pool.ranks || bytes > pool.bytes)
-        start_ranks(ranks > pool.ranks ? ranks : pool.ranks, bytes > pool.bytes ? bytes : pool.bytes);
+        start_ranks(ranks > pool.ranks ? ranks : pool.ranks, bytes > pool.bytes ? bytes : pool.bytes, gpu);
     memset(shared->links, 0, RING_MOST * sizeof shared->links[0]);
-    shared->body = job->body;
+    shared->body = ring_offset(job->body);
     shared->like = job->like;
 #pragma omp parallel for
     for (int i = 0; i < ranks; i++) {

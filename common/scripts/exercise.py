@@ -132,6 +132,8 @@ def parts(step):
     """The files that a reader gets: those in which something is cut, and that can be built here."""
     for file in PARTS:
         path = f"steps/{step}/{file}"
+        if file == "gpu.cu" and ".ring = true" in read(f"steps/{step}/main.c"):
+            continue  # a ring is written on a CPU: ranks that share a GPU are no exercise
         if os.path.exists(path):
             text, size = cut(read(path), holes(step), step, file == "gpu.cu")
             if size:

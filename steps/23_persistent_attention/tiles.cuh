@@ -160,12 +160,12 @@ template <class C> INLINE void produce(const schedule &p)
 
 /* False, and refused, if the copy engine cannot have it. */
 template <class C, class T> static bool schedule_of(struct schedule *of, T *O, float *lse, const T *Q, const T *K, const T *V,
-                                                    struct attention p, void *workspace)
+                                                    struct attention p, void *workspace, struct pitches pitch = {})
 {
     of->handed_out = (int *)workspace;
     of->section = p.causal ? min((int)(p.batch * p.heads), 2048 / C::DIM) : 1;
     of->on_demand = p.causal;
-    return problem_of<C>(of, O, lse, Q, K, V, p);
+    return problem_of<C>(of, O, lse, Q, K, V, p, pitch);
 }
 
 #endif

@@ -227,13 +227,13 @@ template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS
 /* ---- launching */
 
 template <class C, class T> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
-                                                  void *workspace, cudaStream_t stream)
+                                                  struct pitches pitch, void *workspace, cudaStream_t stream)
 {
     static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
     static_assert(C::FRAGMENTS + C::BC / 4 <= C::REGISTERS, "O, S and P are more than a consumer's registers");
     static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
     struct schedule of;
-    if (!schedule_of<C>(&of, O, lse, Q, K, V, p, workspace))
+    if (!schedule_of<C>(&of, O, lse, Q, K, V, p, workspace, pitch))
         return;
     cudaFuncSetAttribute(optimistic_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
     timeline_at_exit();
@@ -241,27 +241,40 @@ template <class C, class T> static void launch_for(T *O, float *lse, const T *Q,
 }
 
 /* Which sizes for which problem: docs/lab-notes.md has the measurements behind it. */
-template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace,
-                                      cudaStream_t stream)
+template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                                      struct pitches pitch, void *workspace, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, p))
         return;
     if (p.dim == 64)
-        launch_for<config<T, dim_64>>(O, lse, Q, K, V, p, workspace, stream);
+        launch_for<config<T, dim_64>>(O, lse, Q, K, V, p, pitch, workspace, stream);
     else
-        launch_for<config<T, dim_128>>(O, lse, Q, K, V, p, workspace, stream);
+        launch_for<config<T, dim_128>>(O, lse, Q, K, V, p, pitch, workspace, stream);
 }
 
 void optimistic_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream)
 {
-    launch(O, lse, Q, K, V, p, workspace, stream);
+    launch(O, lse, Q, K, V, p, {}, workspace, stream);
 }
 
 void optimistic_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
                                    void *workspace, cudaStream_t stream)
 {
-    launch(O, lse, Q, K, V, p, workspace, stream);
+    launch(O, lse, Q, K, V, p, {}, workspace, stream);
+}
+
+/* The same for queries and keys that are part of each head of larger tensors: its heads are pitch_q and pitch_k rows apart. */
+void optimistic_attention_part_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
+                                        int64_t pitch_q, int64_t pitch_k, void *workspace, cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, p, { pitch_q, pitch_k }, workspace, stream);
+}
+
+void optimistic_attention_part_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
+                                        int64_t pitch_q, int64_t pitch_k, void *workspace, cudaStream_t stream)
+{
+    launch(O, lse, Q, K, V, p, { pitch_q, pitch_k }, workspace, stream);
 }
 
 size_t optimistic_attention_workspace(struct attention, enum dtype)

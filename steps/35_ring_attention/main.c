@@ -18,6 +18,12 @@ const struct attention_step ring_attention = {
     .predict = ring_attention_cost,
     .cpu = ring_attention_cpu,
     .scratch = ring_memory,
+    .gpu_fp16 = GPU(ring_attention_fp16_gpu),
+    .gpu_bf16 = GPU(ring_attention_bf16_gpu),
+    .rounding = { .weights = true, .parts = true },
+    .capability = 90,
+    .hopper = true,
+    .gpu_dims = { 64, 128 },
     .ring = true,
 };
 

@@ -18,6 +18,12 @@ const struct attention_step zigzag_ring = {
     .predict = zigzag_ring_cost,
     .cpu = zigzag_ring_cpu,
     .scratch = ring_memory,
+    .gpu_fp16 = GPU(zigzag_ring_fp16_gpu),
+    .gpu_bf16 = GPU(zigzag_ring_bf16_gpu),
+    .rounding = { .weights = true, .parts = true },
+    .capability = 90,
+    .hopper = true,
+    .gpu_dims = { 64, 128 },
     .ring = true,
 };
 

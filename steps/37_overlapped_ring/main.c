@@ -18,6 +18,12 @@ const struct attention_step overlapped_ring = {
     .predict = overlapped_ring_cost,
     .cpu = overlapped_ring_cpu,
     .scratch = ring_memory,
+    .gpu_fp16 = GPU(overlapped_ring_fp16_gpu),
+    .gpu_bf16 = GPU(overlapped_ring_bf16_gpu),
+    .rounding = { .weights = true, .parts = true },
+    .capability = 90,
+    .hopper = true,
+    .gpu_dims = { 64, 128 },
     .ring = true,
 };
 
