@@ -1,6 +1,6 @@
 /*
- * What the Hopper steps, 19 to 24, have in common and do not change: maps for the copy engine, the problem as a kernel is given
- * it, rings of places in shared memory, and what a thread does with its share of the scores and of the output.
+ * What the Hopper steps, 19 to 24 and 33, have in common and do not change: maps for the copy engine, the problem as a kernel is
+ * given it, rings of places in shared memory, and what a thread does with its share of the scores and of the output.
  */
 #ifndef HOPPER_CUH
 #define HOPPER_CUH
@@ -178,11 +178,14 @@ template <int N> struct ring {
     uint64_t full[N], empty[N];
 };
 
-/* One thread, once, before mbarrier_init_fence(). readers: how many times release() is called for each thing. */
-template <int N> INLINE void ring_init(ring<N> &r, int readers)
+/*
+ * One thread, once, before mbarrier_init_fence(). readers: how many times release() is called for each thing. writers: as many
+ * arrive when it is there; a producer, with the bytes that are to come, or those that announce() it.
+ */
+template <int N> INLINE void ring_init(ring<N> &r, int readers, int writers = 1)
 {
     for (int i = 0; i < N; i++) {
-        mbarrier_init(shared_address(&r.full[i]), 1);
+        mbarrier_init(shared_address(&r.full[i]), writers);
         mbarrier_init(shared_address(&r.empty[i]), readers);
     }
 }
@@ -200,6 +203,11 @@ template <int N> INLINE void wait_full(ring<N> &r, uint32_t n)
 template <int N> INLINE void release(ring<N> &r, uint32_t n)
 {
     mbarrier_arrive(shared_address(&r.empty[n % N]));
+}
+
+template <int N> INLINE void announce(ring<N> &r, uint32_t n)
+{
+    mbarrier_arrive(shared_address(&r.full[n % N]));
 }
 
 /* As a warpgroup, whose warps a product has joined: none of them still waits for this thing. One thread speaks for all. */

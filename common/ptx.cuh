@@ -278,7 +278,24 @@ INLINE void tma_store(const void *map, uint32_t shared, int row, int panel, int 
     HOPPER_ASM("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-/* Wait until all stores that this thread has begun, but for the last N, have read their boxes. */
+/*
+ * Begin to copy bytes as they lie from global to shared memory; or to add floats to those in global memory: L2 does it, each
+ * addition whole. Both sides are aligned to 16 bytes, and `bytes` is a multiple of 16.
+ */
+INLINE void bulk_load(uint32_t shared, const void *global, int bytes, uint32_t barrier)
+{
+    HOPPER_ASM("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               :: "r"(shared), "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(barrier) : "memory");
+}
+
+INLINE void bulk_add(float *global, uint32_t shared, int bytes)
+{
+    HOPPER_ASM("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;"
+               :: "l"(__cvta_generic_to_global(global)), "r"(shared), "r"(bytes) : "memory");
+    HOPPER_ASM("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Wait until all stores and additions that this thread has begun, but for the last N, have read shared memory. */
 template <int N> INLINE void tma_store_wait_read(void)
 {
     HOPPER_ASM("cp.async.bulk.wait_group.read %0;" :: "n"(N) : "memory");
@@ -332,6 +349,14 @@ template <int N> INLINE void arrived(uint32_t (&x)[N])
         asm volatile("" : "+r"(x[i]) :: "memory");
 }
 
+/* To be said of registers before a product replaces what is in them: nobody needs that any more. */
+template <int N> INLINE void forget(float (&x)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "=f"(x[i]));
+}
+
 /*
  * The descriptor of a matrix in shared memory, as wgmma takes it: in panels of 64 elements = 128 bytes a row, swizzled as TMA
  * does it, 8 rows = 1024 bytes being a unit. panel_bytes: from one panel to the next; only products whose inner dimension is the
@@ -341,6 +366,12 @@ template <int N> INLINE void arrived(uint32_t (&x)[N])
 INLINE uint64_t wgmma_descriptor(uint32_t shared, int panel_bytes)
 {
     return (uint64_t)(1u << 30 | 1024 / 16) << 32 | (uint32_t)panel_bytes / 16 << 16 | shared / 16;
+}
+
+/* The same of its low half alone, which is what says where the matrix is. */
+INLINE uint64_t wgmma_descriptor(uint32_t low)
+{
+    return wgmma_descriptor(0, 0) | low;
 }
 
 /* Give registers back (FEWER, to N each), or take them (MORE): all warps of a warpgroup, once. */

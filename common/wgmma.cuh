@@ -3,6 +3,7 @@
  *
  *     wgmma_scores(d, a, b, add, T())   D = A B^T (+ D): A is 64 x 16 and B is N x 16, both in shared memory, rows along k
  *     wgmma_values(d, a, b, add, T())   D = A B (+ D):   A is 64 x 16, this lane's fragment in a[4]; B is 16 x N in shared memory
+ *     wgmma_across(d, a, b, add, T())   D = A^T B (+ D): A is 16 x 64 and B is 16 x N, both in shared memory, rows across k
  *
  * d[N / 2]: this lane's share of D, 64 x N, in fp32. Its number of elements chooses N. d[4 i + 2 h + e] is row
  * 16 warp + lane / 4 + 8 h and column 8 i + 2 (lane % 4) + e. a, b: descriptors (ptx.cuh). add: to D, or else replace it.
@@ -164,6 +165,38 @@ INLINE void wgmma_values(float (&d)[64], const uint32_t *a, uint64_t b, int add,
                  "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
                  "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
+INLINE void wgmma_across(float (&d)[32], uint64_t a, uint64_t b, int add, fp16)
+{
+    HOPPER_ASM("{ .reg .pred p; setp.ne.b32 p, %34, 0; "
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+               "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+               "}, %32, %33, p, 1, 1, 1, 1; }"
+               :
+                 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
+                 "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                 "+f"(d[30]), "+f"(d[31])
+               : "l"(a), "l"(b), "r"(add));
+}
+
+INLINE void wgmma_across(float (&d)[32], uint64_t a, uint64_t b, int add, bf16)
+{
+    HOPPER_ASM("{ .reg .pred p; setp.ne.b32 p, %34, 0; "
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+               "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+               "}, %32, %33, p, 1, 1, 1, 1; }"
+               :
+                 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
+                 "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                 "+f"(d[30]), "+f"(d[31])
+               : "l"(a), "l"(b), "r"(add));
 }
 
 #endif

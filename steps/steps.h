@@ -163,6 +163,10 @@ extern const struct attention_step tensor_core_backward;
 attention_backward_fp16_gpu_fn tensor_core_backward_fp16_gpu;
 attention_backward_bf16_gpu_fn tensor_core_backward_bf16_gpu;
 attention_workspace_fn tensor_core_backward_workspace;
+/* 33_hopper_backward */
+extern const struct attention_step hopper_backward;
+attention_backward_fp16_gpu_fn hopper_backward_fp16_gpu; attention_backward_bf16_gpu_fn hopper_backward_bf16_gpu;
+attention_workspace_fn hopper_backward_workspace;
 /* 35_ring_attention */
 extern const struct attention_step ring_attention;
 attention_cpu_fn ring_attention_cpu;

@@ -244,7 +244,7 @@ END_TEST
 /* ---- attention's */
 
 static const struct attention_step *const attention_steps[] = {
-    &attention_backward, &recomputed_backward, &tensor_core_backward,
+    &attention_backward, &recomputed_backward, &tensor_core_backward, &hopper_backward,
 };
 enum { ATTENTION_STEPS = sizeof attention_steps / sizeof *attention_steps };
 

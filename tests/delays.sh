@@ -4,7 +4,7 @@
 # Usage: B=build/cuda tests/delays.sh; TESTS_CHECK="a thousand runs" runs that check alone, and not all of them.
 set -u
 LIMIT=${LIMIT:-600} # seconds for the whole suite
-export CK_RUN_SUITE=attention_gpu TESTS_STEPS="19 20 21 22 23 24" TESTS_BITS=1
+export CK_RUN_SUITE=attention_gpu TESTS_STEPS="19 20 21 22 23 24 33" TESTS_BITS=1
 if ! nvidia-smi >/dev/null 2>&1; then
     echo "random delays: skipped: there is no GPU here"
     exit 0
@@ -15,6 +15,10 @@ TESTS_SMALL=1 TESTS_CHECK="a thousand runs" timeout "$LIMIT" "$B/main_gpu" >"$B/
     { cat "$B/delayed/ordinary.log" >&2; exit 1; }
 timeout "$LIMIT" "$B/delayed/main_gpu" >"$B/delayed/delayed.log" 2>&1
 status=$?
+if [ $status -eq 0 ]; then
+    CK_RUN_SUITE=backward_gpu timeout "$LIMIT" "$B/delayed/main_gpu" >>"$B/delayed/delayed.log" 2>&1
+    status=$?
+fi
 cat "$B/delayed/delayed.log"
 [ $status -ne 124 ] || echo "random delays: still running after $LIMIT s: a kernel hangs" >&2
 [ $status -eq 0 ] || exit 1

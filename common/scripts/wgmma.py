@@ -4,13 +4,15 @@
 import textwrap
 
 TYPES = {"fp16": "f16", "bf16": "bf16"}
-WIDTHS = [64, 128]  # columns of the result: keys of a tile (scores), or the head dimension (values)
+WIDTHS = {"scores": [64, 128], "values": [64, 128],  # columns of the result: keys of a tile, or the head dimension;
+          "across": [64]}  # queries of a tile, in step 33
 
 HEAD = """/*
  * wgmma: products of a warpgroup (128 threads), which run by themselves until wgmma_wait(). Written by wgmma.py.
  *
  *     wgmma_scores(d, a, b, add, T())   D = A B^T (+ D): A is 64 x 16 and B is N x 16, both in shared memory, rows along k
  *     wgmma_values(d, a, b, add, T())   D = A B (+ D):   A is 64 x 16, this lane's fragment in a[4]; B is 16 x N in shared memory
+ *     wgmma_across(d, a, b, add, T())   D = A^T B (+ D): A is 16 x 64 and B is 16 x N, both in shared memory, rows across k
  *
  * d[N / 2]: this lane's share of D, 64 x N, in fp32. Its number of elements chooses N. d[4 i + 2 h + e] is row
  * 16 warp + lane / 4 + 8 h and column 8 i + 2 (lane % 4) + e. a, b: descriptors (ptx.cuh). add: to D, or else replace it.
@@ -33,13 +35,14 @@ def lines(items, before, after=""):
 def product(name, n, t):
     registers = n // 2
     d = [f"%{i}" for i in range(registers)]
-    if name == "scores":
-        a, operands, signature, flags = [f"%{registers}"], ['"l"(a)'], "uint64_t a", "p, 1, 1, 0, 0"
+    if name != "values":
+        a, operands, signature = [f"%{registers}"], ['"l"(a)'], "uint64_t a"
+        flags = "p, 1, 1, 0, 0" if name == "scores" else "p, 1, 1, 1, 1"
     else:
         a, operands = [f"%{registers + i}" for i in range(4)], [f'"r"(a[{i}])' for i in range(4)]
         signature, flags = "const uint32_t *a", "p, 1, 1, 1"
     b, add = f"%{registers + len(a)}", f"%{registers + len(a) + 1}"
-    a = a[0] if name == "scores" else "{" + ", ".join(a) + "}"
+    a = a[0] if name != "values" else "{" + ", ".join(a) + "}"
     print(f'''
 INLINE void wgmma_{name}(float (&d)[{registers}], {signature}, uint64_t b, int add, {t})
 {{
@@ -54,8 +57,8 @@ INLINE void wgmma_{name}(float (&d)[{registers}], {signature}, uint64_t b, int a
 
 
 print(HEAD, end="")
-for name in ("scores", "values"):
-    for n in WIDTHS:
+for name, widths in WIDTHS.items():
+    for n in widths:
         for t in TYPES:
             product(name, n, t)
 print("\n#endif")

@@ -666,6 +666,34 @@ def pairs():
     return f
 
 
+def late():
+    f = Figure(740, 316, "dS goes to all warpgroups, dQ is multiplied a block later, and leaves later still")
+    left, unit = 112, 104
+    parts = ((0.9, "c", "P, dS"), (0.4, "b", "dQ"), (0.4, "a", "dV"), (0.35, "c", "dS"), (0.4, "a", "dK"), (0.35, "c", "dQ"))
+    middle = {}
+    for k, (y, start) in enumerate(((30, 0), (136, 0.2))):
+        f.text(left - 12, y + 20, "warpgroup %d" % k, "", "end")
+        for step in range(2):
+            at = left + unit * (start + 2.87 * step)
+            for i, (width, kind, words) in enumerate(parts):
+                f.box(at, y, unit * width, 30, kind, words + "₀₁₂"[step + 1 - (words == "dQ")], "small")
+                middle[k, step, i] = at + unit * width / 2
+                at += unit * width
+    f.box(370, 86, 120, 24, "none", "dS₁, shared", "small")
+    for k, (near, far) in enumerate(((60, 84), (136, 112))):  # both warpgroups' dS is there before either multiplies with it
+        f.arrow(middle[k, 0, 3], near, 384 + 24 * k, far)
+        f.arrow(470, 86 if k == 0 else 110, middle[k, 1, 1] - 4, near + (2 if k == 0 else -2))
+    f.text(left - 12, 242, "a producer", "", "end")
+    f.box(280, 200, 120, 24, "none", "dQ₀, shared", "small")
+    f.arrow(middle[1, 0, 5], 166, 372, 198)
+    f.box(640, 222, 84, 30, "none", "adds dQ₀", "small")
+    f.arrow(400, 214, 638, 238)
+    f.arrow(middle[1, 1, 3], 166, 664, 220)
+    f.text(370, 280, "blue, orange: products, on tensor cores; green: threads, who compute, or write to shared memory", "small")
+    f.text(370, 300, "one fence, behind dS₂, tells of dS₂ and of dQ₀", "small")
+    return f
+
+
 def ranks():
     f = Figure(740, 250, "Four ranks, the own block and three hops: whose keys each rank has, and which lie behind a causal mask")
     for panel, words in enumerate(("without a mask", "causal")):
@@ -963,7 +991,7 @@ def waiting():
 
 FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle,
            pipeline, ring, edge, descriptors, gantt,
-           bound, cache, group, pages, chain, backward, pairs, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
+           bound, cache, group, pages, chain, backward, pairs, late, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
            overlap)
 
 
