@@ -1051,7 +1051,7 @@ const char *fsa_words(int32_t status)
         [FSA_THREADS] = "threads is negative, or above 1024",
         [FSA_FLAG] = "there is no such flag",
         [FSA_WORKSPACE] = "the workspace is NULL, or too small: fsa_run.needed says how many bytes it must have",
-        [FSA_UNSUPPORTED] = "a GPU has no step for this: a cache in pages, or sequences of unlike length",
+        [FSA_UNSUPPORTED] = "the library does not have this on a GPU: a cache in pages, or sequences of unlike length",
         [FSA_LAUNCH] = "CUDA refused a launch, or something that ran before has failed",
     };
     bool known = status >= 0 && status < (int32_t)(sizeof words / sizeof words[0]);

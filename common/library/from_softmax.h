@@ -43,7 +43,7 @@ enum fsa_status {
     FSA_THREADS,   /* threads is negative, or above 1024 */
     FSA_FLAG,      /* a flag that there is not */
     FSA_WORKSPACE, /* the workspace is NULL, or has fewer bytes than run->needed */
-    FSA_UNSUPPORTED, /* a GPU has no step for it: a cache in pages, or sequences of unlike length */
+    FSA_UNSUPPORTED, /* not here on a GPU: a cache in pages, or sequences of unlike length */
     FSA_LAUNCH     /* CUDA refused a launch, or what ran before has failed; outputs may have been written */
 };
 

@@ -737,7 +737,7 @@ def rings():
             f.box(left + 38 * i, 58, 36, 28, "a", str(block), "small")
             if i < 3:
                 f.box(left + 38 * i, 104, 30, 28, "c", str(blocks[i + 1]), "small")
-        f.box(left, 150, 146, 28, "b", "0 comes from node 0" if not turn else "8 comes from node 2", "small")
+        f.box(left, 150, 146, 28, "b", "0 comes from node 0" if not turn else "8 by way of node 0", "small")
     f.text(564, 210, "a hop to another node has the time of four passes,", "small")
     f.text(564, 230, "and each rank of the node has a link of its own", "small")
     return f
