@@ -64,8 +64,8 @@ static inline PFN_cuTensorMapEncodeTiled_v12000 map_encoder(void)
     return encode;
 }
 
-#ifdef STRIDED_MAPS
-#include "library/strided.cuh" /* the library's, whose tensors may lie in other ways */
+#ifdef OTHER_MAPS
+#include OTHER_MAPS /* of the library, whose tensors may lie in other ways */
 #else
 typedef CUtensorMap tensor_map;
 

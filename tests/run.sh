@@ -13,7 +13,7 @@ jobs=$((cores / 4)) # suites at a time
 [ $jobs -ge 2 ] || jobs=2
 status=0
 
-python() {
+scripts() {
     bad=0
     for script; do
         python3 $script || bad=1
@@ -29,7 +29,7 @@ pages() {
         echo "tests: tables, plots and the lists of mutants are not checked: they need python3, which make setup installs" >&2
         return 1
     fi
-    python "plots/results.py tables --check" plots/test_results.py "tests/mutate.py check" \
+    scripts "plots/results.py tables --check" plots/test_results.py "tests/mutate.py check" \
         $(ls tests/test_*.py | grep -v -e exercise -e quiz) || bad=1
     return $bad
 }
@@ -79,7 +79,7 @@ fi
 CK_RUN_SUITE=timing "$B/main_cpu" || status=1 # alone, but for the GPU's
 start pages pages
 if command -v python3 >/dev/null 2>&1; then
-    start exercises python tests/test_quiz.py tests/test_exercise.py # one after the other: both build in build/cpu
+    start exercises scripts tests/test_quiz.py tests/test_exercise.py # one after the other: both build in build/cpu
 fi
 export CK_DEFAULT_TIMEOUT=60                  # seconds a test: others run beside it
 tests/suites.sh "$B/main_cpu" $jobs timing || status=1

@@ -56,6 +56,13 @@ class Diff(unittest.TestCase):
         self.step("02_two", cpu.replace("one_cpu", "two_cpu"), **more)
         return self.counts("02_two", "01_one")
 
+    def test_a_step_that_keeps_nothing_begins_anew(self):
+        """What is gone would show no idea; a step that only leaves things out does not begin anew."""
+        self.step("02_two", "".join("int other_%d = %d;\n" % (i, i) for i in range(5)))
+        self.assertIn("02_two begins anew: 5 lines", self.run_tool("02_two", "01_one"))
+        self.assertEqual(self.two("")[0], 0)
+        self.assertNotIn("anew", self.run_tool("02_two", "01_one"))
+
     def test_names_indentation_and_blank_lines_do_not_count(self):
         self.assertEqual(self.two(ONE), (0, 0, 0, 0, 0))
         self.assertEqual(self.two(ONE.replace("    int sum", "\n\n\tint  sum")), (0, 0, 0, 0, 0))

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Rings whose ranks mpirun starts: the same bits as over shared memory, and what goes wrong. Skipped where there is no Open MPI,
 or the programs were built without it. Run by run.sh."""
-import json, os, pathlib, shutil, signal, subprocess, tempfile, time, unittest
+import json, os, pathlib, shutil, signal, subprocess, tempfile, unittest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from ranks import ROOT, Ranks
+
 B = os.environ.get("B") or "build/cpu"
 RINGS = [path.parent.name for path in sorted(ROOT.glob("steps/3[5-7]_*/main.c"))]
 RANKS = (1, 2, 3, 4, 7)  # more than there are cores, in many a machine
@@ -33,15 +34,8 @@ def run(command, **env):
                           timeout=60)
 
 
-def environment(pid):
-    try:
-        return (pathlib.Path("/proc") / pid / "environ").read_bytes().split(b"\0")
-    except OSError:  # it is gone, or another's
-        return []
-
-
 @unittest.skipIf(why_not(), why_not())
-class Mpi(unittest.TestCase):
+class Mpi(Ranks):
     def test_the_same_bits(self):
         """And 15 small problems each, right: ragged, grouped, masked, with more queries than keys."""
         for ring in RINGS:
@@ -77,36 +71,8 @@ class Mpi(unittest.TestCase):
 
     def begin(self, quiet, **env):
         """Three ranks that compute for a minute: mpirun, and their process ids."""
-        mark = "%d-%f" % (os.getpid(), time.time())
-        process = subprocess.Popen(mpirun(3, RINGS[-1], LONG, quiet), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True, env={**ENV, "SMALL_PROBLEMS": "0", "THIS_TEST": mark, **env})
-        self.mark, ranks = ("THIS_TEST=" + mark).encode(), {}
-        self.addCleanup(self.end_what_is_left)
-        for _ in range(300):
-            time.sleep(0.1)
-            ranks = {word: pid for pid in self.left() for word in environment(pid) if word.startswith(b"OMPI_COMM_WORLD_RANK=")}
-            if len(ranks) == 3:
-                break
-        self.assertEqual(len(ranks), 3)
-        time.sleep(3)  # now they are at work
-        return process, {int(word.split(b"=")[1]): int(pid) for word, pid in ranks.items()}
-
-    def left(self):
-        return [pid for pid in os.listdir("/proc") if pid.isdigit() and self.mark in environment(pid)]
-
-    def end_what_is_left(self):
-        for pid in self.left():
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-    def assert_nobody_is_left(self):
-        for _ in range(100):
-            if not self.left():
-                return
-            time.sleep(0.1)
-        self.fail("%d processes are left" % len(self.left()))
+        return self.begin_ranks(mpirun(3, RINGS[-1], LONG, quiet), 3, "OMPI_COMM_WORLD_RANK", 3,
+                                {**ENV, "SMALL_PROBLEMS": "0", **env})
 
     @unittest.skipUnless(os.path.exists("/proc/self/environ"), "no /proc here")
     def test_a_rank_dies(self):

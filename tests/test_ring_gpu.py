@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Rings on GPUs: what goes wrong ends the run, in a line, and leaves nobody behind. Skipped where there is no GPU that runs them.
 Run by run.sh."""
-import os, pathlib, signal, subprocess, time, unittest
+import os, signal, subprocess, unittest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from ranks import ROOT, Ranks
+
 B = os.environ.get("B") or "build/cpu"
 RING = "%s/37_overlapped_ring" % B
 WORDS = "--device gpu --dtype bf16 --dim 128 --heads 8".split()
@@ -23,18 +24,11 @@ def why_not():
     return "" if done.returncode == 0 else (done.stdout + done.stderr).strip().splitlines()[-1]
 
 
-def environment(pid):
-    try:
-        return (pathlib.Path("/proc") / pid / "environ").read_bytes().split(b"\0")
-    except OSError:  # it is gone, or another's
-        return []
-
-
 WHY_NOT = why_not()
 
 
 @unittest.skipIf(WHY_NOT, WHY_NOT)
-class RingGpu(unittest.TestCase):
+class RingGpu(Ranks):
     def test_more_ranks_than_gpus(self):
         """Said in a line; with --device gpu the status says so, too."""
         done = run([*WORDS, "--seq", "64", "--ranks", "200"])
@@ -50,37 +44,7 @@ class RingGpu(unittest.TestCase):
 
     def begin(self, **env):
         """Two ranks at work for a minute: the process, and the ranks' ids."""
-        mark = "%d-%f" % (os.getpid(), time.time())
-        process = subprocess.Popen([RING, *LONG, "--ranks", "2"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True, env={**ENV, "THIS_TEST": mark, "RING_SHARE": "1", **env})
-        self.mark, ranks = ("THIS_TEST=" + mark).encode(), {}
-        self.addCleanup(self.end_what_is_left)
-        for _ in range(300):
-            time.sleep(0.1)
-            ranks = {int(word.split(b"=")[1].split()[0]): int(pid) for pid in self.left() for word in environment(pid)
-                     if word.startswith(b"RING_RANK=")}
-            if len(ranks) == 2:
-                break
-        self.assertEqual(len(ranks), 2)
-        time.sleep(4)  # now they are at work
-        return process, ranks
-
-    def left(self):
-        return [pid for pid in os.listdir("/proc") if pid.isdigit() and self.mark in environment(pid)]
-
-    def end_what_is_left(self):
-        for pid in self.left():
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-    def assert_nobody_is_left(self):
-        for _ in range(100):
-            if not self.left():
-                return
-            time.sleep(0.1)
-        self.fail("%d processes are left" % len(self.left()))
+        return self.begin_ranks([RING, *LONG, "--ranks", "2"], 2, "RING_RANK", 4, {**ENV, "RING_SHARE": "1", **env})
 
     def ends(self, process, says):
         said = process.communicate(timeout=60)[1]

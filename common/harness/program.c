@@ -241,7 +241,6 @@ static struct before run_before(const struct run *r, const struct names *names, 
 
 /* ---- one device */
 
-
 void (*attempt)(const struct run *r, const struct result *result, const struct before *before);
 
 /* Verify, time and report the step on one problem. */

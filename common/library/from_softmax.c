@@ -786,7 +786,7 @@ struct gpu_step {
     int capability;  /* code for such a GPU, or a newer one */
     bool hopper;     /* code of sm_90a */
     bool tiles;      /* heads of 64 or 128: others are filled up with zeros */
-    bool strided;    /* it is compiled with STRIDED_MAPS */
+    bool strided;    /* it is compiled with strided.cuh */
     bool counts;     /* its workspace begins as zeros, and it leaves them so */
     attention_gpu_fn *fp32;
     attention_fp16_gpu_fn *fp16;

@@ -30,7 +30,7 @@ LIBRARY_NVCCFLAGS := -O3 -std=c++17 $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=c
 $B/library/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, for the library")
 	$Q$(NVCC) $(LIBRARY_NVCCFLAGS) $(MAPS) -MF $(@:.o=.d) -c $< -o $@
-$(patsubst %,$B/library/steps/%/gpu.o,$(filter 24%,$(LIBRARY_GPU_STEPS))): MAPS = -DSTRIDED_MAPS
+$(patsubst %,$B/library/steps/%/gpu.o,$(filter 24%,$(LIBRARY_GPU_STEPS))): MAPS = -DOTHER_MAPS='"library/strided.cuh"'
 
 # For those who link the archive; the shared library has CUDA's runtime inside.
 LIBRARY_NEEDS += $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a) \

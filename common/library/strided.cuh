@@ -1,6 +1,6 @@
 /*
  * A Hopper step's tensors as the library has them: in any layout that the copy engine takes, (batch, seq, heads, dim) for one.
- * The library compiles such a step with STRIDED_MAPS, and hopper.cuh then includes this in place of its own attention_map().
+ * The library compiles such a step with this as OTHER_MAPS, and hopper.cuh then has it in place of its own attention_map().
  *
  * A step's launcher looks at nothing of a tensor but its alignment, and hands it to attention_map(). So what it is given here is
  * the tensor's description, struct strided of gpu.h, which is aligned as a tensor must be.

@@ -5,7 +5,7 @@
 
 Compared are the files of the step, and those of other steps that they include. The two steps' names count as one name;
 indentation and comments do not count; lines that left one place and stand in another are moved, not new. Without a
-PARENT all is new.
+PARENT, or where hardly a line of it is left, all is new.
 """
 import difflib
 import html
@@ -215,6 +215,10 @@ def main(words):
     else:
         inherit(before, parent, name)
     code = compare(before.files, now.files, "code")
+    gone, new = changed(code)
+    if new and len(gone) > 0.9 * sum(1 for lines in before.files.values() for line in lines if line.code):
+        parent, before.files = None, {}  # hardly a line of it is left: what is gone would show no idea
+        code = compare({}, now.files, "code")
     everything = compare({**before.files, **before.main}, {**now.files, **now.main}, "all")
     find_moved(code)
     first = summary(name, parent, before, now, code)
