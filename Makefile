@@ -216,6 +216,11 @@ timeline: ## what the warps of step 22 do, and when: a chart, from a debug build
 	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
+# RATE=200mbit, RANKS=2 on each, STEP=36, and ARGS.
+machines: RING = $(filter $B/$(or $(STEP),37)%,$(RINGS))
+machines: $(RINGS) ## a ring over two machines, made of this one, and a cable of 1 Gbit/s (RATE, RANKS, STEP choose; Linux, MPI)
+	@common/scripts/machines.sh $(or $(RATE),1gbit) $(or $(RANKS),1) $(RING) --device cpu $(ARGS)
+
 scaling: ## how long rings of up to 1024 GPUs should take: a model that is first held to recorded runs (ARGS=--help)
 	@$(PYTHON) plots/ring_model.py $(ARGS)
 
@@ -239,7 +244,7 @@ include tests/tests.mk
 clean: ## remove build/
 	rm -rf build
 
-.PHONY: help setup all tour progress bench peers plots timeline scaling record figures book tables clean \
+.PHONY: help setup all tour progress bench peers plots timeline machines scaling record figures book tables clean \
         $(foreach s,$(STEPS),$(foreach what,step diff start try hint solution,$(what)-$(call number,$s)))
 
 -include $(shell find $B -name '*.d' 2>/dev/null)

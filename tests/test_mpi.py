@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Rings whose ranks mpirun starts: the same bits as over shared memory, and what goes wrong. Skipped where there is no Open MPI,
-or the programs were built without it. Run by run.sh."""
+"""Rings whose ranks mpirun starts, on one machine and on two: the same bits as over shared memory, and what goes wrong. Skipped
+where there is no Open MPI, or the programs were built without it. Run by run.sh."""
 import json, os, pathlib, shutil, signal, subprocess, tempfile, unittest
 
 from ranks import ROOT, Ranks
@@ -29,6 +29,11 @@ def mpirun(ranks, ring, words, quiet=True, then=()):
                                           *words, *then]
 
 
+def on_two_machines(ranks, *program):
+    """Half of the ranks on each; the second is made for it."""
+    return ["common/scripts/machines.sh", "10gbit", str(ranks // 2), *program]
+
+
 def run(command, **env):
     return subprocess.run(command, cwd=ROOT, env={**ENV, **env}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           timeout=60)
@@ -36,13 +41,12 @@ def run(command, **env):
 
 @unittest.skipIf(why_not(), why_not())
 class Mpi(Ranks):
-    def test_the_same_bits(self):
-        """And 15 small problems each, right: ragged, grouped, masked, with more queries than keys."""
+    def the_same_bits(self, start, numbers):
         for ring in RINGS:
-            for ranks in RANKS:
+            for ranks in numbers:
                 with self.subTest(ring=ring, ranks=ranks), tempfile.TemporaryDirectory() as folder:
                     files = lambda name: ["--out", "%s/%s-O.npy" % (folder, name), "--lse", "%s/%s-lse.npy" % (folder, name)]
-                    mpi = run(mpirun(ranks, ring, SHAPE, then=files("mpi")))
+                    mpi = run(start(ranks, ring, [*SHAPE, *files("mpi")]))
                     self.assertEqual((mpi.returncode, mpi.stderr), (0, ""))
                     self.assertEqual(json.loads(mpi.stdout.splitlines()[0])["verdict"], "pass")
                     alone = run(["%s/%s" % (B, ring), *SHAPE, "--ranks", str(ranks), *files("shared")], SMALL_PROBLEMS="0")
@@ -50,6 +54,19 @@ class Mpi(Ranks):
                     for what in "O", "lse":
                         one, two = (pathlib.Path(folder, "%s-%s.npy" % (by, what)).read_bytes() for by in ("mpi", "shared"))
                         self.assertEqual(one, two, what)
+
+    def test_the_same_bits(self):
+        """And 15 small problems each, right: ragged, grouped, masked, with more queries than keys."""
+        self.the_same_bits(mpirun, RANKS)
+
+    def test_the_same_bits_on_two_machines(self):
+        self.needs_machines()
+        self.the_same_bits(lambda ranks, ring, words: on_two_machines(ranks, "%s/%s" % (B, ring), *words), (2, 4))
+
+    def needs_machines(self):
+        made = run(on_two_machines(2, "/bin/true"))
+        if made.returncode:
+            self.skipTest(made.stderr.strip())
 
     def fails(self, command, status, says, **env):
         done = run(command, **env)
@@ -69,9 +86,9 @@ class Mpi(Ranks):
 
     # ---- a rank is gone, or hangs: the run ends, and nobody is left
 
-    def begin(self, quiet, **env):
+    def begin(self, quiet, command=None, ranks=3, **env):
         """Three ranks that compute for a minute: mpirun, and their process ids."""
-        return self.begin_ranks(mpirun(3, RINGS[-1], LONG, quiet), 3, "OMPI_COMM_WORLD_RANK", 3,
+        return self.begin_ranks(command or mpirun(ranks, RINGS[-1], LONG, quiet), ranks, "OMPI_COMM_WORLD_RANK", 3,
                                 {**ENV, "SMALL_PROBLEMS": "0", **env})
 
     @unittest.skipUnless(os.path.exists("/proc/self/environ"), "no /proc here")
@@ -81,6 +98,17 @@ class Mpi(Ranks):
         said = process.communicate(timeout=60)[1]
         self.assertNotEqual(process.returncode, 0)
         self.assertRegex(said, r"process rank 1 .*\(Killed\)")  # by mpirun
+        self.assert_nobody_is_left()
+
+    @unittest.skipUnless(os.path.exists("/proc/self/environ"), "no /proc here")
+    def test_a_rank_on_the_other_machine_dies(self):
+        self.needs_machines()
+        process, ranks = self.begin(True, on_two_machines(2, "%s/%s" % (B, RINGS[-1]), *LONG), 2)
+        names = [os.readlink("/proc/%d/ns/%s" % (ranks[rank], kind)) for kind in ("net", "uts") for rank in (0, 1)]
+        self.assertEqual(len(set(names)), 4)
+        os.kill(ranks[1], signal.SIGKILL)
+        process.communicate(timeout=60)
+        self.assertNotEqual(process.returncode, 0)
         self.assert_nobody_is_left()
 
     @unittest.skipUnless(os.path.exists("/proc/self/environ"), "no /proc here")

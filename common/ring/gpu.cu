@@ -227,7 +227,7 @@ static void begin_once(const struct ring *r)
 /* Waits for both streams, but not for ever. */
 static void wait_for_streams(const struct ring *r)
 {
-    struct ring_wait wait = { now() + APART * r->rank, 0 };
+    struct ring_wait wait = { -APART * r->rank, 0 };
     for (;;) {
         cudaError_t status = cudaEventQuery(me.end);
         const char *wrong = me.carrier ? me.carrier->wrong() : NULL;

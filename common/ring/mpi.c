@@ -38,7 +38,7 @@ static struct {
 
 static bool has_come(MPI_Request *request)
 {
-    struct ring_wait wait = { .start = now() + APART * me.rank };
+    struct ring_wait wait = { .waited = -APART * me.rank };
     for (int done = 0;;) {
         MPI_Test(request, &done, MPI_STATUS_IGNORE);
         if (done || !ring_patience(&wait))

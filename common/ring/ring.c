@@ -1,6 +1,7 @@
 /* What all transports share: how a problem is cut, where a rank has what, and how a rank runs. */
 #include "ring/ring.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #define TIMEOUT 600   /* seconds */
 #define PATIENCE 1000 /* moments, before who waits sleeps between two looks */
 #define NAP 50000     /* ns */
+#define LONGEST 0.1   /* seconds of a nap that count: who was stopped (SIGSTOP) blames nobody for the time */
 
 static const struct ring_transport *by = &ring_shared;
 static int ranks_wanted = 2;
@@ -416,8 +418,10 @@ bool ring_patience(struct ring_wait *w)
         sched_yield();
         return true;
     }
+    double asleep = now();
     nanosleep(&(struct timespec){ .tv_nsec = NAP }, NULL);
-    return now() - w->start < timeout_seconds();
+    w->waited += fmin(now() - asleep, LONGEST);
+    return w->waited < timeout_seconds();
 }
 
 void ring_gives_up(const struct ring *r, const char *what, int whom)

@@ -151,9 +151,9 @@ struct ring_transport {
 extern const struct ring_transport ring_shared;
 void ring_travels_by(const struct ring_transport *transport); /* before main(), instead of ring_shared */
 
-/* To wait politely: waits a moment, longer ones after some. False: it has been RING_TIMEOUT since `start`. */
+/* To wait politely: waits a moment, longer ones after some. False: for RING_TIMEOUT in all. */
 struct ring_wait {
-    double start; /* now() */
+    double waited; /* seconds; begins below 0 in who shall give up later than others */
     int moments;
 };
 bool ring_patience(struct ring_wait *w);

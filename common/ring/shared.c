@@ -77,7 +77,7 @@ static struct ring_room lay(struct ring *ring)
 
 static void wait_for(const struct ring *r, atomic_uint *count, unsigned wanted, const char *what, int whom)
 {
-    struct ring_wait wait = { .start = now() };
+    struct ring_wait wait = { 0 };
     while (atomic_load_explicit(count, memory_order_acquire) != wanted) {
         bool patient = ring_patience(&wait);
         if (getppid() != pool.parent)
