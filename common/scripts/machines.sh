@@ -26,7 +26,9 @@ fi
 
 rate=$1 ranks=$2
 shift 2
-limited() { tc "$@" dev cable root tbf rate "$rate" burst 128kb limit 16mb 2>/dev/null || fail "the kernel limits no cable to '$rate'"; }
+limited() {
+    tc "$@" dev cable root tbf rate "$rate" burst 128kb limit 16mb 2>/dev/null || fail "the kernel limits no cable to '$rate'"
+}
 
 hostname one
 mount -t tmpfs none /run # where ip keeps the names of namespaces
