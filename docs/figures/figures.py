@@ -315,7 +315,8 @@ def fragments():
     f.arrow(256, 164, 342, 164)
     f.text(299, 136, "exp(s − m)", "small")
     f.text(299, 152, "two to a word", "small")
-    f.text(299, 186, "in the same lane", "small")
+    f.text(299, 186, "in the same", "small")
+    f.text(299, 202, "lane", "small")
     f.text(370, 288, f"coloured: lane {lane} = 4 · {g} + {t}. Of A and C it holds columns 2 and 3 of row 1 in each quarter,",
            "small")
     f.text(370, 306, "of B, whose quarters are transposed, rows 2 and 3 of column 1", "small")
@@ -424,7 +425,7 @@ def descriptors():
     f.text(231, top + 85, "×", "head")
     f.text(465, top + 85, "→", "head")
     f.arrow(416, top + 9, 416, top + 9 + height)
-    f.text(422, top + 23, "stride offset", "small", "start")
+    f.text(426, top + 23, "stride offset", "small", "start")
 
     f.text(111, low - 20, "A: P, 64 × 16", "head")
     f.box(98, low, width, 158, "a")
@@ -865,7 +866,7 @@ def roles():
             for offset, width, words, part in ((0, 0.55, "S%d" % number, "a"), (0.55, 0.95, "softmax", "c"),
                                                (1.5, 0.6, "PV%d" % number, "a")):
                 f.box(left + unit * (at + offset), y, unit * width, 26, part, words, "small")
-    f.text(370, 286, "two places for K and two for V: a copy begins when all consumers have let go of one", "small")
+    f.text(370, 286, "two places for K and two for V: a copy starts when all consumers have released one", "small")
     return f
 
 
@@ -961,7 +962,7 @@ def chains():
 
     f.text(left, 24, "one chain: s = s · a + b must wait four cycles for its s", "head", "start")
     units(36, 1)
-    f.text(left, 154, "eight chains: s₀ to s₇, of which none waits for another", "head", "start")
+    f.text(left, 154, "eight chains, s₀ to s₇: none waits for another", "head", "start")
     units(166, 8)
     f.arrow(left, 262, left + 12 * width - 6, 262)
     f.text(left + 6 * width, 282, "cycles; a number is the chain whose multiply-add begins", "small")
