@@ -243,8 +243,8 @@ void ring_report(const struct run *r, const struct result *result)
         double latency = gpu ? time_of_gpu_pass(8) : time_of_pass(8, SMALL_PASSES);
         double rate = gpu ? GPU_BLOCK / time_of_gpu_pass(GPU_BLOCK) : LARGE_BLOCK / time_of_pass(LARGE_BLOCK, LARGE_PASSES);
         double hop = latency + shares.block / rate, compute = computed / ranks;
-        printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; its bytes as long as it"
-               " from %.2g tokens a rank on\n", 1e3 * latency, rate * 1e-6, hop, compute,
+        printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; from %.2g tokens a rank on its"
+               " bytes take less time than that\n", 1e3 * latency, rate * 1e-6, hop, compute,
                shares.block / rate / compute * (double)p.seq_k / ranks);
     }
     if (gpu)
