@@ -5,7 +5,7 @@ A script NAME.gp is run as `gnuplot -c NAME.gp FOLDER OUTPUT SETTINGS BELOW`: a 
 whatever that is.
 """
 import dataclasses, math, os, re, shutil, subprocess, tempfile
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, namedtuple
 
 import ring_model
 from results import (Problem, ROOT, Table, bytes_name, digits3, heads, length_name, machine_name, pages, read, record_text, slug,
@@ -63,9 +63,9 @@ class Picture:
                   fromx=[x for x, _ in tied], fromy=[y for _, y in tied])
         self.set(prefix, labels=len(names))
 
-    def curves(self, points, prefix=""):
-        """points: name -> {x: y}. Lengths that are powers of two make lines, in blocks of "curves"; others are rings. Returns the
-        lines' ends, and the longest length."""
+    def curves(self, points, low, high, log, prefix=""):
+        """points: name -> {x: y}. Lengths that are powers of two make lines, in blocks of "curves"; others are rings. y is drawn
+        from low to high."""
         xs = sorted({x for line in points.values() for x in line})
         if len(xs) < 2:
             raise NothingToDraw
@@ -82,7 +82,7 @@ class Picture:
         self.each(prefix, curve=map(line_type, names))
         self.set(rings=max(len(rings), self.settings.get("rings", 0)), tics=len(tics))
         self.each(tic=tics, ticname=map(length_name, tics))
-        return ends, xs[-1]
+        self.labels(ends, low, high, 1.3 * xs[-1], log, prefix)
 
     def text(self):
         """The settings, a line each."""
@@ -220,9 +220,8 @@ def lengths(view, dtype="fp32"):
     low, high = (min(speeds) / 1.5, max(speeds) * 1.3) if log else (0, 1.04 * max(speeds))
     picture = Picture("lengths", "lengths" + suffix(dtype), "Where does each softmax win?",
                       "%s: %s elements, %s" % (view.name, length_name(2 ** octave), dtype))
-    ends, longest = picture.curves(points)
+    picture.curves(points, low, high, log)
     picture.set(low=low, high=high, log=log, lines=24)
-    picture.labels(ends, low, high, longest * 1.3, log)
     cliffs(picture, view, dtype)
     return picture
 
@@ -251,11 +250,10 @@ def error(view, dtype="fp32", attention=False):
                        "error of any element checked, over the largest of its row") \
         if attention else ("Who still adds up a long row right?", "error", "relative error of any element checked")
     picture = Picture("error", name + suffix(dtype), title, "%s: %s, the worst %s" % (view.name, dtype, of))
-    ends, longest = picture.curves(points)
     values = [y for line in points.values() for y in line.values()] + [2.0 ** -BITS[dtype]]
     low, high = min(values) / 2.5, max(values) * 2
+    picture.curves(points, low, high, True)
     picture.set(attention=attention, dtype=dtype, bits=BITS[dtype], low=low, high=high)
-    picture.labels(ends, low, high, longest * 1.3, True)
     return picture
 
 
@@ -267,11 +265,10 @@ def attention_steps(view):
     for dtype, shown in types:
         tops.append(y + 1)
         for y, r in enumerate(shown, y + 2):
-            speed = "%s ms, %s" % (digits3(r.median_ms), r.speed())
+            time, bytes_said = digits3(r.median_ms) + " ms, ", bytes_name(r.predicted_bytes) if r.predicted_bytes else ""
             block.append((y, r.step, line_type(r.step), r.median_ms, predicted_ms(view, r), r.predicted_bytes or math.nan,
-                          r.useful_bytes,
-                          speed + (r.share() and ", " + r.share()), bytes_name(r.predicted_bytes) if r.predicted_bytes else "",
-                          speed + (", %.0f %%" % r.percent if r.percent else "")))
+                          r.useful_bytes, time + r.reached(), bytes_said,
+                          time + r.speed() + (", %.0f %%" % r.percent if r.percent else "")))
     picture.files["bars"] = [block]
     times, sizes = ([v for line in block for v in line[i:i + 2] if v == v] for i in (3, 5))
     picture.each(group=tops, groupname=[dtype for dtype, _ in types])
@@ -293,25 +290,23 @@ def attention_tflops(view, dim, dtype="fp32"):
     if not panels:
         raise NothingToDraw
     limitname, limit = ("fma", view.ceiling("fma")) if dtype == "fp32" else ("cuBLAS", view.ceiling("matmul", "bf16"))
-    top = max([r.tflop_s for r in rows] + [limit])
-    scale, unit = (1000, "GFLOP/s") if top < 1 else (1, "TFLOP/s")
+    top, scale = max([r.tflop_s for r in rows] + [limit]), view.scale
     tokens = {r.batch * r.seq_q for r in rows if not int(r.seq_q) & (int(r.seq_q) - 1)}
     picture = Picture("attention-tflops", "attention-tflops-dim%d%s" % (dim, suffix(dtype)),
                       "How fast is each attention, and how far from the ceiling?", "%s: %s of %d, %s%s" % (
                           view.name, heads(rows[0].heads), dim, dtype, "; %d tokens in all" % tokens.pop() if len(tokens) == 1
                           else ""))
-    picture.set(panels=len(panels), unit=unit, top=scale * top, limit=scale * limit, limitname=limitname,
+    picture.set(panels=len(panels), unit=view.unit, top=scale * top, limit=scale * limit, limitname=limitname,
                 exps=scale * view.ceiling("exp") * 4 * dim / 1000, lines=24)
     for i, causal in enumerate(panels, 1):
         prefix = "p%d" % i
         points = points_of((r for r in rows if r.causal == causal), "seq_q", "tflop_s")
         points = {n: {x: scale * y for x, y in line.items()} for n, line in points.items()}
-        ends, longest = picture.curves(points, prefix)
+        picture.curves(points, 0, scale * top, False, prefix)
         lone = sorted(((n[:2], *xy) for n in sorted(points) if len(points[n]) == 1 for xy in points[n].items()),
                       key=lambda l: l[2])
         picture.set(prefix, mask="causal" if causal else "every query sees every key", lone=len(lone))
         picture.each(prefix, **{name: [l[k] for l in lone] for k, name in enumerate(("lone", "lonex", "loney"))})
-        picture.labels(ends, 0, scale * top, longest * 1.3, False, prefix)
     return picture
 
 
@@ -412,11 +407,8 @@ def timeline(path, shape=""):
 
 # ---- Part III: from recorded text, and from the model of a ring
 
-class Curve:
-    """points and dots: (x, y); apart: dots that are drawn as rings."""
-
-    def __init__(self, name, kind, points, dash=1, dots=(), apart=()):
-        self.name, self.kind, self.points, self.dash, self.dots, self.apart = name, kind, points, dash, dots, apart
+# points and dots: (x, y); apart: dots that are drawn as rings.
+Curve = namedtuple("Curve", "name kind points dash dots apart", defaults=(1, (), ()))
 
 
 def panel(picture, title, xlabel, curves, high, tics, names, key="bottom left"):
@@ -506,9 +498,7 @@ def ring_curves(xs, of):
 
 def draw_part3():
     for picture in (decoding(), ring_ranks(), ring_lengths()):
-        draw_both(picture, picture.name)
-        if picture.name + ".svg" in shown_pictures():
-            write_whole("plots/recorded/%s.svg" % picture.name, read("build/plots/%s.svg" % picture.name))
+        draw_both(picture, picture.name, True)
     print("drawn: build/plots/h100-decode, ring-ranks, ring-lengths, what pages show in plots/recorded")
 
 
@@ -545,9 +535,20 @@ def shown_pictures():
     return {name for page in pages() for name in re.findall(r"\]\([./]*(?:plots/)?recorded/([\w.-]+\.(?:svg|png))\)", read(page))}
 
 
-def draw_both(picture, name):
+def draw_both(picture, name, recorded):
+    """As SVG and PNG into build/plots; the SVG of a record that a page shows is put there, too."""
     for kind in ("svg", "png"):
         picture.draw("build/plots/%s.%s" % (name, kind))
+    if recorded and name + ".svg" in shown_pictures():
+        write_whole("plots/recorded/%s.svg" % name, read("build/plots/%s.svg" % name))
+
+
+def is_recorded(path):
+    return os.path.dirname(os.path.abspath(path)) == os.path.join(ROOT, "plots", "recorded")
+
+
+def draw_timeline(path, shape=""):
+    draw_both(timeline(path, shape), os.path.splitext(os.path.basename(path))[0], is_recorded(path))
 
 
 def draw_all(path, text_only):
@@ -559,14 +560,11 @@ def draw_all(path, text_only):
             name = slug(device) + ("-%d" % len(tables) if slug(device) in tables else "")
             write_whole("build/plots/%s.tsv" % name, record_text(table, device))
             tables[name] = Table("build/plots/%s.tsv" % name)
-    recorded = os.path.dirname(os.path.abspath(path)) == os.path.join(ROOT, "plots", "recorded")
     for name, table in tables.items():
         found = pictures(table)
-        for kind, picture in () if text_only else found.items():
-            full = "%s-%s" % (name, kind) if kind != "memory" else kind
-            draw_both(picture, full)
-            if recorded and full + ".svg" in shown_pictures():
-                write_whole("plots/recorded/%s.svg" % full, read("build/plots/%s.svg" % full))
         if not text_only:
-            print("drawn: build/plots/%s-*.svg and .png%s" % (name, ", what pages show in plots/recorded" if recorded else ""))
+            for kind, picture in found.items():
+                draw_both(picture, "%s-%s" % (name, kind) if kind != "memory" else kind, is_recorded(path))
+            said = ", what pages show in plots/recorded" if is_recorded(path) else ""
+            print("drawn: build/plots/%s-*.svg and .png%s" % (name, said))
         in_text(found)

@@ -6,8 +6,8 @@
     results.py record [NAME]            keep build/results.tsv as plots/recorded/NAME.tsv, and draw it
     results.py plots [--text] [FILE]    draw FILE, as SVG and PNG into build/plots, and in the terminal (--text: only there);
                                         of a file in plots/recorded, the SVGs that a page shows are put there, too
-    results.py timeline FILE [SHAPE]    the chart of `make timeline`
-    results.py part3                    the pictures of Part III, from recorded text and from ring_model.py; put there, too
+    results.py timeline FILE [SHAPE]    the chart of `make timeline`, likewise
+    results.py part3                    the pictures of Part III, from recorded text and from ring_model.py, likewise
 
 FILE is build/results.tsv, or $RESULTS, unless it is given. The order below: reading, words for numbers, tables, record. Pictures:
 draw.py. Names from a file never become a command. All but a device's and an input's are plain words, or their row is left out.
@@ -300,26 +300,25 @@ class Pages:
         self.steps = steps
         views = [t.views() for t in tables if t.views()]
         self.machines, self.main = sum(views, []), [v[0] for v in views]  # main: of a CPU, with the most threads
+        self.names = [markdown(view.name) for view in self.main]
 
     def render(self, page, text):
         """The page with its tables made again. Its name is for links."""
         self.up = "../" if page.startswith("steps/") else "../steps/" if "/" in page else "steps/"
-        begin, end = r"^<!-- results (.*) -->\n", r"^<!-- /results -->"
+        end = "<!-- /results -->"
 
         def make(found):
             try:
-                if re.search(begin, found[2], re.M):
-                    raise ValueError("it has no end")
-                return "\n".join(["<!-- results %s -->" % found[1], *self.table(found[1].split()), "<!-- /results -->"])
+                if not found[2]:
+                    raise ValueError("it has no end: " + end)
+                return "\n".join(["<!-- results %s -->" % found[1], *self.table(found[1].split()), end])
             except (KeyError, ValueError, IndexError, AttributeError) as error:
                 raise Problem("%s:%d: this table cannot be made: %s" % (page, text[:found.start()].count("\n") + 1, error))
-        if len(re.findall(begin, text, re.M)) > len(re.findall(end, text, re.M)):
-            raise Problem("%s: a table has no end: <!-- /results -->" % page)
-        return re.sub(begin + "((?:.*\n)*?)" + end, make, text, flags=re.M)
+        return re.sub(r"^<!-- results (.*) -->\n(?:(?!<!-- /?results).*\n)*(%s)?" % end, make, text, flags=re.M)
 
     def begin(self, attention, kind=""):
         """The shape and the types that are meant where a table names none."""
-        self.attention = attention
+        self.attention, self.at = attention, "seq_q" if attention else "cols"  # at: what a length is
         self.shape = {"seq_q": 4096, "dim": 64, "causal": 0} if attention else {"rows": 16384, "cols": 8192}
         self.dtypes = ["fp32", "bf16"] if attention else ["fp32", "fp16", "bf16"] if kind == "lengths" else ["fp32"]
 
@@ -343,8 +342,7 @@ class Pages:
     def fits(self, row, length=None):
         if self.attention and id(row) not in row.table.usual and not {"batch", "heads", "kv_heads"} & set(self.shape):
             return False
-        at = "seq_q" if self.attention else "cols"
-        return all(getattr(row, c) == (length if c == at and length else v) for c, v in self.shape.items())
+        return all(getattr(row, c) == (length if c == self.at and length else v) for c, v in self.shape.items())
 
     def find(self, machine, step, dtype, length=None):
         """The row of the shape that is asked for (of another length, where one is given), or None. Of rows that differ in what
@@ -355,15 +353,14 @@ class Pages:
             self.used.add(machine)
         return max(found, key=lambda r: r.useful_bytes or 0, default=None)
 
-    def names(self, views):
-        return [markdown(view.name) for view in views]
+    def link(self, step):
+        return "[%s](%s%s/README.md)" % (step, self.up, step)
 
     def asked(self):
-        """The steps of the kind that is asked for: name, a link, the idea, and the types that it has results of."""
+        """The steps of the kind that is asked for: name, the idea, and the types that it has results of."""
         for step, (idea, attends, _) in self.steps.items():
             if attends == self.attention:
-                types = [d for d in self.dtypes if any(self.find(m, step, d) for m in self.main)]
-                yield step, "[%s](%s%s/README.md)" % (step, self.up, step), idea, types
+                yield step, idea, [d for d in self.dtypes if any(self.find(m, step, d) for m in self.main)]
 
     def speeds(self, step, dtype, time=""):
         """What a step reached on each machine, and how much of what it could."""
@@ -394,11 +391,11 @@ class Pages:
 
     def make_steps(self):
         own = ["type", "bytes predicted"] if self.attention else ["reads + writes"]
-        lines = [["step", "the one idea"] + own + self.names(self.main)]
-        for step, link, idea, types in self.asked():
+        lines = [["step", "the one idea"] + own + self.names]
+        for step, idea, types in self.asked():
             for i, dtype in enumerate(types or [""]):
                 claims = [dtype] * self.attention + [self.claim(step, dtype, Row.moved)]
-                lines.append(([link, idea], ["", ""])[i > 0] + claims + self.speeds(step, dtype, " ms, "))
+                lines.append(([self.link(step), idea], ["", ""])[i > 0] + claims + self.speeds(step, dtype, " ms, "))
         return lines + self.caption("x is SHAPE. Median time, useful bandwidth, and its share of a copy's.",
                                     " Median time, FLOPs of the two products over it, and the share of the tightest ceiling. "
                                     "Bytes: in units of Q, K, V and O, once each.")
@@ -412,34 +409,35 @@ class Pages:
             self.shape.update({"dim": 128} if attends else {})
             row = next(filter(None, (self.find(m, step, dtype) for dtype in reversed(self.dtypes))), None)
             reached = "" if not row else row.speed() + ", fp32" * (row.dtype == "fp32") if attends else row.reached()
-            lines.append(["[%s](%s%s/README.md)" % (step, self.up, step), idea, minutes, reached])
+            lines.append([self.link(step), idea, minutes, reached])
         hours = " %.0f hours in all." % (sum(said) / 60) if all(said) else ""
         return lines + ["", "Softmax of 16384 x 8192, fp32: useful bandwidth, and its share of a copy's. Attention of "
                         + self.caption("", " bf16 where nothing else is said." + hours)[1]]
 
     def make_shares(self):
         """All steps that are recorded, and their share of the tightest ceiling on each machine."""
-        lines = [["step"] + self.names(self.main)]
+        lines = [["step"] + self.names]
         for step, (_, attends, _) in self.steps.items():
             self.begin(attends)
             for dtype in self.dtypes:
                 rows = [self.find(m, step, dtype) for m in self.main]
                 if any(rows):
                     said = [r and ("%.0f %% of %s" % (r.percent, r.ceiling) if r.percent else r.speed()) or "" for r in rows]
-                    lines.append(["[%s](%s%s/README.md)%s" % (step, self.up, step, ", bf16" * (dtype == "bf16"))] + said)
+                    lines.append([self.link(step) + ", bf16" * (dtype == "bf16")] + said)
         self.begin(True)
         return lines + ["", "fp32 where nothing else is said. Softmax of 16384 x 8192. Attention of " + self.caption("")[1]]
 
     def make_summary(self):
         claims = {"reads + writes": Row.moved, "bytes an element": lambda r: "%g" % (r.predicted_bytes / r.rows / r.cols),
                   "exps an element": Row.exps_each}
-        lines = [["step", *claims, "worst error"] + self.names(self.main)]
-        for step, link, _, types in self.asked():
+        lines = [["step", *claims, "worst error"] + self.names]
+        for step, _, types in self.asked():
             for dtype in types:
                 rows = [r for m in self.machines for r in m.rows if (r.step, r.dtype) == (step, dtype) and r.error is not None]
-                rows.sort(key=lambda r: -r.error)
-                worst = ["%.1e at %s columns" % (r.error, length_name(r.cols)) for r in rows[:1]] or [""]
-                lines.append([link] + [self.claim(step, dtype, of) for of in claims.values()] + worst + self.speeds(step, dtype))
+                worst = max(rows, key=lambda r: r.error, default=None)
+                said = worst and "%.1e at %s columns" % (worst.error, length_name(worst.cols)) or ""
+                lines.append([self.link(step), *(self.claim(step, dtype, of) for of in claims.values()), said,
+                              *self.speeds(step, dtype)])
         return lines + self.caption("Bandwidth, and share of a copy, at SHAPE; the error is the worst of all recorded runs.")
 
     def make_compare(self):
@@ -451,12 +449,10 @@ class Pages:
             rows = [next(filter(None, (self.find(m, step, d) for d in self.dtypes)), None) for step in self.wanted]
             rows = [row for row in rows if row]
             for before, row in zip([None] + rows, rows):
-                predicted = measured = ""
-                if before:
-                    measured = ratio(before, row, "median_ms") + "x"
-                    if not before.peer and not row.peer:
-                        memory = ratio(before, row, "predicted_bytes", "%.3g" if self.attention else "%.2f")
-                        predicted = "%sx, %sx" % (memory, ratio(before, row, "exps"))
+                measured, predicted = before and ratio(before, row, "median_ms") + "x" or "", ""
+                if before and not before.peer and not row.peer:
+                    memory = ratio(before, row, "predicted_bytes", "%.3g" if self.attention else "%.2f")
+                    predicted = "%sx, %sx" % (memory, ratio(before, row, "exps"))
                 cells = [row.moved(), row.exps_each(), row.spread(), digits3(row.gb_s), row.share()]
                 if self.attention:
                     moved = "" if row.peer else bytes_name(row.predicted_bytes)
@@ -467,10 +463,10 @@ class Pages:
     def make_lengths(self):
         """Of machines that ran the last of the steps. Of attention: the steps that were asked for, and all peers."""
         self.shape.pop("rows", None)  # the most that there are
-        lines, at = [], "seq_q" if self.attention else "cols"
+        lines = []
         for m, dtype in ((m, dtype) for m in self.machines for dtype in self.dtypes):
             shown = {r.step for r in m.rows if r.step in self.wanted or self.attention and r.peer}
-            every = {getattr(r, at) for r in m.rows if r.attends == self.attention}
+            every = {getattr(r, self.at) for r in m.rows if r.attends == self.attention}
             rows = {(s, n): r for s in shown for n in every for r in [self.find(m, s, dtype, n)] if r}
             steps = self.wanted + sorted({s for s, _ in rows} - set(self.wanted))
             lengths = sorted({n for s, n in rows if s in self.wanted})
@@ -500,25 +496,16 @@ class Pages:
             [markdown(m.name)] + ["%s %s" % (digits3(c[0]), c[1]) if c else "" for n in names
                                   for c in [m.table.ceilings().get(n + (m.threads,))]] for m in self.machines]
 
-    def make_recorded_ring(self):
-        """What ring_model.py is held to."""
-        import ring_model  # which needs this module
-        return ring_model.recorded_cells(ring_model.recorded())
-
     def make_ring(self):
-        """What it predicts, of its own options."""
-        import ring_model
-        return ring_model.predicted_cells(ring_model.options(self.wanted))
-
-    def make_ring_sent(self):
-        import ring_model
-        return ring_model.sent_cells(ring_model.options(self.wanted))
+        """recorded, predicted or sent; and of the last two the options of `make scaling`."""
+        import ring_model  # which needs this module
+        return ring_model.cells(*self.wanted)
 
     def make_machines(self):
-        facts = lambda table: [machine_name(table.fact("device"))] + [table.fact(f)
-                                                                      for f in "driver compiler os commit date".split()]
+        facts = "driver compiler os commit date".split()
         return ["file device driver compiler system commit date".split()] + [
-            [m.table.path, *map(markdown, facts(m.table))] for m in self.main]
+            [m.table.path, markdown(machine_name(m.table.fact("device")))] + [markdown(m.table.fact(fact)) for fact in facts]
+            for m in self.main]
 
 
 def write_whole(path, text):
@@ -544,6 +531,7 @@ def pages():
 
 
 def write_tables(check):
+    """The exit status."""
     maker, stale = Pages([Table(path) for path in sorted(glob.glob("plots/recorded/*.tsv"))], read_steps()), 0
     for page in pages():
         text = read(page, "strict")
@@ -665,39 +653,42 @@ def do(command, words, option):
     """The exit status."""
     if command == "tables":
         return write_tables(option)
-    path = record(*words) if command == "record" else words[0] if words else "" if command == "part3" else results_path()
+    if command == "record":
+        words = [record(*words)]
+    elif command != "part3":
+        words = words or [results_path()]
     if command == "table":
-        print(terminal_table(Table(path)))
-    elif not shutil.which("gnuplot"):
-        if command != "record":
-            raise Problem("gnuplot is not here; make setup installs it")
-        print("record: no gnuplot here; where there is one: plots/results.py plots " + path)
-    else:
+        print(terminal_table(Table(*words)))
+    elif shutil.which("gnuplot"):
         import draw  # which needs this module
-        if command == "timeline":
-            draw.draw_both(draw.timeline(path, *words[1:]), "timeline")
-        elif command == "part3":
-            draw.draw_part3()
-        else:
-            draw.draw_all(path, option)
+        others = {"timeline": draw.draw_timeline, "part3": draw.draw_part3}
+        others.get(command, lambda path: draw.draw_all(path, option))(*words)
+    elif command == "record":
+        print("record: no gnuplot here; where there is one: plots/results.py plots " + words[0])
+    else:
+        raise Problem("gnuplot is not here; make setup installs it")
     return 0
+
+
+# The fewest and the most words of a command, and the option that may stand before them.
+COMMANDS = {"table": (0, 1, None), "tables": (0, 0, "--check"), "record": (0, 1, None), "plots": (0, 1, "--text"),
+            "timeline": (1, 2, None), "part3": (0, 0, None)}
 
 
 def main(words):
     command, *words = words or [""]
-    least, most = {"table": (0, 1), "tables": (0, 0), "record": (0, 1), "plots": (0, 1), "timeline": (1, 2),
-                   "part3": (0, 0)}.get(command, (1, 0))
-    option = words[:1] == [{"tables": "--check", "plots": "--text"}.get(command)]
-    words = words[option:]
+    least, most, option = COMMANDS.get(command, (1, 0, None))
+    chosen = words[:1] == [option]
+    words = words[chosen:]
     if not least <= len(words) <= most or words and words[0].startswith("--"):
         print(__doc__, file=sys.stderr)
         return 2
     prepare()
-    if command != "record":
+    if command != "record":  # whose word is a name; others' first is a file
         words[:1] = [os.path.relpath(word, ROOT) for word in words[:1]]
     os.chdir(ROOT)
     try:
-        return do(command, words, option)
+        return do(command, words, chosen)
     except (Problem, OSError) as problem:
         print("%s: %s" % (command, problem), file=sys.stderr)
         return 1

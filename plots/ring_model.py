@@ -11,7 +11,7 @@ Before anything is predicted, the same model is given the rates that runs of ste
 must come within 10 % of the times that step 35 printed of 2 ranks, each with a core of its own, of those that all three printed
 of 2 GPUs, and of all balances.
 """
-import argparse, collections, dataclasses, os, random, re, sys
+import argparse, collections, dataclasses, math, os, random, re, sys
 
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 
@@ -19,8 +19,8 @@ from results import ROOT, Problem, Table, digits3, length_name, read
 
 CROWDED, SHARED, MISSED = "more ranks than cores", "the machine was shared", "missed, and why is not known"
 # Of each: how many runs, the first, had the machine to themselves; why the model is not held to the times of these.
-RECORDS = ("plots/recorded/epyc-ring.txt", 3, ""), ("plots/recorded/epyc-zigzag.txt", 3, MISSED)
-ON_GPUS = "plots/recorded/h100-ring.txt"
+RECORDS = (("plots/recorded/epyc-ring.txt", 3, ""), ("plots/recorded/epyc-zigzag.txt", 3, MISSED),
+           ("plots/recorded/h100-ring.txt", math.inf, ""))
 MERGE_OF_TWO = 6  # bytes for each number of O: the first merge reads two of 16 bits, and the last, the same, writes one
 WITHIN = 0.10
 
@@ -131,47 +131,36 @@ Point = collections.namedtuple("Point", "what ranks one_ms ms ms_said balance ba
 
 
 def recorded():
-    """The Points of all records. The model knows what the same run printed of one rank and of one hop."""
+    """The Points of all records, but for those of NCCL, whose hops the model does not know."""
     for path, quiet, why in RECORDS:
         for number, run in enumerate(read(path).split("\n$ ")[1:]):
-            yield from points_of(run, why if number < quiet else SHARED)
-    yield from (point_on_gpus(run) for run in read(ON_GPUS).split("\n$ ")[1:] if "copy engines" in run)
+            if "NCCL between" not in run:
+                yield from points_of(run, why if number < quiet else SHARED)
 
 
 def points_of(run, why):
-    found = re.search(r"Q is \(1, (\d+), (\d+), (\d+)\), K and V \(1, (\d+), (\d+), .*?fp32(, causal)?", run).groups()
-    heads, seq, dim, kv_heads, keys = map(int, found[:5])
-    cores, asked, balance = (int(re.search(form, run)[1]) for form in (r"(\d+) threads", r"ring +(\d+)", r"average (\d+) %"))
+    """The model knows what the same run printed of one rank and of one hop; on GPUs, how fast one is that has a rank's tokens."""
+    *numbers, dtype, causal = re.search(
+        r"Q is \(1, (\d+), (\d+), (\d+)\), K and V \(1, (\d+), (\d+), .*?(fp32|bf16)(, causal)?", run).groups()
+    heads, seq, dim, kv_heads, keys = map(int, numbers)
+    step, asked, balance = (int(re.search(form, run)[1]) for form in (r"/(\d+)_", r"ring +(\d+)", r"average (\d+) %"))
     latency, link = map(float, re.search(r"a hop of (\S+) us and (\S+) GB/s", run).groups())
-    times = {int(n): float(ms) for n, ms in re.findall(r"(\d+): (\S+) ms, \d+ %", run)}
-    one_ms, on_a_core = times.pop(1), max(1, asked / cores)  # ranks on a core when the hop was measured
+    times = {int(n): float(ms) for n, ms in re.findall(r"[ ;] (\d+): (\S+) ms,", run)}
+    alone, cpu, one_ms = re.search(r"alone .*ms, (\S+) TFLOP/s", run), re.search(r"cpu: .* (\d+) threads", run), times.pop(1)
+    cores = int(cpu[1]) if cpu else 0
+    on_a_core = max(1, asked / cores) if cpu else 1  # ranks on a core when the hop was measured
     hop = latency * 1e-6 / on_a_core, link * 1e9 * on_a_core
-    mask = "none" if not found[5] else "zigzag" if "zigzag" in run else "causal"
-    one = Ring(ranks=1, seq=seq, heads=heads, kv_heads=kv_heads, dim=dim, bytes=4, mask=mask, rate=1, memory=2 * hop[1],
-               link=hop, between=hop, node=asked, overlap=False, cores=cores)  # a hop reads what it carries, and writes it
-    one = dataclasses.replace(one, rate=one.flops() / (1e-3 * one_ms * cores))
-    what = "%s: %d tokens, %d/%d heads%s" % (re.match(r"\S+/(\d+)_", run)[1], seq, heads, kv_heads, found[5] or "")
+    one = Ring(ranks=1, seq=seq, heads=heads, kv_heads=kv_heads, dim=dim, bytes=4 if dtype == "fp32" else 2, rate=1,
+               mask="none" if not causal else "causal" if step == 35 else "zigzag", link=hop, between=hop, node=asked,
+               memory=2 * hop[1] if cpu else h100()[1],  # a core's hop reads what it carries, and writes it
+               overlap=step == 37, cores=cores, merge=12 if cpu else MERGE_OF_TWO)
+    rate = one.flops() / (1e-3 * one_ms * cores) if cpu else 1e12 * float(alone[1])
+    what = "%d: %d tokens, %d/%d heads%s%s" % (step, seq, heads, kv_heads, causal or "", "" if cpu else ", two H100")
     for n, ms in times.items():
         if keys == seq:  # the model knows no others
-            seconds, equal = simulate(dataclasses.replace(one, ranks=n))
+            seconds, equal = simulate(dataclasses.replace(one, ranks=n, rate=rate))
             yield Point(what, n, one_ms, ms, 1e3 * seconds, balance if n == asked else 0, 100 * equal,
-                        CROWDED if n > cores else why)
-
-
-def point_on_gpus(run):
-    """Two GPUs. The model knows how fast one is that has as many tokens as a rank."""
-    found = re.search(r"Q is \(1, (\d+), (\d+), (\d+)\), K and V \(1, (\d+), .*?bf16(, causal)?", run).groups()
-    heads, seq, dim, kv_heads = map(int, found[:4])
-    step, balance = re.search(r"build/cuda/(\d+)_", run)[1], int(re.search(r"average (\d+) %", run)[1])
-    latency, link = map(float, re.search(r"a hop of (\S+) us and (\S+) GB/s", run).groups())
-    one_ms, ms = (float(re.search(r"[ ;] %d: (\S+) ms" % n, run)[1]) for n in (1, 2))
-    hop = latency * 1e-6, link * 1e9
-    mask = "none" if not found[4] else "causal" if step == "35" else "zigzag"
-    seconds, equal = simulate(Ring(
-        ranks=2, seq=seq, heads=heads, kv_heads=kv_heads, dim=dim, bytes=2, mask=mask, memory=h100()[1], link=hop, between=hop,
-        rate=1e12 * float(re.search(r"alone .*ms, (\S+) TFLOP/s", run)[1]), node=2, overlap=step == "37", merge=MERGE_OF_TWO))
-    what = "%s: %d tokens, %d/%d heads%s, two H100" % (step, seq, heads, kv_heads, found[4] or "")
-    return Point(what, 2, one_ms, ms, 1e3 * seconds, balance, 100 * equal, "")
+                        CROWDED if cpu and n > cores else why)
 
 
 def held(points):
@@ -280,6 +269,13 @@ def sent_cells(o):
         other = heads or copied
         yield [str(s.ranks), *("-" if sum is None else digits3(1e-9 * sum) for sum in (ring, heads, copied)),
                digits3(other / ring) if other and ring else "-"]
+
+
+def cells(kind, *words):
+    """Of `make scaling` with these words: what it is held to, what it predicts, what a rank sends."""
+    if kind == "recorded":
+        return recorded_cells(recorded())
+    return {"predicted": predicted_cells, "sent": sent_cells}[kind](options(words))
 
 
 def show(rows):

@@ -495,8 +495,8 @@ class Choosing(Case):
             ("08_step", 34.36, 137.439, 335544320, "34.4 ms, 2.00 TFLOP/s, 41 % of fma")])
         picture = draw.attention_tflops(self.view(rows), 64)
         self.assertEqual([[(x, round(y, 3)) for x, y, _ in block] for block in picture.files["p1curves"]],
-                         [[(4096, 1)], [(2048, 2), (4096, 2)]])
-        self.assertEqual((picture.settings["unit"], picture.settings["limit"]), ("TFLOP/s", 0.5))
+                         [[(4096, 1000)], [(2048, 2000), (4096, 2000)]])
+        self.assertEqual((picture.settings["unit"], picture.settings["limit"]), ("GFLOP/s", 500))
         points = draw.roofline(self.view(rows)).files["points"][0]
         self.assertEqual([(round(x, 3), round(y), lt) for x, y, lt in points], [(102.4, 1000, 7), (204.8, 2000, 8)])
         rows = [attention("08_step", 1, input="normal, scale %d" % s, error=e, tolerance=2 * e) for s,
