@@ -253,6 +253,27 @@ START_TEST(test_recorded_ratio)
 }
 END_TEST
 
+/* Columns are found by their names: one more, in front of the others, does no harm. */
+START_TEST(test_a_record_with_another_column)
+{
+    struct result before = result_of("02_safe_softmax", 100), r = result_of("03_online_softmax", 50);
+    char device[128];
+    size_t bytes;
+    report_tsv(&before);
+    report_tsv(&r);
+    char *text = folder_read(getenv("RESULTS"), &bytes), *more = malloc(2 * bytes), *to = more;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        int step = (int)strcspn(line, "\t");
+        to += sprintf(to, "%.*s\tnew%s\n", step, line, line + step);
+    }
+    folder_write(getenv("RESULTS"), more, strlen(more));
+    ck_assert(report_recorded_ratio(getenv("RESULTS"), &r, "02_safe_softmax", device, sizeof device) == 2);
+    ck_assert_str_eq(device, r.device);
+    free(text);
+    free(more);
+}
+END_TEST
+
 /* A table that something else has written to must not be read past its end. */
 START_TEST(test_foreign_table)
 {
@@ -335,6 +356,7 @@ Suite *report_suite(void)
     suite_add_tcase(suite, missing);
     tcase_add_checked_fixture(before, setup, folder_teardown);
     tcase_add_test(before, test_recorded_ratio);
+    tcase_add_test(before, test_a_record_with_another_column);
     tcase_add_test(before, test_foreign_table);
     suite_add_tcase(suite, before);
     tcase_add_checked_fixture(json, setup, folder_teardown);

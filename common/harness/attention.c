@@ -42,18 +42,10 @@ bool attention_has(const struct attention_step *s, const struct device *device, 
 void attention_run(const struct attention_step *s, const struct device *device, enum dtype dtype, void *O, float *lse,
                    const void *Q, const void *K, const void *V, struct attention p, void *workspace, cudaStream_t stream)
 {
-    if (!device->apart)
-        switch (dtype) {
-        case FP16: s->cpu_fp16(O, lse, Q, K, V, p); break;
-        case BF16: s->cpu_bf16(O, lse, Q, K, V, p); break;
-        default:   s->cpu(O, lse, Q, K, V, p); break;
-        }
+    if (device->apart)
+        CALL_FOR(dtype, s->gpu, O, lse, Q, K, V, p, workspace, stream);
     else
-        switch (dtype) {
-        case FP16: s->gpu_fp16(O, lse, Q, K, V, p, workspace, stream); break;
-        case BF16: s->gpu_bf16(O, lse, Q, K, V, p, workspace, stream); break;
-        default:   s->gpu(O, lse, Q, K, V, p, workspace, stream); break;
-        }
+        CALL_FOR(dtype, s->cpu, O, lse, Q, K, V, p);
 }
 
 struct attention_rounding attention_rounding(const struct attention_step *s, const struct device *device, enum dtype dtype)

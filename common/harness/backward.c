@@ -49,11 +49,7 @@ static void softmax_call(const struct run *r)
     if (r->device->apart)
         s->backward_gpu(dx, y, dy, rows, cols, r->workspace.data, NULL);
     else
-        switch (r->o->dtype) {
-        case FP16: s->backward_cpu_fp16(dx, y, dy, rows, cols); break;
-        case BF16: s->backward_cpu_bf16(dx, y, dy, rows, cols); break;
-        default:   s->backward_cpu(dx, y, dy, rows, cols); break;
-        }
+        CALL_FOR(r->o->dtype, s->backward_cpu, dx, y, dy, rows, cols);
 }
 
 static struct verdict softmax_verify(const struct run *r)
@@ -220,18 +216,10 @@ static void attention_call(const struct run *r)
     struct attention p = r->o->attention;
 #define TENSORS \
     t[DQ].data, t[DK].data, t[DV].data, t[Q].data, t[K].data, t[V].data, t[O].data, lse, t[DO].data, dlse, p
-    if (!r->device->apart)
-        switch (r->o->dtype) {
-        case FP16: b->cpu_fp16(TENSORS); break;
-        case BF16: b->cpu_bf16(TENSORS); break;
-        default:   b->cpu(TENSORS); break;
-        }
+    if (r->device->apart)
+        CALL_FOR(r->o->dtype, b->gpu, TENSORS, work, NULL);
     else
-        switch (r->o->dtype) {
-        case FP16: b->gpu_fp16(TENSORS, work, NULL); break;
-        case BF16: b->gpu_bf16(TENSORS, work, NULL); break;
-        default:   b->gpu(TENSORS, work, NULL); break;
-        }
+        CALL_FOR(r->o->dtype, b->cpu, TENSORS);
 }
 
 static struct verdict attention_verify(const struct run *r)

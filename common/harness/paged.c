@@ -343,11 +343,7 @@ void paged_run(const struct attention_step *s, const struct device *device, enum
     else if (device->apart)
         s->paged.gpu_bf16(O, lse, Q, K, V, pages, p, workspace, stream);
     else
-        switch (dtype) {
-        case FP16: s->paged.cpu_fp16(O, lse, Q, K, V, pages, p); break;
-        case BF16: s->paged.cpu_bf16(O, lse, Q, K, V, pages, p); break;
-        default:   s->paged.cpu(O, lse, Q, K, V, pages, p); break;
-        }
+        CALL_FOR(dtype, s->paged.cpu, O, lse, Q, K, V, pages, p);
 }
 
 /* The run's pages, their table and lengths where its device can reach them. */

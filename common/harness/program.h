@@ -10,6 +10,16 @@
 
 enum { MAX_TENSORS = 10 };
 
+/* Calls a step's function for elements of a type: f, f_fp16 or f_bf16. */
+#define CALL_FOR(dtype, f, ...)                  \
+    do                                           \
+        switch (dtype) {                         \
+        case FP16: f##_fp16(__VA_ARGS__); break; \
+        case BF16: f##_bf16(__VA_ARGS__); break; \
+        default:   f(__VA_ARGS__); break;        \
+        }                                        \
+    while (0)
+
 /* One step on one problem on one device. `step` is what it claims: a
    struct softmax_step, an attention_step, or whatever its kind has. */
 struct run {

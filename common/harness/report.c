@@ -180,6 +180,14 @@ void report_json(const struct result *r)
     printf("}\n");
 }
 
+/* ---- what was recorded: tables whose columns may be other ones, or stand elsewhere, for the program was another */
+
+struct table {
+    FILE *file; /* NULL: there is none */
+    char head[2048], line[2048], *names[MAX_FIELDS], *words[MAX_FIELDS];
+    int columns; /* 0 until a line names them */
+};
+
 /* Splits a line of the table in place; returns the number of words. */
 static int split(char *line, char **words)
 {
@@ -194,39 +202,58 @@ static int split(char *line, char **words)
     return count;
 }
 
+/* Reads the next row. false: there is none, and the table is closed. */
+static bool next_row(struct table *t)
+{
+    while (t->file && fgets(t->line, sizeof t->line, t->file)) {
+        if (strncmp(t->line, "step\t", 5) == 0)
+            t->columns = split(strcpy(t->head, t->line), t->names);
+        else if (t->columns && split(t->line, t->words) == t->columns)
+            return true;
+    }
+    if (t->file)
+        fclose(t->file);
+    return false;
+}
+
+/* What the row has in the column of this name: "-" where there is no such column. */
+static const char *cell(const struct table *t, const char *name)
+{
+    for (int i = 0; i < t->columns; i++)
+        if (strcmp(t->names[i], name) == 0)
+            return t->words[i];
+    return "-";
+}
+
 /* Whether a row of a table is of the same problem as r: its type, sizes, mask and input; on whichever device of this kind. */
-static bool same_problem(char **words, const struct field *want)
+static bool same_problem(const struct table *t, const struct field *want)
 {
     bool same = true;
     for (int i = 0; strcmp(want[i].name, "reps"); i++) {
         char text[64];
         const char *number = isnan(want[i].number) ? "-" : number_text(want[i].number, text, sizeof text), *name = want[i].name;
         if (strcmp(name, "step") && strcmp(name, "device") && strcmp(name, "seed") && strcmp(name, "threads"))
-            same &= strcmp(words[i], want[i].word ? want[i].word : number) == 0;
+            same &= strcmp(cell(t, name), want[i].word ? want[i].word : number) == 0;
     }
     return same;
 }
 
 double report_recorded_ratio(const char *path, const struct result *r, const char *before, char *device, size_t size)
 {
-    FILE *file = open_table(path);
-    char line[2048], *words[MAX_FIELDS];
+    struct table t = { .file = open_table(path) };
     struct field want[MAX_FIELDS];
-    int columns = fields_of(r, want);
     double mine = 0, other = 0;
-    enum { STEP = 0, DEVICE = 1, MEDIAN = 17 }; /* as in fields_of */
-    while (file && fgets(line, sizeof line, file)) {
-        if (split(line, words) != columns || !same_problem(words, want))
+    fields_of(r, want);
+    while (next_row(&t)) {
+        if (!same_problem(&t, want))
             continue;
-        if (strcmp(words[STEP], r->step) == 0) {
-            mine = atof(words[MEDIAN]);
-            snprintf(device, size, "%s", words[DEVICE]);
+        if (strcmp(cell(&t, "step"), r->step) == 0) {
+            mine = atof(cell(&t, "median_ms"));
+            snprintf(device, size, "%s", cell(&t, "device"));
         }
-        if (strcmp(words[STEP], before) == 0)
-            other = atof(words[MEDIAN]);
+        if (strcmp(cell(&t, "step"), before) == 0)
+            other = atof(cell(&t, "median_ms"));
     }
-    if (file)
-        fclose(file);
     return mine > 0 ? other / mine : 0;
 }
 
@@ -259,19 +286,16 @@ bool above_ceiling(const struct result *r)
 void report_recorded(const char *step)
 {
     static const char *const path = "plots/recorded/h100.tsv";
-    FILE *file = fopen(path, "r");
-    char line[2048], *words[MAX_FIELDS];
-    struct field fields[MAX_FIELDS];
-    int columns = fields_of(&(struct result){ 0 }, fields), shown = 0;
-    enum { DTYPE = 3, HEADS = 7, SEQ_Q = 9, DIM = 11, CAUSAL = 12, MEDIAN = 17, TFLOPS = 25 }; /* as in fields_of */
-    while (file && fgets(line, sizeof line, file)) {
-        if (split(line, words) != columns || strcmp(words[0], step) || strcmp(words[SEQ_Q], "8192"))
+    struct table t = { .file = open_table(path) };
+    bool first = true;
+    while (next_row(&t)) {
+        if (strcmp(cell(&t, "step"), step) || strcmp(cell(&t, "seq_q"), "8192"))
             continue;
-        if (shown++ == 0)
-            printf("  recorded on an %s (all of it is in %s):\n", words[1], path);
-        printf("    %s, %s heads of %s, %s tokens%s: %.4g ms, %.4g TFLOP/s\n", words[DTYPE], words[HEADS], words[DIM],
-               words[SEQ_Q], strcmp(words[CAUSAL], "1") ? "" : ", causal", atof(words[MEDIAN]), atof(words[TFLOPS]));
+        if (first)
+            printf("  recorded on an %s (all of it is in %s):\n", cell(&t, "device"), path);
+        first = false;
+        printf("    %s, %s heads of %s, %s tokens%s: %.4g ms, %.4g TFLOP/s\n", cell(&t, "dtype"), cell(&t, "heads"),
+               cell(&t, "dim"), cell(&t, "seq_q"), strcmp(cell(&t, "causal"), "1") ? "" : ", causal", atof(cell(&t, "median_ms")),
+               atof(cell(&t, "tflop_s")));
     }
-    if (file)
-        fclose(file);
 }

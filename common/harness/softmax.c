@@ -20,17 +20,9 @@ void softmax_run(const struct softmax_step *s, const struct device *device, enum
                  int64_t rows, int64_t cols, void *workspace)
 {
     if (device->apart)
-        switch (dtype) {
-        case FP16: s->gpu_fp16(y, x, rows, cols, workspace, NULL); break;
-        case BF16: s->gpu_bf16(y, x, rows, cols, workspace, NULL); break;
-        default:   s->gpu(y, x, rows, cols, workspace, NULL); break;
-        }
+        CALL_FOR(dtype, s->gpu, y, x, rows, cols, workspace, NULL);
     else
-        switch (dtype) {
-        case FP16: s->cpu_fp16(y, x, rows, cols); break;
-        case BF16: s->cpu_bf16(y, x, rows, cols); break;
-        default:   s->cpu(y, x, rows, cols); break;
-        }
+        CALL_FOR(dtype, s->cpu, y, x, rows, cols);
 }
 
 struct rounding softmax_rounding(const struct softmax_step *s, const struct device *device, enum dtype dtype)
