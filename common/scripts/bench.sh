@@ -50,11 +50,11 @@ for program; do
         "$program" ${BENCH_ARGS:-}
         continue
     fi
-    case $step in
-    0[1-9]_* | 29_*) ;;
-    2[5-8]_*) decoding "$program"; continue ;;
-    *) attention "$program"; continue ;;
-    esac
+    kind=$(common/scripts/kind.sh "$program")
+    if [ $kind != softmax ]; then
+        $kind "$program"
+        continue
+    fi
     "$program" --sweep ${BENCH_ARGS:-}
     "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
     case $step in

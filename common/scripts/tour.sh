@@ -21,10 +21,10 @@ for program; do
         fi
         continue
     fi
-    case $step in # a softmax; an attention
-    0[1-9]_* | 29_*) real="--rows 16Ki" random="16384 x 8192" ;;
-    2[5-8]_*) real=--causal random="one query" ;;
-    *) real=--causal random="16 heads, 2048 tokens" ;;
+    case $(common/scripts/kind.sh "$program") in
+    softmax) real="--rows 16Ki" random="16384 x 8192" ;;
+    decoding) real=--causal random="one query" ;;
+    attention) real=--causal random="16 heads, 2048 tokens" ;;
     esac
     before=$(lines)
     if "$program" --input real $real --budget 0.5 >>$log 2>&1; then one=pass; else one=FAIL failed=1; fi
@@ -35,9 +35,13 @@ for program; do
         continue
     fi
     printf 'real input: %s; %s: %s' $one "$random" $two
-    tail -n +$((middle + 1)) $results | awk -F '\t' '
-        { printf "; %s %.4g ms, ", $3 == "cuda" ? "gpu" : "cpu", $18
-          if ($5 != "-" || $29 == "read") printf "%.3g GB/s", $25; else printf "%.3g GFLOP/s", 1000 * $26 }'
+    awk -F '\t' -v middle=$((middle)) '
+        NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i }
+        NR > 1 && NR > middle {
+            printf "; %s %.4g ms, ", $at["backend"] == "cuda" ? "gpu" : "cpu", $at["median_ms"]
+            if ($at["rows"] != "-" || $at["ceiling"] == "read") printf "%.3g GB/s", $at["gb_s"]
+            else printf "%.3g GFLOP/s", 1000 * $at["tflop_s"]
+        }' $results
     echo
 done
 echo "  took $(($(date +%s) - began)) s"
