@@ -5,16 +5,7 @@ set -u
 export B=${B:-build/cpu}
 case $B in *cuda*) cuda=1 ;; *) cuda=0 ;; esac
 CUDA_HOME=${CUDA_HOME:-$(dirname "$(dirname "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")")}
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-checks=0 failures=0
-is() { # what it is, what it should be, of what
-    checks=$((checks + 1))
-    [ "$1" = "$2" ] && return
-    failures=$((failures + 1))
-    printf 'library: %s: got\n%s\nnot\n%s\n' "$3" "$1" "$2"
-}
+. tests/is.sh
 passes() { # of what, a command
     what=$1
     shift
@@ -100,5 +91,4 @@ else
     echo "library: skipped: attention.py: numpy is not here"
 fi
 
-echo "library: $checks checks, $failures failures"
-[ $failures = 0 ]
+counted

@@ -3,16 +3,7 @@
 # language. MAKES="make-3.81 make-4.2.1" tries other makes, too: they are to do what this one does. Run by tests/run.sh; takes
 # seconds.
 set -u
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-checks=0 failures=0
-is() { # what it is, what it should be, of what
-    checks=$((checks + 1))
-    [ "$1" = "$2" ] && return
-    failures=$((failures + 1))
-    printf 'platform: %s: got\n%s\nnot\n%s\n' "$3" "$1" "$2"
-}
+. tests/is.sh
 says() { # what was said, a part of it, of what
     case $1 in *"$2"*) is said said "$3" ;; *) is "$1" "... $2 ..." "$3" ;; esac
 }
@@ -122,5 +113,4 @@ for awk in mawk gawk "busybox awk"; do
     is "$($awk $help)" "$want" "help by $awk"
 done
 
-echo "platform: $checks checks, $failures failures"
-[ $failures = 0 ]
+counted
