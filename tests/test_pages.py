@@ -46,6 +46,19 @@ class Pages(unittest.TestCase):
                 self.assertRegex(line, "^%s$" % form, folder.name)
                 self.assertEqual((folder / "cpu.c").exists(), line.endswith("a CPU*"), folder.name)
 
+    def test_what_pages_say_of_all_steps(self):
+        """Which number no step has, and which steps have no cpu.c: as "08, 15 to 24, 32 and 33"."""
+        numbers, runs = [int(folder.name[:2]) for folder in STEPS], []
+        for n in (int(folder.name[:2]) for folder in STEPS if not (folder / "cpu.c").exists()):
+            runs = runs[:-1] + [runs[-1] + [n]] if runs and runs[-1][-1] == n - 1 else runs + [[n]]
+        *words, last = [w for r in runs for w in (["%02d to %02d" % (r[0], r[-1])] if len(r) > 2 else ["%02d" % n for n in r])]
+        for page in ("README.md", "steps/README.md", "docs/faq.md", "docs/teaching.md"):
+            text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+            self.assertIn(" but %s and %s" % (", ".join(words), last), text, page)
+            if page.endswith("README.md"):
+                said = {int(n) for n in re.findall(r"No step has the number (\d+) yet", text)}
+                self.assertEqual(said, set(range(max(numbers))) - set(numbers), page)
+
     def test_figures_are_what_their_program_draws(self):
         subprocess.run(["python3", "docs/figures/figures.py", "--check"], cwd=ROOT, check=True)
 

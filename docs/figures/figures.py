@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The figures of the lessons: pictures of ideas, not of results. `make figures` writes them beside this file; --check says
 whether they are what this program draws. One style for all, in light and in dark pages. A function draws the figure of
-its name."""
+its name, and FIGURES, at the end, lists them."""
 import math, os, sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
