@@ -76,11 +76,16 @@ class Diff(unittest.TestCase):
         self.assertIn("+     return 0;", everything)
 
     def test_a_parent_without_a_cpu_c_has_that_of_its_parent(self):
+        """With what it includes, which is nothing new."""
+        self.write("common/merge.h", "int merge;\n")
+        self.step("01_one", '#include "merge.h"\n' + ONE)
         main = "int main(void)\n{\n    return softmax_main(&%s, &%s, 0, 0);\n}\n"
         self.step("02_two", "", main=main % ("two", "one"), gpu_cu="int two_gpu;\n")
         (self.tree / "steps/02_two/cpu.c").unlink()
-        self.step("03_three", ONE.replace("one_cpu", "three_cpu").replace("x, 1", "x, 2"), gpu_cu="int three_gpu;\n")
+        three = '#include "merge.h"\n' + ONE.replace("one_cpu", "three_cpu").replace("x, 1", "x, 2")
+        self.step("03_three", three, gpu_cu="int three_gpu;\n")
         self.assertEqual(self.counts("03_three", "02_two")[:2], (1, 1))
+        self.assertNotIn("begins to use", self.run_tool("03_three", "02_two"))
 
     def test_a_comment_sign_in_a_string_is_code(self):
         self.assertEqual(self.two(ONE.replace("x, 1", 'x, "/* 1"[3] // one')), (1, 1, 0, 0, 0))
@@ -91,6 +96,8 @@ class Diff(unittest.TestCase):
         new, gone, moved, *_ = self.two(head + '#include "02_two/add.h"\n' + rest, add_h=add)
         self.assertEqual((new, gone, moved), (1, 0, 5))
         self.assertIn("@ moved from steps/01_one/cpu.c, line 5", self.run_tool("02_two", "01_one"))
+        self.run_tool("02_two", "01_one", "--html")
+        self.assertIn(">moved from steps/01_one/cpu.c, line 5<", (self.tree / "build/diff/02_two.html").read_text())
 
     def test_braces_do_not_move(self):
         self.assertEqual(self.two("{\n}\n" + ONE.replace("{\n", "").replace("}\n", ""))[2], 0)

@@ -55,7 +55,8 @@ class Step:
 
 
 def inherit(step, name, shown_as):
-    """A parent without a cpu.c, or a gpu.cu, leaves it as the step before it has it (which its main.c names)."""
+    """A parent without a cpu.c, or a gpu.cu, leaves it as the step before it has it (which its main.c names), with what that
+    includes."""
     for file in "cpu.c", "gpu.cu":
         older = name
         while older and file not in step.files:
@@ -63,7 +64,8 @@ def inherit(step, name, shown_as):
                 named = re.search(r"_main\(&\w+, &(\w+),", main_c.read())
             older = next((s for s in os.listdir("steps") if named and s[3:] == named[1]), None)
             if older and os.path.exists(os.path.join("steps", older, file)):
-                step.files[file] = Step(older, shown_as).files[file]
+                its = Step(older, shown_as)
+                step.files[file], step.common = its.files[file], {**its.common, **step.common}
 
 
 # ---- comparing: a file is pairs (line before, line now) in reading order; one of the two is None where a line is new, or gone
@@ -138,7 +140,7 @@ def summary(name, parent, before, now, code):
     first = [
         "%s %s: %d lines carry the idea (%d new, %d gone)" % (
             name, "over " + parent if parent else "begins anew", len(new + gone), len(new), len(gone)),
-        "apart: %d moved, %d of main.c, %d of comments (ARGS=--all shows them, ARGS=--html makes a page)" % (
+        "apart: %d moved, %d of main.c, %d of comments" % (
             moved, size(before.main, now.main, "code"), size(before.files, now.files, "comment"))]
     for lines in (lines for name, lines in now.common.items() if parent and name not in before.common):
         first.append("begins to use %s: %d lines" % (lines[0].path, sum(1 for line in lines if line.code)))
@@ -149,7 +151,7 @@ def summary(name, parent, before, now, code):
 
 def as_text(first, files, colour):
     paint = (lambda code, words: "\033[%sm%s\033[0m" % (code, words)) if colour else (lambda code, words: words)
-    yield from [paint("1", first[0]), *first[1:]]
+    yield from [paint("1", first[0]), first[1] + " (ARGS=--all shows them, ARGS=--html makes a page)", *first[2:]]
     for pairs in files.values():
         for k, (mark, a, b, note) in enumerate(rows(pairs)):
             if k == 0:
@@ -165,10 +167,12 @@ PAGE = """\
 @media (prefers-color-scheme: dark) {
   :root { --new: #143d20; --gone: #4d1f1c; --faint: #9a9a9a; --rule: #444; --back: #17181a; --text: #e2e2e2 } }
 body { margin: 1.5em; background: var(--back); color: var(--text); font: 15px/1.4 sans-serif }
-h1 { font-size: 1.3em } h2 { font-size: 1em } summary { margin: 1.5em 0; cursor: pointer }
-table { border-collapse: collapse; table-layout: fixed; width: 100%%; font: 12.5px/1.45 monospace }
-td { padding: 0 .5em; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere } col.n { width: 3.5em }
-.n { text-align: right } .n, .note { color: var(--faint) } .note { border-top: 1px solid var(--rule) }
+h1 { font-size: 1.3em } summary { margin: 1.5em 0; cursor: pointer }
+table { border-collapse: collapse; table-layout: fixed; width: 100%%; min-width: 64em; font: 12.5px/1.45 monospace }
+table { margin-top: 2em } th { text-align: left; font: bold 14px sans-serif; padding: 0 0 .4em 4em } col.n { width: 3.5em }
+td { padding: 0 .5em 0 2.5em; text-indent: -2em; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere }
+td.n { padding: 0 .5em; text-indent: 0; text-align: right } .n, .note { color: var(--faint) }
+.note { border-top: 1px solid var(--rule) }
 .new { background: var(--new) } .gone { background: var(--gone) }
 </style>
 <h1>%s</h1>
@@ -181,14 +185,24 @@ td { padding: 0 .5em; vertical-align: top; white-space: pre-wrap; overflow-wrap:
 
 
 def as_table(files):
-    """Side by side: each line that is gone stands beside one that is new, while there are any."""
+    """Side by side: each line that is gone stands beside one that is new, while there are any. A file that is new, or gone,
+    has all of the width."""
     cell = lambda line, kind: '<td class="n">%s</td><td class="%s">%s</td>' % (
         (line.number, kind, html.escape(line.text)) if line else ("", "", ""))
-    for name, pairs in files.items():
+    for pairs in files.values():
         body, gone = list(rows(pairs)), []
         if not body:
             continue
-        yield '<h2>%s</h2><table><colgroup><col class="n"><col><col class="n"><col></colgroup>' % html.escape(name)
+        sides = [next((pair[side].path for pair in pairs if pair[side]), "") for side in (0, 1)]
+        yield "<table><colgroup>%s</colgroup><tr>%s</tr>" % (
+            "".join('<col class="n"><col>' for path in sides if path),
+            "".join('<th colspan="2">%s</th>' % html.escape(path) for path in sides if path))
+        if "" in sides:
+            for mark, a, b, note in body:
+                moved = '<td class="note" colspan="2">%s</td>' % html.escape(note) if note.startswith("moved") else ""
+                yield "<tr>%s</tr>" % (moved if note else cell(a or b, "gone" if a else "new"))
+            yield "</table>"
+            continue
         for mark, a, b, note in body + [("end", None, None, "")]:
             if mark == "-":
                 gone.append(a)
@@ -197,7 +211,8 @@ def as_table(files):
             else:
                 yield from ("<tr>%s%s</tr>" % (cell(line, "gone"), cell(None, "")) for line in gone)
                 gone = []
-                yield ('<tr><td class="note" colspan="4">%s</td></tr>' % html.escape(note) if note else
+                yield ('<tr><td class="note" colspan="4">%s</td></tr>' % html.escape(note) if note.startswith("moved") else
+                       '<tr><td class="note" colspan="4">⋯</td></tr>' if note else
                        "<tr>%s%s</tr>" % (cell(a, ""), cell(b, "")) if mark == " " else "</table>")
 
 
@@ -225,7 +240,7 @@ def main(words):
     if "--html" in flags:
         os.makedirs("build/diff", exist_ok=True)
         with open("build/diff/%s.html" % name, "w", encoding="utf-8") as file:
-            notes = "\n".join("<p>%s</p>" % html.escape(line) for line in first[1:])
+            notes = "<p>%s</p>\n" % "<br>".join(map(html.escape, first[1:]))
             file.write(PAGE % (name, html.escape(first[0]), notes + "\n".join(as_table(code)), "\n".join(as_table(everything))))
         print("%s\nbuild/diff/%s.html" % (first[0], name))
         return
