@@ -45,6 +45,9 @@ table { border-collapse: collapse; font-size: 80%; margin: 1em 0; display: block
 th, td { border-bottom: 1px solid #ccc; padding: .2em .5em; text-align: left; vertical-align: top }
 blockquote { border-left: 3px solid #999; margin-left: 0; padding-left: 1em }
 a { color: #1a4f8b } summary { font-style: italic; cursor: pointer }
+@media screen and (max-width: 48em) { /* a phone: what is wide is moved with a finger, and stays large enough to be read */
+  figure, p:has(> img), p:has(> math[display="block"]) { overflow-x: auto; padding: .4em 0 } img { max-width: none }
+}
 @page { margin: 18mm 16mm }
 @media print {
   body { font-size: 10.5pt; max-width: none; margin: 0; padding: 0 } a { color: inherit; text-decoration: none }
@@ -96,7 +99,8 @@ def article(page):
     text = fragment(page)
     text = re.sub(r'(<a [^>]*?href=")([^"]*)"', lambda m: m[1] + target(page, m[2]) + '"', text)
     text = re.sub(r'(<img [^>]*?src=")([^"]*)"', lambda m: m[1] + picture(page, m[2]) + '"', text)
-    cell = lambda m: m[0] if "<math" in m[0] else re.sub(r"[_/](?=[^<>]*<)", r"\g<0><wbr>", m[0])  # where a long name may break
+    # where a long name may break, and GB/s may not
+    cell = lambda m: m[0] if "<math" in m[0] else re.sub(r"[_/](?=\w{3}[^<>]*<)", r"\g<0><wbr>", m[0])
     text = re.sub(r"<t[hd][ >].*?</t[hd]>", cell, text, flags=re.S)
     return '<article id="%s">\n%s</article>\n' % (prefix(page), text)
 
