@@ -118,11 +118,11 @@ static const struct {
     { 1, "{'descr': '<f4', 'fortran_order': \xc3\xa9", WHOLE, 24, "True or False" },
     /* the type */
     { 1, "{'descr': '>f4', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "big-endian" },
-    { 1, "{'descr': '<i4', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "not of type" },
-    { 1, "{'descr': '<f16', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 96, "not of type" },
-    { 1, "{'descr': '|b1', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 6, "not of type" },
-    { 1, "{'descr': '<c8', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 48, "not of type" },
-    { 1, "{'descr': '', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "not of type" },
+    { 1, "{'descr': '<u4', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "not of a type" },
+    { 1, "{'descr': '<f16', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 96, "not of a type" },
+    { 1, "{'descr': '|b1', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 6, "not of a type" },
+    { 1, "{'descr': '<c8', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 48, "not of a type" },
+    { 1, "{'descr': '', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "not of a type" },
     { 1, "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "a plain type" },
     { 1, "{'descr': '<f4444444444444444444444', 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "a plain type" },
     { 1, "{'descr': <f4, 'fortran_order': False, 'shape': (2, 3), }", WHOLE, 24, "a plain type" },
@@ -248,6 +248,28 @@ START_TEST(test_not_a_file)
 END_TEST
 
 /* More than there is: a file with a hole may say so, and be as large as it says. */
+/* A page table as other programs save it. The file's bytes are 1, 2, 3, ... */
+START_TEST(test_integers)
+{
+    struct npy x;
+    char why[256] = "";
+    for (int bytes = 4; bytes <= 8; bytes += 4) {
+        const char *path = make_file(1, bytes == 4 ? "{'descr': '<i4', 'fortran_order': False, 'shape': (2, 3), }"
+                                                   : "{'descr': '<i8', 'fortran_order': False, 'shape': (2, 3), }",
+                                     WHOLE, (size_t)(6 * bytes));
+        ck_assert_msg(npy_read(path, &x, why, sizeof why) == 0, "%s", why);
+        ck_assert(x.dtype == FP64 && x.dims == 2);
+        for (int i = 0; i < 6; i++) {
+            int64_t expected = 0;
+            for (int byte = bytes - 1; byte >= 0; byte--)
+                expected = 256 * expected + bytes * i + byte + 1;
+            ck_assert(((double *)x.data)[i] == (double)expected);
+        }
+        free(x.data);
+    }
+}
+END_TEST
+
 START_TEST(test_more_than_memory)
 {
     const char *path = make_file(1, START "(1048576, 1048576), }\n", WHOLE, 0);
@@ -399,6 +421,7 @@ Suite *npy_suite(void)
     tcase_add_test(reading, test_not_a_npy_file);
     tcase_add_test(reading, test_not_a_file);
     tcase_add_test(reading, test_more_than_memory);
+    tcase_add_test(reading, test_integers);
     tcase_add_test(reading, test_short_message_buffer);
     suite_add_tcase(suite, reading);
 

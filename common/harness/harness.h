@@ -99,7 +99,7 @@ bool writable_whole(const char *path);     /* whether open_whole() would do; oth
 bool same_file(const char *a, const char *b); /* whether writing one would overwrite the other; neither need exist */
 void make_folder(const char *path);        /* that the file will lie in, one level deep */
 
-/* ---- npy.c: NumPy's .npy, fp16, fp32 and fp64, C order */
+/* ---- npy.c: NumPy's .npy, fp16, fp32, fp64, and integers, which become fp64; C order */
 
 enum { NPY_MAX_DIMS = 8 };
 

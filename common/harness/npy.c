@@ -25,6 +25,8 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are read and 
 #define ALIGNMENT 64     /* of the first number */
 #define MAX_HEADER 10000 /* NumPy's own limit; it writes less than 300 */
 #define SHOWN 40         /* characters of a bad header that a message quotes */
+#define INT32 "<i4"
+#define INT64 "<i8"
 
 /* ---- messages */
 
@@ -176,18 +178,36 @@ static int parse_header(struct text *text, struct header *header)
 
 /* ---- reading */
 
-/* From NumPy's name to ours. The size of an element, or -1. */
-static int parse_dtype(const char *descr, enum dtype *dtype, const struct report *report)
+/* How a file has its numbers, and how they are here: integers, as page tables have them, become FP64. */
+static const struct type {
+    const char *descr;
+    enum dtype dtype;
+    int bytes; /* of one in the file */
+    bool integer;
+} types[] = { { "<f2", FP16, 2, false }, { "<f4", FP32, 4, false }, { "<f8", FP64, 8, false }, { "<i4", FP64, 4, true },
+              { "<i8", FP64, 8, true } };
+
+/* NULL, and a message, if it is none of them. */
+static const struct type *parse_type(const char *descr, const struct report *report)
 {
-    if (strcmp(descr, "<f2") == 0)
-        return *dtype = FP16, 2;
-    if (strcmp(descr, "<f4") == 0)
-        return *dtype = FP32, 4;
-    if (strcmp(descr, "<f8") == 0)
-        return *dtype = FP64, 8;
-    if (descr[0] == '>')
-        return wrong(report, "big-endian numbers; '<f2', '<f4' and '<f8' are read: save x.astype('<f4')");
-    return wrong(report, "not of type '<f2', '<f4' or '<f8' (fp16, fp32, fp64): save x.astype('<f4')");
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (strcmp(descr, types[i].descr) == 0)
+            return &types[i];
+    wrong(report, "%s; '<f2', '<f4', '<f8' (fp16, fp32, fp64), '<i4' and '<i8' are read: save x.astype('<f4')",
+          descr[0] == '>' ? "big-endian numbers" : "not of a type that is read");
+    return NULL;
+}
+
+/* In place: `count` integers of so many bytes, at the end of the room that they need as doubles. */
+static void make_doubles(double *room, int64_t count, int bytes)
+{
+    const char *from = (char *)(room + count) - count * bytes;
+    for (int64_t i = 0; i < count; i++) {
+        int32_t narrow = 0;
+        int64_t wide = 0;
+        memcpy(bytes == 4 ? (void *)&narrow : &wide, from + i * bytes, (size_t)bytes);
+        room[i] = (double)(bytes == 4 ? narrow : wide);
+    }
 }
 
 /* Read up to the first number: the header's text, with a zero byte after it. Returns the bytes read, or -1. */
@@ -212,8 +232,8 @@ static int64_t read_text(FILE *file, char text[MAX_HEADER + 1], const struct rep
     return prefix + (int64_t)length;
 }
 
-/* Read the header of an open file of `total` bytes. Returns the bytes of numbers that follow, or -1. */
-static int64_t read_header(FILE *file, int64_t total, struct npy *out, const struct report *report)
+/* Read the header of an open file of `total` bytes. Returns how many numbers follow, and of which type, or -1. */
+static int64_t read_header(FILE *file, int64_t total, struct npy *out, const struct type **type, const struct report *report)
 {
     char string[MAX_HEADER + 1];
     int64_t offset = read_text(file, string, report);
@@ -223,13 +243,13 @@ static int64_t read_header(FILE *file, int64_t total, struct npy *out, const str
     struct text text = { string, report };
     if (parse_header(&text, &header))
         return -1;
-    int element = parse_dtype(header.descr, &out->dtype, report);
-    if (element < 0)
+    if (!(*type = parse_type(header.descr, report)))
         return -1;
     if (header.fortran)
         return wrong(report, "Fortran order; only C order is read: save numpy.ascontiguousarray(x)");
 
-    int64_t bytes = element, held = total - offset;
+    int64_t bytes = (*type)->bytes, held = total - offset;
+    out->dtype = (*type)->dtype;
     out->dims = header.dims;
     for (int d = 0; d < header.dims; d++) {
         out->shape[d] = header.shape[d];
@@ -239,20 +259,25 @@ static int64_t read_header(FILE *file, int64_t total, struct npy *out, const str
     if (held != bytes)
         return wrong(report, "%s: its shape needs %lld bytes of numbers, it holds %lld", held < bytes ? "cut off" : "too long",
                      (long long)bytes, (long long)held);
-    return bytes;
+    return bytes / (*type)->bytes;
 }
 
 /* The part of npy_read between open and close. */
 static int read_open_file(FILE *file, int64_t total, struct npy *out, bool numbers, const struct report *report)
 {
-    int64_t bytes = read_header(file, total, out, report);
-    if (bytes < 0 || !numbers)
-        return bytes < 0 ? -1 : 0;
-    if ((uint64_t)bytes > cpu_device.memory() || !(out->data = malloc((size_t)bytes)))
-        return wrong(report, "too little memory: it needs %.1f MB, %.1f MB are free", (double)bytes / 1e6,
+    const struct type *type;
+    int64_t count = read_header(file, total, out, &type, report);
+    if (count < 0 || !numbers)
+        return count < 0 ? -1 : 0;
+    size_t room = (size_t)count * dtype_bytes(out->dtype), bytes = (size_t)(count * type->bytes);
+    if (room > cpu_device.memory() || !(out->data = malloc(room)))
+        return wrong(report, "too little memory: it needs %.1f MB, %.1f MB are free", (double)room / 1e6,
                      (double)cpu_device.memory() / 1e6);
-    if (fread(out->data, 1, (size_t)bytes, file) == (size_t)bytes)
+    if (fread((char *)out->data + room - bytes, 1, bytes, file) == bytes) {
+        if (type->integer)
+            make_doubles(out->data, count, type->bytes);
         return 0;
+    }
     int reason = errno;
     free(out->data);
     out->data = NULL;
