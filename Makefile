@@ -217,9 +217,9 @@ timeline: ## what the warps of step 22 do, and when: a chart, from a debug build
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
 # RATE=200mbit, RANKS=2 on each, STEP=36, and ARGS.
-machines: RING = $(filter $B/$(or $(STEP),37)%,$(RINGS))
+machines: RING = $(or $(filter $B/$(or $(STEP),37)_%,$(RINGS)),$(error STEP=$(STEP): 35, 36 and 37 are the rings))
 machines: $(RINGS) ## a ring over two machines, made of this one, and a cable of 1 Gbit/s (RATE, RANKS, STEP choose; Linux, MPI)
-	@common/scripts/machines.sh $(or $(RATE),1gbit) $(or $(RANKS),1) $(RING) --device cpu $(ARGS)
+	@common/scripts/machines.sh '$(or $(RATE),1gbit)' '$(or $(RANKS),1)' $(RING) --device cpu $(ARGS)
 
 scaling: ## how long rings of up to 1024 GPUs should take: a model that is first held to recorded runs (ARGS=--help)
 	@$(PYTHON) plots/ring_model.py $(ARGS)

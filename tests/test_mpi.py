@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rings whose ranks mpirun starts, on one machine and on two: the same bits as over shared memory, and what goes wrong. Skipped
 where there is no Open MPI, or the programs were built without it. Run by run.sh."""
-import json, os, pathlib, shutil, signal, subprocess, tempfile, unittest
+import json, os, pathlib, shutil, signal, socket, subprocess, tempfile, unittest
 
 from ranks import ROOT, Ranks
 
@@ -67,6 +67,35 @@ class Mpi(Ranks):
         made = run(on_two_machines(2, "/bin/true"))
         if made.returncode:
             self.skipTest(made.stderr.strip())
+
+    def test_a_slow_cable(self):
+        """Which a block that measures it crosses twice, and not thirty times."""
+        self.needs_machines()
+        slow = ["common/scripts/machines.sh", "30mbit", "1", "%s/%s" % (B, RINGS[0]), *"--seq 64 --reps 1 --device cpu".split()]
+        self.assertEqual(run(slow, SMALL_PROBLEMS="0").returncode, 0)
+
+    def test_what_two_machines_are_asked_for(self):
+        for rate in "0mbit", "-1gbit", "nan", "1mbit", "99999gbit", "", "1gbit 2":
+            self.fails(["common/scripts/machines.sh", rate, "1", "/bin/true"], 2, "RATE=%s: " % rate)
+        for ranks in "0", "-1", "129", "1,3", "", "99999999999999999999":
+            self.fails(["common/scripts/machines.sh", "1gbit", ranks, "/bin/true"], 2, "RANKS=%s: " % ranks)
+        for step in "3", "12", "36 37":
+            wrong = run(["make", "--no-print-directory", "CUDA=0", "B=" + B, "-o", "%s/%s" % (B, RINGS[0]), "machines",
+                         "STEP=" + step])
+            self.assertEqual(wrong.returncode, 2)
+            self.assertIn("STEP=%s: " % step, wrong.stderr)
+
+    def test_two_machines_leave_this_one_alone(self):
+        """Neither a folder of mpirun's, in which another user's would collide; nor a name, whatever the environment says. And
+        tc is found where users do not look."""
+        self.needs_machines()
+        path = os.pathsep.join([os.path.dirname(shutil.which("mpirun")), "/usr/bin", "/bin"])
+        root = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
+        with tempfile.TemporaryDirectory() as folder:
+            done = run(["unshare", *root, "--net", "--mount", "--uts", "sh", "-c",
+                        "IN_NAMESPACES=1 %s && hostname" % " ".join(on_two_machines(2, "/bin/true"))], TMPDIR=folder, PATH=path)
+            self.assertEqual((done.returncode, done.stderr, os.listdir(folder)), (0, "", []))
+            self.assertEqual(done.stdout.strip(), socket.gethostname())
 
     def fails(self, command, status, says, **env):
         done = run(command, **env)

@@ -44,6 +44,13 @@ static double time_of_pass(int64_t bytes, int count)
     return longest;
 }
 
+/* The same of large blocks: as many as pass in a second, for by a slow cable one takes seconds. */
+static double time_of_large_pass(void)
+{
+    double once = time_of_pass(LARGE_BLOCK, 1);
+    return time_of_pass(LARGE_BLOCK, 1 + (int)fmin(1e3 / once, LARGE_PASSES - 1));
+}
+
 static void pass_on_gpus(struct ring *r)
 {
     for (int i = 0; i < GPU_PASSES; i++) {
@@ -241,7 +248,7 @@ void ring_report(const struct run *r, const struct result *result)
     if (ranks > 1) {
         print_timeline(ranks);
         double latency = gpu ? time_of_gpu_pass(8) : time_of_pass(8, SMALL_PASSES);
-        double rate = gpu ? GPU_BLOCK / time_of_gpu_pass(GPU_BLOCK) : LARGE_BLOCK / time_of_pass(LARGE_BLOCK, LARGE_PASSES);
+        double rate = gpu ? GPU_BLOCK / time_of_gpu_pass(GPU_BLOCK) : LARGE_BLOCK / time_of_large_pass();
         double hop = latency + shares.block / rate, compute = computed / ranks;
         printf("    predicted   a hop of %.3g us and %.3g GB/s: %.3g ms, in %.3g ms of computing; from %.2g tokens a rank on its"
                " bytes take less time than that\n", 1e3 * latency, rate * 1e-6, hop, compute,
