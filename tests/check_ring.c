@@ -331,6 +331,17 @@ START_TEST(test_faults)
 }
 END_TEST
 
+/* The transport here is no MPI's: mpirun would get so many verdicts of one rank each. */
+START_TEST(test_copies_by_mpirun)
+{
+    unsetenv("OMPI_COMM_WORLD_SIZE");
+    setenv("PMI_SIZE", "1", 1);
+    ring_join("", 0);
+    setenv(_i ? "PMI_SIZE" : "OMPI_COMM_WORLD_SIZE", "2", 1);
+    ring_join("", 0);
+}
+END_TEST
+
 Suite *ring_suite(void)
 {
     Suite *suite = suite_create("ring");
@@ -355,6 +366,7 @@ Suite *ring_suite(void)
     suite_add_tcase(suite, delays);
     tcase_set_timeout(wrong, 60);
     tcase_add_loop_test(wrong, test_faults, 0, sizeof faults / sizeof faults[0]);
+    tcase_add_loop_exit_test(wrong, test_copies_by_mpirun, EXIT_FAILED, 0, 2);
     suite_add_tcase(suite, wrong);
     return suite;
 }

@@ -46,9 +46,18 @@ void ring_travels_by(const struct ring_transport *transport)
     by = transport;
 }
 
+/* Otherwise each would run alone, and say so many times what one says. */
+static void refuse_copies(void)
+{
+    const char *open_mpi = getenv("OMPI_COMM_WORLD_SIZE"), *mpich = getenv("PMI_SIZE"), *size = open_mpi ? open_mpi : mpich;
+    if (!by->join && size && atoi(size) > 1)
+        fatal("mpirun has started %s of this, which was built without MPI: `make setup MPI=1` adds that; then build again", size);
+}
+
 void ring_join(const char *text, int ranks)
 {
     ring_be_rank();
+    refuse_copies();
     if (by->join)
         most = by->join(text);
     if (ranks > most)
