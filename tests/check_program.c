@@ -170,7 +170,8 @@ START_TEST(test_bad_usage)
 }
 END_TEST
 
-static const struct {
+/* Of what its programs are, each case has its own: a mutant's check builds those of one case. */
+static const struct attention_usage {
     const char *program, *words, *option, *value, *allowed;
 } attention_usage[] = {
     { "10_standard_attention", "--heads 0", "--heads", "'0'", "from 1" },
@@ -201,15 +202,6 @@ static const struct {
     { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
     { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
     { "10_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
-    { "14_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
-    { "31_recomputed_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
-    { "31_recomputed_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
-    { "31_recomputed_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
-    { "31_recomputed_backward", "--sweep --o a.npy --lse a.npy --device cpu", "--sweep", "", "files" },
-    { "31_recomputed_backward", "--sweep --dlse a.npy --device cpu", "--sweep", "", "files" },
-    { "31_recomputed_backward", "--sweep-scale --o a.npy --lse a.npy --device cpu", "--sweep-scale", "--o", "leave out" },
-    { "31_recomputed_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
-    { "31_recomputed_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
     { "10_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
     { "10_standard_attention", "--scale -inf", "--scale", "'-inf'", "finite" },
     { "10_standard_attention", "--scale 1x", "--scale", "'1x'", "finite" },
@@ -219,6 +211,17 @@ static const struct {
     { "03_online_softmax", "--trace 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "--trace", "'1,2", "up to 16 numbers" },
     { "12_fused_attention", "--trace 1,2", "--trace", "'1,2'", "each with a value" },
     { "15_tensor_core_attention", "--trace 1:2", "--trace", "", "for GPUs alone" },
+}, gradient_usage[] = {
+    { "14_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
+    { "31_recomputed_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
+    { "31_recomputed_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
+    { "31_recomputed_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
+    { "31_recomputed_backward", "--sweep --o a.npy --lse a.npy --device cpu", "--sweep", "", "files" },
+    { "31_recomputed_backward", "--sweep --dlse a.npy --device cpu", "--sweep", "", "files" },
+    { "31_recomputed_backward", "--sweep-scale --o a.npy --lse a.npy --device cpu", "--sweep-scale", "--o", "leave out" },
+    { "31_recomputed_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
+    { "31_recomputed_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
+}, pages_usage[] = {
     { "27_grouped_attention", "--page-size 16", "--page-size", "27_grouped_attention", "no pages" },
     { "10_standard_attention", "--seqlens 3,4", "--seqlens", "10_standard_attention", "no pages" },
     { "28_paged_attention", "--page-size 0", "--page-size", "'0'", "from 1" },
@@ -242,10 +245,26 @@ static const struct {
     { "28_paged_attention", "--trace 1:2", "--trace", "", "step 27" },
 };
 
+static void assert_bad_usage(struct attention_usage u)
+{
+    assert_refused(u.program, u.words, EXIT_USAGE, u.option, u.value, u.allowed, NULL);
+}
+
 START_TEST(test_bad_attention_usage)
 {
-    assert_refused(attention_usage[_i].program, attention_usage[_i].words, EXIT_USAGE, attention_usage[_i].option,
-                   attention_usage[_i].value, attention_usage[_i].allowed, NULL);
+    assert_bad_usage(attention_usage[_i]);
+}
+END_TEST
+
+START_TEST(test_bad_usage_of_gradients)
+{
+    assert_bad_usage(gradient_usage[_i]);
+}
+END_TEST
+
+START_TEST(test_bad_usage_of_pages)
+{
+    assert_bad_usage(pages_usage[_i]);
 }
 END_TEST
 
@@ -911,9 +930,10 @@ Suite *program_suite(void)
 {
     Suite *suite = suite_create("program");
     TCase *bad = tcase_create("usage"), *absent = tcase_create("absent"), *files = tcase_create("files"),
-          *runs = tcase_create("runs"), *rings = tcase_create("rings");
-    TCase *const all[] = { bad, absent, files, runs, rings };
-    for (int i = 0; i < 5; i++) {
+          *gradients = tcase_create("gradients"), *pages = tcase_create("pages"), *runs = tcase_create("runs"),
+          *rings = tcase_create("rings");
+    TCase *const all[] = { bad, absent, files, gradients, pages, runs, rings };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         tcase_add_checked_fixture(all[i], setup, teardown);
         tcase_set_timeout(all[i], 60);
         suite_add_tcase(suite, all[i]);
@@ -930,12 +950,14 @@ Suite *program_suite(void)
     tcase_add_test(files, test_output_that_cannot_be_written);
     tcase_add_test(files, test_tensors_that_do_not_fit);
     tcase_add_test(files, test_attention_from_file_to_file);
-    tcase_add_test(files, test_softmax_gradient_from_file_to_file);
-    tcase_add_loop_test(files, test_gradients_of_a_real_layer_are_autograds, 0, 2);
-    tcase_add_test(files, test_gradients_of_given_results);
-    tcase_add_loop_test(files, test_gradients_in_a_sweep, 0, 2);
-    tcase_add_loop_test(files, test_tables_of_pages, 0, 10);
-    tcase_add_test(files, test_lengths_from_a_file);
+    tcase_add_loop_test(gradients, test_bad_usage_of_gradients, 0, sizeof gradient_usage / sizeof gradient_usage[0]);
+    tcase_add_test(gradients, test_softmax_gradient_from_file_to_file);
+    tcase_add_loop_test(gradients, test_gradients_of_a_real_layer_are_autograds, 0, 2);
+    tcase_add_test(gradients, test_gradients_of_given_results);
+    tcase_add_loop_test(gradients, test_gradients_in_a_sweep, 0, 2);
+    tcase_add_loop_test(pages, test_bad_usage_of_pages, 0, sizeof pages_usage / sizeof pages_usage[0]);
+    tcase_add_loop_test(pages, test_tables_of_pages, 0, 10);
+    tcase_add_test(pages, test_lengths_from_a_file);
     tcase_add_test(runs, test_help);
     tcase_add_loop_test(runs, test_every_step_runs, 0, PROGRAMS);
     tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);

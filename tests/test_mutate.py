@@ -18,7 +18,7 @@ answer=4
 twice=2; twice=2
 [ -z "${1:-}" ] || { echo '{"tflop_s": '$speed', "median_ms": 2, "dim": 64, "seq_q": 8, "causal": 0}'; exit; }
 [ "$CK_RUN_SUITE" = sums ] || { echo no test ran; exit 1; }
-[ $answer = 4 ] || { echo "step.c:7:F:sums:test_sum:0: got $answer"; exit 1; }
+[ $answer = 4 ] || { echo "not ok 1 - step.c:sums:test_sum: got $answer"; exit 1; }
 """
 
 
@@ -40,7 +40,7 @@ class Mutate(unittest.TestCase):
         (self.tree / "tests/mutants/list.txt").write_text(text)
         clean = {k: v for k, v in os.environ.items() if k not in ("B", "MAKEFLAGS", "MUTANTS", "VARIANTS", "STEP", "CUDA")}
         done = subprocess.run([sys.executable, self.tree / "tests/mutate.py", *words], text=True,
-                              env=dict(clean, LIMIT="2", JOBS="2", **env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                              env={**clean, "LIMIT": "2", "JOBS": "2", **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         return done.returncode, done.stdout
 
     def holds(self, text, status, said, *words, **env):
@@ -61,11 +61,26 @@ class Mutate(unittest.TestCase):
         self.holds(entry("broken", "# it compiles", "# it does not"), 1, "broken: it does not build")
         self.holds(entry("dies", "answer=4", "echo oh; exit 3"), 1, "dies: it did not run: oh")
         self.holds(entry("endless", "answer=4", "sleep 30"), 1, "endless: it takes too long")
-        self.holds(entry("late", "answer=4", "echo 'a.c:1:E:x:y:0: (after this point) Test timeout expired'; exit 1"),
-                   1, "late: it takes too long")
+        late = "echo 'not ok 1 - a.c:x:y: (after this point) Test timeout expired'; "
+        self.holds(entry("late", "answer=4", late + "exit 1"), 1, "late: it takes too long")
         self.holds(entry("endless", "answer=4", "sleep 30", more="hangs\n"), 0, "endless: caught: it hangs")
         self.holds(entry("misspelt", "answer=4", "answer=5", "cpu sum"),
                    1, "misspelt: the tree as it is: there is no check cpu sum")
+
+    def test_one_failure_is_enough(self):
+        fails = entry("wrong", "answer=4", "echo 'not ok 1 - a.c:x:y: got 5'; sleep 60")
+        self.holds(fails, 0, "wrong: caught: got 5", LIMIT="60")
+        late = entry("late", "answer=4", "echo 'not ok 1 - a.c:x:y: Test timeout expired'; sleep 60", more="hangs\n")
+        self.holds(late, 0, "late: caught: it hangs", LIMIT="60")
+
+    def test_a_check_has_no_programs_but_those_that_it_names(self):
+        runs = entry("wrong", "answer=4", "answer=5", "command CK_RUN_SUITE=sums build/cpu/10_step", "says   got 5\n{}")
+        self.holds(runs.format("builds 10_step\n"), 0, "wrong: caught")
+        self.holds(runs.format(""), 1, "wrong: the tree as it is")  # in which the program is, now
+
+    def test_objects(self):
+        """Of all that a header changes, what is compiled again."""
+        self.holds(entry("wrong", "answer=4", "answer=5", more="objects step.o\n"), 0, "wrong: caught: got 5")
 
     def test_commands(self):
         script = "command grep answer=4 common/step.sh || { echo 4 is missing; exit 1; }"
