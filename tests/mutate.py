@@ -355,7 +355,7 @@ gpu_turn, free = threading.Lock(), Free()  # one kernel at a time on the GPU: ti
 
 
 def key(e):
-    return (tuple(e.caught), tuple(e.builds), e.step, e.says)
+    return (tuple(e.caught), tuple(e.builds), e.step)
 
 
 def judge(e, trees):
