@@ -25,8 +25,6 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are read and 
 #define ALIGNMENT 64     /* of the first number */
 #define MAX_HEADER 10000 /* NumPy's own limit; it writes less than 300 */
 #define SHOWN 40         /* characters of a bad header that a message quotes */
-#define INT32 "<i4"
-#define INT64 "<i8"
 
 /* ---- messages */
 
