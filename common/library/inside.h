@@ -1,6 +1,6 @@
 /*
  * In the library the compiler reads this before a step's cpu.c: memory that a step takes is a piece of the caller's workspace,
- * which from_softmax.c has found to be large enough, and no step can end the process. No step includes this.
+ * which call.c has found to be large enough, and no step can end the process. No step includes this.
  */
 #ifndef INSIDE_H
 #define INSIDE_H

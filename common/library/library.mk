@@ -6,8 +6,8 @@ comma := ,
 LIBRARY_STEPS := $(filter 07% 09% 14% 27% 28% 29% 31%,$(STEPS))
 LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 29% 31% 32% \
                      $(if $(filter-out sm_90a,$(ARCH)),18%) $(if $(filter sm_90a,$(ARCH)),24%),$(STEPS)))
-LIBRARY_O := $(patsubst %,$B/library/%.o,common/library/from_softmax $(LIBRARY_STEPS:%=steps/%/cpu) \
-             $(if $(filter 1,$(CUDA)),common/library/gpu) $(LIBRARY_GPU_STEPS:%=steps/%/gpu))
+LIBRARY_O := $(patsubst %,$B/library/%.o,$(basename $(wildcard common/library/*.c)) \
+             $(LIBRARY_STEPS:%=steps/%/cpu) $(if $(filter 1,$(CUDA)),common/library/gpu) $(LIBRARY_GPU_STEPS:%=steps/%/gpu))
 LIBRARY := $B/libfrom_softmax.a $B/libfrom_softmax.so
 LIBRARY_VERSION := $(shell sed -n 's/^.define FSA_VERSION "\(.*\)".*/\1/p' common/library/from_softmax.h)
 SONAME := libfrom_softmax.so.$(firstword $(subst ., ,$(LIBRARY_VERSION)))
@@ -18,9 +18,9 @@ $B/library/%.o: %.c $B/flags
 	$Q$(C) -Icommon/library -fPIC -fvisibility=hidden $(INSIDE) -c $< -o $@
 $B/library/steps/%.o: INSIDE = -include common/library/inside.h
 
-# Steps for some GPUs alone are there if ARCH has one; from_softmax.c must know.
-$B/library/common/library/from_softmax.o: C += $(if $(filter 24%,$(LIBRARY_GPU_STEPS)),-DFOR_HOPPER) \
-                                               $(if $(filter 18%,$(LIBRARY_GPU_STEPS)),-DFOR_OTHERS)
+# Steps for some GPUs alone are there if ARCH has one; on_gpu.c must know.
+$B/library/common/library/on_gpu.o: C += $(if $(filter 24%,$(LIBRARY_GPU_STEPS)),-DFOR_HOPPER) \
+                                         $(if $(filter 18%,$(LIBRARY_GPU_STEPS)),-DFOR_OTHERS)
 
 LIBRARY_NEEDS = $(filter -fopenmp,$(OPENMP))
 ifeq ($(CUDA),1)

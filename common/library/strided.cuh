@@ -7,7 +7,7 @@
  *
  * The steps count heads through all batches, and in a map of theirs all heads are equally far apart. Here batches have a
  * dimension of their own, and a head is taken apart by a multiplication: head / heads = head * reciprocal / 2^32, rounded down,
- * which is exact as long as there are fewer than 2^32 heads times heads of a batch (from_softmax.c sees to that).
+ * which is exact as long as there are fewer than 2^32 heads times heads of a batch (on_gpu.c sees to that).
  */
 #ifndef STRIDED_CUH
 #define STRIDED_CUH
