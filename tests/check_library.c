@@ -445,11 +445,14 @@ static enum fsa_status do_all(const struct all *a, int function, struct fsa_run 
     }
 }
 
-/* Spoils it in the i-th way, and says what it then must be; FSA_OK: there is no i-th. `of`: the functions, as bits. */
-static enum fsa_status spoil(struct all *a, int i, int *of)
+/* Spoils it in the i-th way, and says what it then must be; FSA_OK: there is no i-th. `of`: the functions, as bits. what: as in
+   struct fsa_run; dQ is O of the others. */
+static enum fsa_status spoil(struct all *a, int i, int *of, const char **what)
 {
+    static const char *const names[] = { "batch", "heads", "kv_heads", "seq_q", "seq_k", "dim" };
     *of = 1 << ATTENTION | 1 << DECODE | 1 << BACKWARD;
     int64_t *sizes[] = { &a->p.batch, &a->p.heads, &a->p.kv_heads, &a->p.seq_q, &a->p.seq_k, &a->p.dim };
+    *what = names[i % 6];
     if (i < 6)
         return *sizes[i] = 0, FSA_SIZE;
     if (i < 12)
@@ -457,66 +460,67 @@ static enum fsa_status spoil(struct all *a, int i, int *of)
     if (i < 17) /* sizes of which the product is no number of 64 bits, or more than there can be */
         return *sizes[i - 12] = i % 2 ? INT64_MAX : (int64_t)1 << 45, FSA_SIZE;
     switch (i) {
-    case 17: return a->no_problem = true, FSA_NULL;
-    case 18: return a->no_run = true, FSA_NULL;
-    case 19: return a->no_in = true, FSA_NULL;
-    case 20: return a->no_out = true, FSA_NULL;
-    case 21: return a->in[0].data = NULL, FSA_NULL;
-    case 22: return a->in[2].data = NULL, FSA_NULL;
-    case 23: return a->out[0].data = NULL, FSA_NULL;
-    case 24: return a->p.kv_heads = 3, a->p.heads = 4, FSA_HEADS;
-    case 25: return a->p.dim = FSA_MAX_DIM + 1, FSA_DIM;
-    case 26: return a->p.dtype = 3, FSA_DTYPE;
-    case 27: return a->p.dtype = -1, FSA_DTYPE;
-    case 28: return a->p.scale = NAN, FSA_SCALE;
-    case 29: return a->p.scale = -INFINITY, FSA_SCALE;
-    case 30: return a->in[1].seq = -8, FSA_STRIDE;
-    case 31: return a->in[1].seq = 7, FSA_STRIDE;
-    case 32: return a->in[2].head = 8, FSA_STRIDE;
-    case 33: return a->out[0].batch = 0, FSA_STRIDE;
-    case 34: return a->in[0].batch = INT64_MAX, FSA_STRIDE;
-    case 35: return a->in[0].head = (int64_t)1 << 46, a->in[0].batch = (int64_t)1 << 48, FSA_SIZE;
-    case 36: return a->in[0].data = (char *)a->in[0].data + 1, FSA_ALIGNMENT;
-    case 37: return a->out[0].data = (char *)a->out[0].data + 1, FSA_ALIGNMENT;
-    case 38: return a->lse = (float *)((char *)a->lse + 2), FSA_ALIGNMENT;
-    case 39: return a->out[0].data = (void *)a->in[0].data, FSA_OVERLAP;
-    case 40: return a->out[0].data = (char *)a->in[2].data + 2 * (ELEMENTS - 1), FSA_OVERLAP;
-    case 41: return a->run.workspace = (void *)a->in[1].data, FSA_OVERLAP;
-    case 42: return a->run.workspace = a->out[0].data, FSA_OVERLAP;
-    case 43: return a->run.device = 2, FSA_DEVICE;
-    case 44: return a->run.stream = a, FSA_DEVICE;
-    case 45: return a->run.threads = -1, FSA_THREADS;
-    case 46: return a->run.threads = 1025, FSA_THREADS;
-    case 47: return a->run.flags = 4, FSA_FLAG;
-    case 48: return a->run.bytes = 100, FSA_WORKSPACE;
-    case 49: return a->run.workspace = NULL, FSA_WORKSPACE;
-    case 50: return a->in[0].data = (void *)(UINTPTR_MAX - 15), FSA_SIZE;
-    case 51: return a->run.workspace = (void *)(UINTPTR_MAX - 15), FSA_WORKSPACE;
+    case 17: return *what = "p", a->no_problem = true, FSA_NULL;
+    case 18: return *what = "run", a->no_run = true, FSA_NULL;
+    case 19: return *what = "K", a->no_in = true, FSA_NULL;
+    case 20: return *what = "dQ", a->no_out = true, FSA_NULL;
+    case 21: return *what = "Q", a->in[0].data = NULL, FSA_NULL;
+    case 22: return *what = "V", a->in[2].data = NULL, FSA_NULL;
+    case 23: return *what = "dQ", a->out[0].data = NULL, FSA_NULL;
+    case 24: return *what = "kv_heads", a->p.kv_heads = 3, a->p.heads = 4, FSA_HEADS;
+    case 25: return *what = "dim", a->p.dim = FSA_MAX_DIM + 1, FSA_DIM;
+    case 26: return *what = "dtype", a->p.dtype = 3, FSA_DTYPE;
+    case 27: return *what = "dtype", a->p.dtype = -1, FSA_DTYPE;
+    case 28: return *what = "scale", a->p.scale = NAN, FSA_SCALE;
+    case 29: return *what = "scale", a->p.scale = -INFINITY, FSA_SCALE;
+    case 30: return *what = "K", a->in[1].seq = -8, FSA_STRIDE;
+    case 31: return *what = "K", a->in[1].seq = 7, FSA_STRIDE;
+    case 32: return *what = "V", a->in[2].head = 8, FSA_STRIDE;
+    case 33: return *what = "dQ", a->out[0].batch = 0, FSA_STRIDE;
+    case 34: return *what = "Q", a->in[0].batch = INT64_MAX, FSA_STRIDE;
+    case 35: return *what = "Q", a->in[0].head = (int64_t)1 << 46, a->in[0].batch = (int64_t)1 << 48, FSA_SIZE;
+    case 36: return *what = "Q", a->in[0].data = (char *)a->in[0].data + 1, FSA_ALIGNMENT;
+    case 37: return *what = "dQ", a->out[0].data = (char *)a->out[0].data + 1, FSA_ALIGNMENT;
+    case 38: return *what = "lse", a->lse = (float *)((char *)a->lse + 2), FSA_ALIGNMENT;
+    case 39: return *what = "dQ", a->out[0].data = (void *)a->in[0].data, FSA_OVERLAP;
+    case 40: return *what = "dQ", a->out[0].data = (char *)a->in[2].data + 2 * (ELEMENTS - 1), FSA_OVERLAP;
+    case 41: return *what = "workspace", a->run.workspace = (void *)a->in[1].data, FSA_OVERLAP;
+    case 42: return *what = "workspace", a->run.workspace = a->out[0].data, FSA_OVERLAP;
+    case 43: return *what = "device", a->run.device = 2, FSA_DEVICE;
+    case 44: return *what = "stream", a->run.stream = a, FSA_DEVICE;
+    case 45: return *what = "threads", a->run.threads = -1, FSA_THREADS;
+    case 46: return *what = "threads", a->run.threads = 1025, FSA_THREADS;
+    case 47: return *what = "flags", a->run.flags = 4, FSA_FLAG;
+    case 48: return *what = "workspace", a->run.bytes = 100, FSA_WORKSPACE;
+    case 49: return *what = "workspace", a->run.workspace = NULL, FSA_WORKSPACE;
+    case 50: return *what = "Q", a->in[0].data = (void *)(UINTPTR_MAX - 15), FSA_SIZE;
+    case 51: return *what = "workspace", a->run.workspace = (void *)(UINTPTR_MAX - 15), FSA_WORKSPACE;
     }
     *of = 1 << DECODE;
     switch (i) {
-    case 52: return a->no_cache = true, FSA_NULL;
-    case 53: return a->lengths[1] = 25, FSA_PAGE;
-    case 54: return a->lengths[0] = -1, FSA_PAGE;
-    case 55: return a->cache.table = a->table, a->cache.page = 0, FSA_SIZE;
-    case 56: return a->cache.table = a->table, a->cache.pool = 0, FSA_SIZE;
-    case 57: return a->cache.table = a->table, a->cache.most = 1, FSA_SIZE;
-    case 58: return a->cache.table = a->table, a->cache.most = INT64_MAX, FSA_SIZE;
-    case 59: return a->cache.table = a->table, a->table[3] = 2, FSA_PAGE;
-    case 60: return a->cache.table = a->table, a->table[2] = -1, FSA_PAGE;
-    case 61: return a->cache.table = a->table, a->in[1].seq = 9, a->in[1].head = 108, a->in[1].batch = 216, FSA_STRIDE;
-    case 62: return a->cache.seqlens = (int32_t *)((char *)a->lengths + 1), FSA_ALIGNMENT;
-    case 63: return a->cache.table = (int32_t *)((char *)a->table + 1), FSA_ALIGNMENT;
-    case 64: return a->lse = (float *)a->lengths, FSA_OVERLAP;
+    case 52: return *what = "cache", a->no_cache = true, FSA_NULL;
+    case 53: return *what = "seqlens", a->lengths[1] = 25, FSA_PAGE;
+    case 54: return *what = "seqlens", a->lengths[0] = -1, FSA_PAGE;
+    case 55: return *what = "page", a->cache.table = a->table, a->cache.page = 0, FSA_SIZE;
+    case 56: return *what = "pool", a->cache.table = a->table, a->cache.pool = 0, FSA_SIZE;
+    case 57: return *what = "most", a->cache.table = a->table, a->cache.most = 1, FSA_SIZE;
+    case 58: return *what = "most", a->cache.table = a->table, a->cache.most = INT64_MAX, FSA_SIZE;
+    case 59: return *what = "table", a->cache.table = a->table, a->table[3] = 2, FSA_PAGE;
+    case 60: return *what = "table", a->cache.table = a->table, a->table[2] = -1, FSA_PAGE;
+    case 61: a->in[1].seq = 9, a->in[1].head = 108, a->in[1].batch = 216;
+        return *what = "K", a->cache.table = a->table, FSA_STRIDE;
+    case 62: return *what = "seqlens", a->cache.seqlens = (int32_t *)((char *)a->lengths + 1), FSA_ALIGNMENT;
+    case 63: return *what = "table", a->cache.table = (int32_t *)((char *)a->table + 1), FSA_ALIGNMENT;
+    case 64: return *what = "lse", a->lse = (float *)a->lengths, FSA_OVERLAP;
     }
     *of = 1 << BACKWARD;
     switch (i) {
-    case 65: return a->lse = NULL, FSA_NULL;
-    case 66: return a->dlse = (float *)((char *)a->dlse + 1), FSA_ALIGNMENT;
-    case 67: return a->out[1].data = a->out[2].data, FSA_OVERLAP;
-    case 68: return a->out[2].data = (void *)a->in[3].data, FSA_OVERLAP;
-    case 69: return a->in[4].seq = 4, FSA_STRIDE;
-    case 70: return a->out[1].data = (char *)a->out[0].data + 64, FSA_OVERLAP;
+    case 65: return *what = "lse", a->lse = NULL, FSA_NULL;
+    case 66: return *what = "dlse", a->dlse = (float *)((char *)a->dlse + 1), FSA_ALIGNMENT;
+    case 67: return *what = "dK", a->out[1].data = a->out[2].data, FSA_OVERLAP;
+    case 68: return *what = "dV", a->out[2].data = (void *)a->in[3].data, FSA_OVERLAP;
+    case 69: return *what = "dO", a->in[4].seq = 4, FSA_STRIDE;
+    case 70: return *what = "dQ", a->out[1].data = (char *)a->out[0].data + 64, FSA_OVERLAP;
     }
     return FSA_OK;
 }
@@ -537,7 +541,8 @@ START_TEST(test_what_is_refused)
         a.cache.seqlens = a.lengths;
         a.run = (struct fsa_run){ .workspace = t[9].data, .bytes = t[9].bytes, .threads = 2 };
         int of;
-        enum fsa_status want = spoil(&a, i, &of);
+        const char *what;
+        enum fsa_status want = spoil(&a, i, &of, &what);
         if (a.cache.table) { /* pages of twelve keys */
             for (int j = 1; j < 3; j++)
                 if (a.in[j].seq == 8)
@@ -554,6 +559,8 @@ START_TEST(test_what_is_refused)
             enum fsa_status got = do_all(&a, function, &run);
             REQUIRE(got == want, "case %d of function %d: %s, not %s", i, function, fsa_words((int32_t)got),
                     fsa_words((int32_t)want));
+            const char *wrong = function != BACKWARD && strcmp(what, "dQ") == 0 ? "O" : what;
+            REQUIRE(a.no_run || strcmp(run.what, wrong) == 0, "case %d of function %d: %s, not %s", i, function, run.what, wrong);
             for (int j = 0; j < 10; j++)
                 for (size_t byte = 0; byte < t[j].bytes; byte++)
                     REQUIRE(((unsigned char *)t[j].data)[byte] == 0xff, "case %d of function %d: tensor %d was written", i,

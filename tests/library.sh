@@ -23,7 +23,7 @@ files() { (cd "$1" && find . ! -type d | sort); }
 is "$(files "$work/usr")" "./include/from_softmax.h
 ./lib/libfrom_softmax.a
 ./lib/libfrom_softmax.so
-./lib/libfrom_softmax.so.1
+./lib/libfrom_softmax.so.2
 ./lib/pkgconfig/from_softmax.pc
 ./share/from_softmax/from_softmax.py
 ./share/from_softmax/from_softmax_torch.py" "what is installed"

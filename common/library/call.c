@@ -93,25 +93,30 @@ bool ran_out(void)
 
 /* ---- a call */
 
-void fail(struct call *c, bool failed, enum fsa_status status)
+void fail(struct call *c, bool failed, enum fsa_status status, const char *what)
 {
-    if (failed && c->status == FSA_OK)
-        c->status = status;
+    if (!failed || c->status)
+        return;
+    c->status = status;
+    if (c->run)
+        c->run->what = what;
 }
 
 struct call begin(struct fsa_run *run, int32_t dtype)
 {
     struct call c = { .run = run, .dtype = (enum dtype)dtype, .others = threads_of_openmp() };
-    fail(&c, !run, FSA_NULL);
-    fail(&c, dtype < FSA_FP32 || dtype > FSA_BF16, FSA_DTYPE);
+    fail(&c, !run, FSA_NULL, "run");
     if (!run)
         return c;
+    run->needed = 0;
+    run->what = NULL;
+    fail(&c, dtype < FSA_FP32 || dtype > FSA_BF16, FSA_DTYPE, "dtype");
     if (run->device == FSA_GPU)
         c.gpu = gpu_here();
-    fail(&c, !c.gpu && (run->device != FSA_CPU || run->stream), FSA_DEVICE);
-    fail(&c, run->threads < 0 || run->threads > MOST_THREADS, FSA_THREADS);
-    fail(&c, run->flags & ~(FSA_ASK | FSA_KEPT), FSA_FLAG);
-    run->needed = 0;
+    fail(&c, !c.gpu && run->device != FSA_CPU, FSA_DEVICE, "device");
+    fail(&c, !c.gpu && run->stream, FSA_DEVICE, "stream");
+    fail(&c, run->threads < 0 || run->threads > MOST_THREADS, FSA_THREADS, "threads");
+    fail(&c, run->flags & ~(FSA_ASK | FSA_KEPT), FSA_FLAG, "flags");
     here.threads = run->threads > 0 ? run->threads : c.others < MOST_THREADS ? c.others : MOST_THREADS;
     here.failed = false;
     c.base = ((uintptr_t)run->workspace + PLACE - 1) / PLACE * PLACE;
@@ -165,50 +170,50 @@ static void check_tensor(struct call *c, struct tensor *t)
 {
     int64_t bytes = (int64_t)element_bytes(t->dtype);
     for (int i = 0; i < 4; i++)
-        fail(c, t->n[i] < 1 || t->n[i] > MOST_BYTES, FSA_SIZE);
-    fail(c, !t->data && !only_asks(c), FSA_NULL);
-    fail(c, (uintptr_t)t->data % (uintptr_t)bytes != 0, FSA_ALIGNMENT);
+        fail(c, t->n[i] < 1 || t->n[i] > MOST_BYTES, FSA_SIZE, t->name);
+    fail(c, !t->data && !only_asks(c), FSA_NULL, t->name);
+    fail(c, (uintptr_t)t->data % (uintptr_t)bytes != 0, FSA_ALIGNMENT, t->name);
     if (c->status)
         return;
     for (int i = 0; i < 3; i++)
-        fail(c, t->n[i] > 1 && t->stride[i] < 0, FSA_STRIDE);
-    fail(c, !fill_strides(t), FSA_SIZE);
-    fail(c, !c->status && !lies_well(t), FSA_STRIDE);
-    fail(c, t->extent > MOST_BYTES / bytes, FSA_SIZE);
-    fail(c, (uintptr_t)t->data + (uintptr_t)t->extent * (uintptr_t)bytes < (uintptr_t)t->data, FSA_SIZE);
+        fail(c, t->n[i] > 1 && t->stride[i] < 0, FSA_STRIDE, t->name);
+    fail(c, !fill_strides(t), FSA_SIZE, t->name);
+    fail(c, !c->status && !lies_well(t), FSA_STRIDE, t->name);
+    fail(c, t->extent > MOST_BYTES / bytes, FSA_SIZE, t->name);
+    fail(c, (uintptr_t)t->data + (uintptr_t)t->extent * (uintptr_t)bytes < (uintptr_t)t->data, FSA_SIZE, t->name);
 }
 
-struct tensor *tensor(struct call *c, const void *data, const int64_t stride[3], struct sizes n, bool written)
+struct tensor *tensor(struct call *c, const char *name, const void *data, const int64_t stride[3], struct sizes n, bool written)
 {
     struct tensor *t = &c->tensor[c->count++];
-    *t = (struct tensor){ .data = (char *)data, .dense = (char *)data, .dtype = c->dtype, .as = c->dtype, .dim = n.dim,
+    *t = (struct tensor){ .name = name, .data = (char *)data, .dense = (char *)data, .dtype = c->dtype, .as = c->dtype,
                           .n = { n.batch, n.heads, n.seq, n.dim }, .stride = { stride[0], stride[1], stride[2] },
-                          .written = written };
+                          .dim = n.dim, .written = written };
     if (!c->status)
         check_tensor(c, t);
     return t;
 }
 
-void input(struct call *c, const struct fsa_in *in, struct sizes n)
+void input(struct call *c, const char *name, const struct fsa_in *in, struct sizes n)
 {
-    fail(c, !in, FSA_NULL);
+    fail(c, !in, FSA_NULL, name);
     if (in)
-        tensor(c, in->data, (int64_t[]){ in->batch, in->head, in->seq }, n, false);
+        tensor(c, name, in->data, (int64_t[]){ in->batch, in->head, in->seq }, n, false);
 }
 
-void output(struct call *c, const struct fsa_out *out, struct sizes n)
+void output(struct call *c, const char *name, const struct fsa_out *out, struct sizes n)
 {
-    fail(c, !out, FSA_NULL);
+    fail(c, !out, FSA_NULL, name);
     if (out)
-        tensor(c, out->data, (int64_t[]){ out->batch, out->head, out->seq }, n, true);
+        tensor(c, name, out->data, (int64_t[]){ out->batch, out->head, out->seq }, n, true);
 }
 
-void numbers(struct call *c, const void *data, struct sizes n, bool written)
+void numbers(struct call *c, const char *name, const void *data, struct sizes n, bool written)
 {
     enum dtype dtype = c->dtype;
     c->dtype = FP32;
     if (data)
-        tensor(c, data, (int64_t[3]){ 0 }, n, written);
+        tensor(c, name, data, (int64_t[3]){ 0 }, n, written);
     c->dtype = dtype;
 }
 
@@ -249,10 +254,9 @@ void check_overlaps(struct call *c, bool in_place)
             const struct tensor *a = &c->tensor[i], *b = &c->tensor[j];
             if (!a->written || i == j || !a->data || !b->data)
                 continue;
-            if (b->written)
-                fail(c, a->data == b->data || inside(a, b), FSA_OVERLAP);
-            else
-                fail(c, overlap(a->data, bytes_of(a), b->data, bytes_of(b)) && !(in_place && same_place(a, b)), FSA_OVERLAP);
+            bool fine = b->written ? a->data != b->data && !inside(a, b)
+                                   : !overlap(a->data, bytes_of(a), b->data, bytes_of(b)) || (in_place && same_place(a, b));
+            fail(c, !fine, FSA_OVERLAP, a->name);
         }
 }
 
@@ -261,7 +265,7 @@ void check_overlaps(struct call *c, bool in_place)
 void *reserve(struct call *c, size_t bytes)
 {
     size_t whole = (bytes + PLACE - 1) / PLACE * PLACE, at = c->used;
-    fail(c, whole < bytes || whole > SIZE_MAX / 2 - c->used, FSA_SIZE);
+    fail(c, whole < bytes || whole > SIZE_MAX / 2 - c->used, FSA_SIZE, "workspace");
     if (!c->status)
         c->used += whole;
     return (void *)(c->base + at);
@@ -349,10 +353,10 @@ bool start(struct call *c, size_t bytes, bool counts)
     run->needed = c->used ? c->used + PLACE - 1 : 0;
     if (run->flags & FSA_ASK)
         return false;
-    fail(c, run->needed && (!run->workspace || run->bytes < run->needed), FSA_WORKSPACE);
-    fail(c, run->needed && (uintptr_t)run->workspace + run->needed < run->needed, FSA_WORKSPACE);
+    fail(c, run->needed && (!run->workspace || run->bytes < run->needed), FSA_WORKSPACE, "workspace");
+    fail(c, run->needed && (uintptr_t)run->workspace + run->needed < run->needed, FSA_WORKSPACE, "workspace");
     for (int i = 0; i < c->count && run->needed; i++)
-        fail(c, overlap(run->workspace, run->needed, c->tensor[i].data, bytes_of(&c->tensor[i])), FSA_OVERLAP);
+        fail(c, overlap(run->workspace, run->needed, c->tensor[i].data, bytes_of(&c->tensor[i])), FSA_OVERLAP, "workspace");
     if (c->status)
         return false;
     c->memory = memory;
@@ -372,9 +376,9 @@ enum fsa_status finish(struct call *c)
 {
     copy_all(c, true);
     if (c->gpu) {
-        fail(c, !gpu_is_well(), FSA_LAUNCH);
+        fail(c, !gpu_is_well(), FSA_LAUNCH, "device");
     } else {
-        fail(c, here.failed, FSA_WORKSPACE);
+        fail(c, here.failed, FSA_WORKSPACE, "workspace");
         take_threads(c->others);
     }
     return c->status;

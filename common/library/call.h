@@ -22,6 +22,7 @@ struct sizes {
 };
 
 struct tensor {
+    const char *name;              /* as from_softmax.h calls it */
     char *data, *dense;            /* the caller's, and where the step finds it */
     int64_t n[4], stride[3];       /* batch, heads, seq, dim; of the first three, 0 where there is but one */
     int64_t dim;                   /* the step's: a GPU's may want more, which are zeros */
@@ -46,17 +47,17 @@ struct call {
 };
 
 struct call begin(struct fsa_run *run, int32_t dtype);
-void fail(struct call *c, bool failed, enum fsa_status status);
+void fail(struct call *c, bool failed, enum fsa_status status, const char *what); /* what: as in struct fsa_run */
 bool only_asks(const struct call *c); /* then data may be NULL */
 
 /* ---- tensors */
 
 /* One more tensor, with these strides of batch, head and seq. Returns it, whether it is well or not. */
-struct tensor *tensor(struct call *c, const void *data, const int64_t stride[3], struct sizes n, bool written);
-void input(struct call *c, const struct fsa_in *in, struct sizes n);
-void output(struct call *c, const struct fsa_out *out, struct sizes n);
+struct tensor *tensor(struct call *c, const char *name, const void *data, const int64_t stride[3], struct sizes n, bool written);
+void input(struct call *c, const char *name, const struct fsa_in *in, struct sizes n);
+void output(struct call *c, const char *name, const struct fsa_out *out, struct sizes n);
 /* Numbers of 4 bytes, dense: an lse, a table. NULL: there are none, and that is well. */
-void numbers(struct call *c, const void *data, struct sizes n, bool written);
+void numbers(struct call *c, const char *name, const void *data, struct sizes n, bool written);
 /* No input may lie where an output does, but, in place, exactly there. */
 void check_overlaps(struct call *c, bool in_place);
 bool is_dense(const struct tensor *t);

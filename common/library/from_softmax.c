@@ -17,9 +17,9 @@
 /* ---- softmax: step 07, step 09 where threads share rows, and step 29 */
 
 /* The first tensor is written. */
-static struct tensor *rows_of(struct call *c, const void *data, int64_t stride, int64_t rows, int64_t cols)
+static struct tensor *rows_of(struct call *c, const char *name, const void *data, int64_t stride, int64_t rows, int64_t cols)
 {
-    return tensor(c, data, (int64_t[]){ 0, 0, stride }, (struct sizes){ 1, 1, rows, cols }, c->count == 0);
+    return tensor(c, name, data, (int64_t[]){ 0, 0, stride }, (struct sizes){ 1, 1, rows, cols }, c->count == 0);
 }
 
 static void *row_of(const struct tensor *t, int64_t row)
@@ -69,8 +69,8 @@ enum fsa_status fsa_softmax(void *y, int64_t y_stride, const void *x, int64_t x_
                             struct fsa_run *run)
 {
     struct call c = begin(run, dtype);
-    rows_of(&c, y, y_stride, rows, cols);
-    rows_of(&c, x, x_stride, rows, cols);
+    rows_of(&c, "y", y, y_stride, rows, cols);
+    rows_of(&c, "x", x, x_stride, rows, cols);
     check_overlaps(&c, true);
     if (c.status)
         return c.status;
@@ -91,7 +91,7 @@ enum fsa_status fsa_softmax(void *y, int64_t y_stride, const void *x, int64_t x_
         softmax_rows(&c, shared, rows * t / threads, rows * (t + 1) / threads, (char *)c.memory + each * (size_t)t, each);
         failed = failed || ran_out();
     }
-    fail(&c, failed, FSA_WORKSPACE);
+    fail(&c, failed, FSA_WORKSPACE, "workspace");
     return finish(&c);
 }
 
@@ -99,8 +99,8 @@ enum fsa_status fsa_softmax_backward(void *dx, int64_t dx_stride, const void *y,
                                      int64_t dy_stride, int64_t rows, int64_t cols, int32_t dtype, struct fsa_run *run)
 {
     struct call c = begin(run, dtype);
-    const struct tensor *to = rows_of(&c, dx, dx_stride, rows, cols), *of_y = rows_of(&c, y, y_stride, rows, cols),
-                        *of_dy = rows_of(&c, dy, dy_stride, rows, cols);
+    const struct tensor *to = rows_of(&c, "dx", dx, dx_stride, rows, cols), *of_y = rows_of(&c, "y", y, y_stride, rows, cols),
+                        *of_dy = rows_of(&c, "dy", dy, dy_stride, rows, cols);
     check_overlaps(&c, true);
     if (!c.status && c.gpu)
         return softmax_backward_on_gpu(&c);
@@ -131,25 +131,33 @@ static struct sizes of_keys(const struct call *c)
 }
 
 /* (batch, heads, seq_q) */
-static void number_each_query(struct call *c, const void *data, bool written)
+static void number_each_query(struct call *c, const char *name, const void *data, bool written)
 {
-    numbers(c, data, (struct sizes){ 1, c->p.batch, c->p.heads, c->p.seq_q }, written);
+    numbers(c, name, data, (struct sizes){ 1, c->p.batch, c->p.heads, c->p.seq_q }, written);
+}
+
+static void check_size(struct call *c, const char *name, int64_t size)
+{
+    fail(c, size < 1 || size > MOST_BYTES, FSA_SIZE, name);
 }
 
 /* The call and its problem, which is not read where it is NULL. */
 static struct call begin_attention(const struct fsa_problem *p, struct fsa_run *run)
 {
     struct call c = begin(run, p ? p->dtype : FSA_FP32);
-    fail(&c, !p, FSA_NULL);
+    fail(&c, !p, FSA_NULL, "p");
     if (c.status)
         return c;
     c.p = (struct attention){ p->batch, p->heads, p->kv_heads, p->seq_q, p->seq_k, p->dim, p->causal != 0, p->scale };
-    const int64_t sizes[] = { p->batch, p->heads, p->kv_heads, p->seq_q, p->seq_k, p->dim };
-    for (int i = 0; i < 6; i++)
-        fail(&c, sizes[i] < 1 || sizes[i] > MOST_BYTES, FSA_SIZE);
-    fail(&c, !c.status && p->heads % p->kv_heads != 0, FSA_HEADS);
-    fail(&c, p->dim > FSA_MAX_DIM, FSA_DIM);
-    fail(&c, !isfinite(p->scale), FSA_SCALE);
+    check_size(&c, "batch", p->batch);
+    check_size(&c, "heads", p->heads);
+    check_size(&c, "kv_heads", p->kv_heads);
+    check_size(&c, "seq_q", p->seq_q);
+    check_size(&c, "seq_k", p->seq_k);
+    check_size(&c, "dim", p->dim);
+    fail(&c, !c.status && p->heads % p->kv_heads != 0, FSA_HEADS, "kv_heads");
+    fail(&c, p->dim > FSA_MAX_DIM, FSA_DIM, "dim");
+    fail(&c, !isfinite(p->scale), FSA_SCALE, "scale");
     return c;
 }
 
@@ -203,10 +211,10 @@ static void check_cache(struct call *c, struct decoding *d)
     d->pages.keys = g->seqlens ? 0 : c->p.batch * c->p.seq_k;
     for (int64_t b = 0; b < c->p.batch && !c->status && (g->seqlens || g->table); b++) {
         int64_t keys = length(d, c, b);
-        fail(c, keys < 0 || keys > c->p.seq_k, FSA_PAGE);
+        fail(c, keys < 0 || keys > c->p.seq_k, FSA_PAGE, "seqlens");
         d->pages.keys += g->seqlens ? keys : 0;
         for (int64_t i = 0; g->table && !c->status && i * g->page < keys; i++)
-            fail(c, g->table[b * g->most + i] < 0 || g->table[b * g->most + i] >= g->pool, FSA_PAGE);
+            fail(c, g->table[b * g->most + i] < 0 || g->table[b * g->most + i] >= g->pool, FSA_PAGE, "table");
     }
 }
 
@@ -220,8 +228,8 @@ static void plan_keys(struct call *c, struct decoding *d)
     if (d->plain || (find_layout(&d->layout, k, paged) && find_layout(&of_v, v, paged) && d->layout.size == of_v.size &&
                      d->layout.batch == of_v.batch && d->layout.key == of_v.key))
         return;
-    fail(c, paged, FSA_STRIDE);
-    fail(c, c->p.batch > INT32_MAX, FSA_SIZE);
+    fail(c, paged, FSA_STRIDE, "K");
+    fail(c, c->p.batch > INT32_MAX, FSA_SIZE, "batch");
     d->plain = one_length;
     d->layout = (struct layout){ c->p.seq_k, 1, 0 };
     use(c, K, 2, c->dtype);
@@ -264,7 +272,8 @@ static enum fsa_status decode(struct call *c, float *lse, const struct fsa_cache
     struct decoding d = { .cache = *cache };
     struct attention p = c->p;
     void **at = c->at;
-    fail(c, p.batch * p.heads > MOST_QUERIES / p.seq_q || p.seq_k > INT32_MAX, FSA_SIZE);
+    fail(c, p.batch * p.heads > MOST_QUERIES / p.seq_q, FSA_SIZE, "seq_q");
+    fail(c, p.seq_k > INT32_MAX, FSA_SIZE, "seq_k");
     if (c->status)
         return c->status;
     plan_keys(c, &d);
@@ -293,24 +302,26 @@ enum fsa_status fsa_decode(const struct fsa_problem *p, const struct fsa_out *ou
                            const struct fsa_in *k, const struct fsa_in *v, const struct fsa_cache *cache, struct fsa_run *run)
 {
     struct call c = begin_attention(p, run);
-    fail(&c, !cache, FSA_NULL);
+    fail(&c, !cache, FSA_NULL, "cache");
     if (c.status)
         return c.status;
     struct sizes keys = of_keys(&c);
     if (cache->table) {
-        fail(&c, cache->page < 1 || cache->pool < 1 || cache->most < 1 || cache->page > MOST_BYTES, FSA_SIZE);
-        fail(&c, !c.status && cache->most < (c.p.seq_k + cache->page - 1) / cache->page, FSA_SIZE);
+        check_size(&c, "page", cache->page);
+        check_size(&c, "pool", cache->pool);
+        check_size(&c, "most", cache->most);
+        fail(&c, !c.status && cache->most < (c.p.seq_k + cache->page - 1) / cache->page, FSA_SIZE, "most");
         keys.batch = cache->pool, keys.seq = cache->page;
     }
-    output(&c, out, of_queries(&c));
-    input(&c, q, of_queries(&c));
-    input(&c, k, keys);
-    input(&c, v, keys);
-    number_each_query(&c, lse, true);
-    numbers(&c, cache->seqlens, (struct sizes){ 1, 1, 1, c.p.batch }, false);
-    numbers(&c, cache->table, (struct sizes){ 1, 1, c.p.batch, cache->most }, false);
+    output(&c, "O", out, of_queries(&c));
+    input(&c, "Q", q, of_queries(&c));
+    input(&c, "K", k, keys);
+    input(&c, "V", v, keys);
+    number_each_query(&c, "lse", lse, true);
+    numbers(&c, "seqlens", cache->seqlens, (struct sizes){ 1, 1, 1, c.p.batch }, false);
+    numbers(&c, "table", cache->table, (struct sizes){ 1, 1, c.p.batch, cache->most }, false);
     check_overlaps(&c, false);
-    fail(&c, c.gpu && (cache->table || cache->seqlens), FSA_UNSUPPORTED);
+    fail(&c, c.gpu && (cache->table || cache->seqlens), FSA_UNSUPPORTED, cache->table ? "table" : "seqlens");
     if (c.status)
         return c.status;
     return c.gpu ? attention_on_gpu(&c, lse) : decode(&c, lse, cache);
@@ -322,11 +333,11 @@ enum fsa_status fsa_attention(const struct fsa_problem *p, const struct fsa_out 
     static const struct fsa_cache all;
     struct call c = begin_attention(p, run);
     void **at = c.at;
-    output(&c, out, of_queries(&c));
-    input(&c, q, of_queries(&c));
-    input(&c, k, of_keys(&c));
-    input(&c, v, of_keys(&c));
-    number_each_query(&c, lse, true);
+    output(&c, "O", out, of_queries(&c));
+    input(&c, "Q", q, of_queries(&c));
+    input(&c, "K", k, of_keys(&c));
+    input(&c, "V", v, of_keys(&c));
+    number_each_query(&c, "lse", lse, true);
     check_overlaps(&c, false);
     if (c.status)
         return c.status;
@@ -348,17 +359,17 @@ enum fsa_status fsa_attention_backward(const struct fsa_problem *p, const struct
 {
     struct call c = begin_attention(p, run);
     void **t = c.at;
-    fail(&c, !lse && !only_asks(&c), FSA_NULL);
-    output(&c, dQ, of_queries(&c));
-    output(&c, dK, of_keys(&c));
-    output(&c, dV, of_keys(&c));
-    input(&c, q, of_queries(&c));
-    input(&c, k, of_keys(&c));
-    input(&c, v, of_keys(&c));
-    input(&c, o, of_queries(&c));
-    input(&c, dO, of_queries(&c));
-    number_each_query(&c, lse, false);
-    number_each_query(&c, dlse, false);
+    fail(&c, !lse && !only_asks(&c), FSA_NULL, "lse");
+    output(&c, "dQ", dQ, of_queries(&c));
+    output(&c, "dK", dK, of_keys(&c));
+    output(&c, "dV", dV, of_keys(&c));
+    input(&c, "Q", q, of_queries(&c));
+    input(&c, "K", k, of_keys(&c));
+    input(&c, "V", v, of_keys(&c));
+    input(&c, "O", o, of_queries(&c));
+    input(&c, "dO", dO, of_queries(&c));
+    number_each_query(&c, "lse", lse, false);
+    number_each_query(&c, "dlse", dlse, false);
     check_overlaps(&c, false);
     if (c.status)
         return c.status;

@@ -3,8 +3,8 @@
  * says what the functions promise, what they cost, and what they do not do.
  *
  * No function allocates memory, prints, ends the process or keeps anything from call to call. Each checks all that it is given
- * and returns a status: unless that is FSA_OK, nothing was written but run->needed. Any thread may call, at any time, with a
- * fsa_run and a workspace of its own.
+ * and returns a status: unless that is FSA_OK, nothing was written but run->needed and run->what. Any thread may call, at any
+ * time, with a fsa_run and a workspace of its own.
  */
 #ifndef FROM_SOFTMAX_H
 #define FROM_SOFTMAX_H
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FSA_VERSION "1.1" /* of this header; fsa_version() is the library's. Another number before the point: another interface */
+#define FSA_VERSION "2.0" /* of this header; fsa_version() is the library's. Another number before the point: another interface */
 #define FSA_MAX_DIM 256   /* of a head */
 #define FSA_API __attribute__((visibility("default")))
 
@@ -57,6 +57,8 @@ struct fsa_run {
     size_t bytes;     /* of it */
     size_t needed;    /* set by the call: the bytes that it needs, 0 if it is refused. The same arguments, lengths of a cache
                          among them, and threads need the same */
+    const char *what; /* set by the call: of a status that is not FSA_OK, which argument is wrong, as it is named here, "K" or
+                         "seq_k"; otherwise NULL */
 };
 
 /*

@@ -30,7 +30,8 @@ def _find():
 
 class Run(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in ("device", "threads", "flags")] + [
-        ("stream", ctypes.c_void_p), ("workspace", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("needed", ctypes.c_size_t)]
+        ("stream", ctypes.c_void_p), ("workspace", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("needed", ctypes.c_size_t),
+        ("what", ctypes.c_char_p)]
 
 
 class Tensor(ctypes.Structure):
@@ -50,11 +51,11 @@ class Cache(ctypes.Structure):
 
 
 class Error(ValueError):
-    """What the library refused: .status is its enum fsa_status."""
+    """What the library refused: .status is its enum fsa_status, .what the argument that is wrong, as from_softmax.h names it."""
 
-    def __init__(self, status):
-        super().__init__(_library.fsa_words(status).decode())
-        self.status = status
+    def __init__(self, status, what):
+        super().__init__("%s: %s" % (what, _library.fsa_words(status).decode()))
+        self.status, self.what = status, what
 
 
 _library = ctypes.CDLL(_find())
@@ -91,7 +92,7 @@ def _call(function, *args, threads, like):
         run.workspace, run.bytes = ctypes.addressof(memory), run.needed
         status = function(*args, run)
     if status:
-        raise Error(status)
+        raise Error(status, run.what.decode())
 
 
 def _call_on_gpu(function, args, device):
@@ -105,7 +106,7 @@ def _call_on_gpu(function, args, device):
             run.workspace, run.bytes = memory.data_ptr(), run.needed
             status = function(*args, run)
     if status:
-        raise Error(status)
+        raise Error(status, run.what.decode())
 
 
 # ---- arrays of either kind

@@ -24,7 +24,7 @@ static void use_rows(struct call *c, enum dtype as)
     for (int i = 0; i < c->count && !c->status; i++) {
         const struct tensor *t = &c->tensor[i];
         fine = fine && is_dense(t) && ((uintptr_t)t->data - (uintptr_t)c->tensor[0].data) % PACK == 0;
-        fail(c, t->n[2] > MOST_ROWS, FSA_SIZE);
+        fail(c, t->n[2] > MOST_ROWS, FSA_SIZE, "rows");
     }
     for (int i = 0; i < c->count && !c->status && !fine; i++)
         use_copy(c, &c->tensor[i], as, c->tensor[i].n[3]);
@@ -136,7 +136,8 @@ static bool start_step(struct call *c, const struct gpu_step *s, int count)
     enum dtype as = has_type(s, c->dtype) ? c->dtype : FP32;
     struct attention *p = &c->p;
     p->dim = !s->tiles ? p->dim : p->dim <= 64 ? 64 : 128;
-    fail(c, p->batch * p->heads > MOST_QUERIES / p->seq_q || p->batch * p->kv_heads > MOST_QUERIES / p->seq_k, FSA_SIZE);
+    fail(c, p->batch * p->heads > MOST_QUERIES / p->seq_q, FSA_SIZE, "seq_q");
+    fail(c, p->batch * p->kv_heads > MOST_QUERIES / p->seq_k, FSA_SIZE, "seq_k");
     for (int i = 0; i < count && !c->status; i++) {
         struct tensor *t = &c->tensor[i];
         if (!(t->dtype == as && t->n[3] == p->dim && (uintptr_t)t->data % PACK == 0 &&
