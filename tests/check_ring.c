@@ -342,6 +342,18 @@ START_TEST(test_copies_by_mpirun)
 }
 END_TEST
 
+START_TEST(test_times_that_are_none)
+{
+    static const char *const texts[] = { "abc", "5s", "0", "-1", "nan", "1e9" };
+    setenv("RING_TIMEOUT", "", 1); /* as if it were not there */
+    ring_join("", 0);
+    setenv("RING_TIMEOUT", "0.5", 1);
+    ring_join("", 0);
+    setenv("RING_TIMEOUT", texts[_i], 1);
+    ring_join("", 0);
+}
+END_TEST
+
 Suite *ring_suite(void)
 {
     Suite *suite = suite_create("ring");
@@ -367,6 +379,7 @@ Suite *ring_suite(void)
     tcase_set_timeout(wrong, 60);
     tcase_add_loop_test(wrong, test_faults, 0, sizeof faults / sizeof faults[0]);
     tcase_add_loop_exit_test(wrong, test_copies_by_mpirun, EXIT_FAILED, 0, 2);
+    tcase_add_loop_exit_test(wrong, test_times_that_are_none, EXIT_USAGE, 0, 6);
     suite_add_tcase(suite, wrong);
     return suite;
 }

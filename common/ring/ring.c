@@ -10,11 +10,12 @@
 
 #include "harness.h"
 
-#define REPEATS 20    /* of a rank on a GPU, whose clock is asked for */
-#define TIMEOUT 600   /* seconds */
-#define PATIENCE 1000 /* moments, before who waits sleeps between two looks */
-#define NAP 50000     /* ns */
-#define LONGEST 0.1   /* seconds of a nap that count: who was stopped (SIGSTOP) blames nobody for the time */
+#define REPEATS 20         /* of a rank on a GPU, whose clock is asked for */
+#define TIMEOUT 600        /* seconds, */
+#define MOST_SECONDS 86400 /* and the most that may be asked for */
+#define PATIENCE 1000      /* moments, before who waits sleeps between two looks */
+#define NAP 50000          /* ns */
+#define LONGEST 0.1        /* seconds of a nap that count: who was stopped (SIGSTOP) blames nobody for the time */
 
 static const struct ring_transport *by = &ring_shared;
 static int ranks_wanted = 2;
@@ -46,6 +47,19 @@ void ring_travels_by(const struct ring_transport *transport)
     by = transport;
 }
 
+/* That a rank waits for another. */
+static double timeout_seconds(void)
+{
+    const char *asked = getenv("RING_TIMEOUT");
+    if (!asked || !*asked)
+        return TIMEOUT;
+    char *end;
+    double seconds = strtod(asked, &end);
+    if (*end || !(seconds > 0 && seconds <= MOST_SECONDS))
+        usage_error("RING_TIMEOUT '%.50s': seconds, more than 0 and at most %d, are allowed", asked, MOST_SECONDS);
+    return seconds;
+}
+
 /* Otherwise each would run alone, and say so many times what one says. */
 static void refuse_copies(void)
 {
@@ -62,6 +76,7 @@ void ring_join(const char *text, int ranks)
         most = by->join(text);
     if (ranks > most)
         usage_error("--ranks %d: mpirun has started %d", ranks, most);
+    timeout_seconds(); /* what is wrong with it is said now */
     if (ranks || by->join)
         ring_set_ranks(ranks ? ranks : most);
 }
@@ -414,12 +429,6 @@ void ring_rank(struct ring *r, ring_body *body)
 }
 
 /* ---- passing on */
-
-static double timeout_seconds(void)
-{
-    const char *asked = getenv("RING_TIMEOUT");
-    return asked && atof(asked) > 0 ? atof(asked) : TIMEOUT;
-}
 
 bool ring_patience(struct ring_wait *w)
 {
