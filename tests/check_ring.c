@@ -87,6 +87,21 @@ START_TEST(test_who_has_what)
 }
 END_TEST
 
+/* How many ranks there are does not matter: a copy engine whose rows begin in the middle of a line reads two lines for each. */
+START_TEST(test_tensors_begin_with_a_line)
+{
+    for (int ranks = 1; ranks <= 9; ranks++)
+        for (int i = 0; i < 4; i++) {
+            struct ring r = { .ranks = ranks, .held = 1 + i % 2, .p = { 1, 2, 1, 64 * ranks, 64 * ranks, 64, true, 1 },
+                              .gpu = i / 2, .dtype = i / 2 ? BF16 : FP32 };
+            ring_lay(&r, (char *)(intptr_t)4096);
+            const void *const tensors[] = { r.O, r.lse, r.Q, r.block, r.other, r.part_O, r.part_lse, r.sum, r.own };
+            for (size_t n = 0; n < sizeof tensors / sizeof tensors[0]; n++)
+                ck_assert_msg((uintptr_t)tensors[n] % 128 == 0, "%d ranks: tensor %d begins at %p", ranks, (int)n, tensors[n]);
+        }
+}
+END_TEST
+
 START_TEST(test_pieces_are_the_whole)
 {
     for (int64_t queries = 1; queries < 40; queries += 3)
@@ -361,6 +376,7 @@ Suite *ring_suite(void)
           *delays = tcase_create("delays"), *wrong = tcase_create("faults");
     tcase_add_test(cases, test_pieces_are_the_whole);
     tcase_add_test(cases, test_who_has_what);
+    tcase_add_test(cases, test_tensors_begin_with_a_line);
     suite_add_tcase(suite, cases);
     tcase_set_timeout(ranks, 60);
     tcase_add_checked_fixture(ranks, guard_pages, NULL);
