@@ -56,8 +56,8 @@ $B/tests/check_%.o $B/tests/main_%.o $B/tests/attention_%.o: ; \
     $(error the tests need Check, which is not here; `make setup` installs it)
 endif
 
-test: $B/libfrom_softmax.so
-test: $(PROGRAMS) $B/main_cpu $B/main_gpu ## every test; SUITE=merge or CASE=malformed runs one suite or case by name
+test-build: $(PROGRAMS) $B/main_cpu $B/main_gpu $B/libfrom_softmax.so
+test: test-build ## every test; SUITE=merge or CASE=malformed runs one suite or case by name
 	@B=$B SUITE=$(SUITE) CASE=$(CASE) tests/run.sh
 
 bug: ## the gallery of broken kernels; bug-3 shows number 3, and which check catches it
@@ -107,4 +107,4 @@ library-speed: $B/library_speed ## what a call of the library costs beside the s
 library-speed-gpu: $B/library_speed_gpu ## the same on a GPU, and how long a call takes the host
 	@$B/library_speed_gpu $(ARGS)
 
-.PHONY: test library-speed library-speed-gpu bug quiz mutants ablation delays older-gpus repairs sanitize fuzz
+.PHONY: test test-build library-speed library-speed-gpu bug quiz mutants ablation delays older-gpus repairs sanitize fuzz
