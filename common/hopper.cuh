@@ -68,6 +68,13 @@ static inline PFN_cuTensorMapEncodeTiled_v12000 map_encoder(void)
 #include OTHER_MAPS /* of the library, whose tensors may lie in other ways */
 #else
 typedef CUtensorMap tensor_map;
+typedef int map_head;
+
+/* A head, counted through all batches, as tma_load() takes it. */
+INLINE map_head head_of_map(const tensor_map *, int head)
+{
+    return head;
+}
 
 /*
  * A tensor (heads, rows, dim), as the copy engine sees it: (heads, dim / PANEL, rows, PANEL). A box is box_rows rows of all
@@ -222,9 +229,10 @@ template <int N>
 INLINE void load(ring<N> &r, uint32_t n, void *places, int bytes, const tensor_map *map, int row, int head, uint64_t hint)
 {
     uint32_t full = shared_address(&r.full[n % N]);
+    map_head at = head_of_map(map, head);
     wait_empty(r, n);
     mbarrier_arrive_expect(full, bytes);
-    tma_load(shared_address(places) + n % N * bytes, map, full, row, 0, head, hint);
+    tma_load(shared_address(places) + n % N * bytes, map, full, row, 0, at, hint);
 }
 
 /* Rings of queries, keys and values, of which each thing is let go `readers` times. By all threads, before anything else. */

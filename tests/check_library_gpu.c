@@ -168,15 +168,15 @@ static const struct attention shapes[] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-/* One call, held to what the step left in x. */
-static void check_attention(struct problem *x, enum layout queries, enum layout keys, enum layout values, int askew,
-                            const struct fsa_cache *cache)
+/* One call, held to what the step left in x. k: the sizes of x->k and x->v, which are perhaps a pool of pages. */
+static void check_attention(struct problem *x, struct sizes k, enum layout queries, enum layout keys, enum layout values,
+                            int askew, const struct fsa_cache *cache)
 {
     char what[200];
     snprintf(what, sizeof what, "%s, %d x %d, heads of %d, queries %s, keys %s, values %s, askew by %d", dtype_name(x->dtype),
              (int)x->p.seq_q, (int)x->p.seq_k, (int)x->p.dim, layout_names[queries], layout_names[keys], layout_names[values],
              askew);
-    struct sizes q = queries_of(&x->p), k = keys_of(&x->p), n[] = { q, q, k, k };
+    struct sizes q = queries_of(&x->p), n[] = { q, q, k, k };
     enum layout layouts[] = { queries, queries, keys, values };
     struct buffer *of[] = { &x->O, &x->q, &x->k, &x->v }, got = buffer_new(x->O.bytes, &cpu_device),
                   got_lse = buffer_new(x->lse.bytes, &cpu_device), lse = buffer_new(x->lse.bytes, &gpu_device);
@@ -216,10 +216,92 @@ START_TEST(test_attention_in_any_layout)
     by_step(&x);
     for (int keys = 0; keys < LAYOUTS; keys++)
         for (int i = 0; i < 2; i++)
-            check_attention(&x, (enum layout)((keys + 3 * i) % LAYOUTS), (enum layout)keys,
+            check_attention(&x, keys_of(&x.p), (enum layout)((keys + 3 * i) % LAYOUTS), (enum layout)keys,
                             (enum layout)((keys + 2 * i) % LAYOUTS), 0, i ? &all : NULL);
-    check_attention(&x, DENSE, DENSE, DENSE, 1, NULL);
-    check_attention(&x, BY_POSITION, BY_POSITION, BY_POSITION, 8, NULL);
+    check_attention(&x, keys_of(&x.p), DENSE, DENSE, DENSE, 1, NULL);
+    check_attention(&x, keys_of(&x.p), BY_POSITION, BY_POSITION, BY_POSITION, 8, NULL);
+    problem_free(&x);
+}
+END_TEST
+
+/* x->O and x->lse by step 28, each sequence a page, and told what the library can know of lengths, which are on the GPU. */
+static void by_step_28(struct problem *x, const int32_t *lengths)
+{
+    struct attention p = x->p;
+    struct buffer *of[] = { &x->O, &x->q, &x->k, &x->v }, lse = upload(&x->lse), device[4],
+                  iota = buffer_new((size_t)p.batch * sizeof(int32_t), &cpu_device);
+    for (int i = 0; i < p.batch; i++)
+        ((int32_t *)iota.data)[i] = i;
+    struct buffer table = upload(&iota);
+    struct pages g = { p.seq_k, p.batch, 1, p.batch * p.seq_k - (lengths ? 1 : 0), table.data, lengths };
+    struct buffer workspace = buffer_new(paged_attention.paged.workspace(p, g, x->dtype) + 1, &gpu_device);
+    gpu_fill(workspace.data, 0, workspace.bytes);
+    void *t[4];
+    for (int i = 0; i < 4; i++) {
+        device[i] = upload(of[i]);
+        t[i] = device[i].data;
+    }
+    paged_run(&paged_attention, &gpu_device, x->dtype, t[0], lse.data, t[1], t[2], t[3], g, p, workspace.data, NULL);
+    gpu_finish("step 28");
+    gpu_download(x->O.data, device[0].data, x->O.bytes);
+    gpu_download(x->lse.data, lse.data, lse.bytes);
+    for (int i = 0; i < 4; i++)
+        buffer_free(&device[i]);
+    buffer_free(&lse), buffer_free(&iota), buffer_free(&table), buffer_free(&workspace);
+}
+
+enum { BATCH = 5, PAGE = 16, MOST = 19, POOL = 96 };
+
+/* The keys that sequences have, in pages of a pool; all else is poison. */
+static struct buffer pool_of(const struct problem *x, const struct buffer *keys, struct sizes n, const int32_t *lengths,
+                             const int32_t *table)
+{
+    size_t row = (size_t)n.dim * dtype_bytes(x->dtype);
+    struct buffer pool = buffer_new((size_t)count_of(n) * dtype_bytes(x->dtype), &cpu_device);
+    for (int64_t b = 0; b < x->p.batch; b++)
+        for (int64_t key = 0; key < lengths[b]; key++)
+            for (int64_t head = 0; head < n.heads; head++) {
+                int64_t to = (table[b * MOST + key / PAGE] * n.heads + head) * PAGE + key % PAGE;
+                int64_t of = (b * n.heads + head) * x->p.seq_k + key;
+                memcpy((char *)pool.data + (size_t)to * row, (char *)keys->data + (size_t)of * row, row);
+            }
+    return pool;
+}
+
+/* Of one length or of several, in pages as step 28 has them, as (pool, page, heads, dim), and with room between; the table has no
+   pages behind a sequence's own. */
+START_TEST(test_pages)
+{
+    static const enum layout layouts[] = { DENSE, BY_POSITION, BESIDE_ANOTHER };
+    enum dtype dtype = _i % 2 ? BF16 : FP16;
+    bool ragged = _i / 2 % 2;
+    int64_t dim = _i / 4 ? 128 : 64;
+    if (attention_gpu_missing(&paged_attention, dtype, dim)) {
+        printf("skipped: pages: this GPU is none for step 28\n");
+        return;
+    }
+    const int32_t some[BATCH] = { 290, 0, 1, 33, 257 }, all[BATCH] = { 290, 290, 290, 290, 290 }, *lengths = ragged ? some : all;
+    struct buffer table = buffer_new(BATCH * MOST * sizeof(int32_t), &cpu_device),
+                  seqlens = buffer_new(sizeof some, &cpu_device);
+    memcpy(seqlens.data, lengths, sizeof some);
+    int32_t *page = table.data;
+    for (int b = 0, used = 0; b < BATCH; b++)
+        for (int i = 0; i < MOST; i++)
+            page[b * MOST + i] = i * PAGE < lengths[b] ? used++ * 7 % POOL : -1; /* each once: 7 and 96 have no divisor */
+    struct buffer table_there = upload(&table), seqlens_there = upload(&seqlens);
+    const struct fsa_cache one_page = { ragged ? seqlens_there.data : NULL, NULL, 0, 0, 0 },
+                           pages = { one_page.seqlens, table_there.data, PAGE, POOL, MOST };
+    struct problem x = problem_new((struct attention){ BATCH, 8, 2, 3, 290, dim, true, 0.15f }, dtype);
+    struct sizes n = { POOL, 2, PAGE, dim };
+    by_step_28(&x, one_page.seqlens);
+    for (int layout = 0; layout < LAYOUTS && ragged; layout++)
+        check_attention(&x, keys_of(&x.p), DENSE, (enum layout)layout, (enum layout)layout, layout % 2, &one_page);
+    struct buffer k = pool_of(&x, &x.k, n, lengths, page), v = pool_of(&x, &x.v, n, lengths, page);
+    buffer_free(&x.k), buffer_free(&x.v);
+    x.k = k, x.v = v;
+    for (int i = 0; i < 3; i++)
+        check_attention(&x, n, GAPS, layouts[i], layouts[i], 0, &pages);
+    buffer_free(&table), buffer_free(&seqlens), buffer_free(&table_there), buffer_free(&seqlens_there);
     problem_free(&x);
 }
 END_TEST
@@ -272,8 +354,11 @@ static void backward_by_step(struct buffer *want, const struct problem *x, const
 {
     const struct buffer *of[] = { &want[0], &want[1], &want[2], &x->q, &x->k, &x->v, &x->O, dO };
     int64_t dim = x->p.dim <= 64 ? 64 : 128;
-    bool fast = x->dtype != FP32 && x->p.dim <= dim && !attention_gpu_missing(&tensor_core_backward, x->dtype, dim);
-    const struct attention_step *step = fast ? &tensor_core_backward : &recomputed_backward;
+    const struct attention_step *step = x->dtype == FP32 || x->p.dim > dim                               ? &recomputed_backward
+                                        : !attention_gpu_missing(&hopper_backward, x->dtype, dim)      ? &hopper_backward
+                                        : !attention_gpu_missing(&tensor_core_backward, x->dtype, dim) ? &tensor_core_backward
+                                                                                                       : &recomputed_backward;
+    bool fast = step != &recomputed_backward;
     enum dtype as = fast ? x->dtype : FP32;
     struct attention p = x->p;
     p.dim = fast ? dim : p.dim;
@@ -478,6 +563,19 @@ START_TEST(test_what_is_refused)
     ck_assert_int_eq(fsa_attention(&p, &O, NULL, &q, &k, &v, &run), FSA_NULL);
     O.data = at + 16384, p.batch = (int64_t)1 << 40; /* more rows than a grid has blocks */
     ck_assert_int_eq(fsa_attention(&p, &O, NULL, &q, &k, &v, &run), FSA_SIZE);
+    struct fsa_problem paged = { 2, 2, 2, 1, 24, 64, 1, 1, FSA_FP16 };
+    pages = (struct fsa_cache){ NULL, (int32_t *)(at + 30720), 12, 2, 2 };
+    k.data = at + 4096 + 2, v.data = at + 20480, O.data = at + 1024;
+    ck_assert_int_eq(fsa_decode(&paged, &O, NULL, &q, &k, &v, &pages, &run), FSA_ALIGNMENT);
+    ck_assert_str_eq(run.what, "K");
+    k = (struct fsa_in){ at + 4096, 1600, 800, 65 };
+    ck_assert_int_eq(fsa_decode(&paged, &O, NULL, &q, &k, &v, &pages, &run), FSA_STRIDE);
+    k = (struct fsa_in){ at + 4096, 0, 0, 0 }, run.bytes = 8;
+    pages.seqlens = pages.table, pages.table = NULL, q.data = at + 2; /* to be copied */
+    ck_assert_int_eq(fsa_decode(&paged, &O, NULL, &q, &k, &v, &pages, &run), FSA_WORKSPACE);
+    paged.dtype = FSA_FP32, q.data = at;
+    ck_assert_int_eq(fsa_decode(&paged, &O, NULL, &q, &k, &v, &pages, &run), FSA_UNSUPPORTED);
+    ck_assert_str_eq(run.what, "seqlens");
     gpu_finish("what is refused");
     struct buffer host = buffer_new(t.bytes, &cpu_device);
     gpu_download(host.data, t.data, t.bytes);
@@ -561,11 +659,13 @@ END_TEST
 Suite *library_gpu_suite(void)
 {
     Suite *suite = suite_create("library_gpu");
-    TCase *bits = tcase_create("bits"), *backward = tcase_create("backward"), *rows = tcase_create("rows"),
-          *refused = tcase_create("refused"), *threads = tcase_create("threads");
+    TCase *bits = tcase_create("bits"), *pages = tcase_create("pages"), *backward = tcase_create("backward"),
+          *rows = tcase_create("rows"), *refused = tcase_create("refused"), *threads = tcase_create("threads");
     tcase_add_loop_test(bits, test_attention_in_any_layout, 0, 3 * SHAPES);
     tcase_add_test(bits, test_nothing_is_copied);
     suite_add_tcase(suite, bits);
+    tcase_add_loop_test(pages, test_pages, 0, 8);
+    suite_add_tcase(suite, pages);
     tcase_add_loop_test(backward, test_backward_in_any_layout, 0, 3 * SHAPES);
     suite_add_tcase(suite, backward);
     tcase_add_loop_test(rows, test_softmax_in_any_layout, FP32, BF16 + 1);

@@ -11,7 +11,9 @@
 #include "harness.h"
 #include "steps.h"
 
-enum kind { SOFTMAX, ATTENTION, BACKWARD };
+enum kind { SOFTMAX, ATTENTION, PAGED, BACKWARD };
+
+#define PAGE 64 /* keys of a page; sequences have from a batch-th to all of seq_k keys */
 
 struct line {
     const char *name;
@@ -38,9 +40,11 @@ static const struct line lines[] = {
     { "decoding, 27", ATTENTION, 1, 32, 8, 1, 16384, 128, false, BF16, &grouped_attention, false },
     { "decoding, 27", ATTENTION, 16, 32, 8, 1, 16384, 128, false, BF16, &grouped_attention, false },
     { "decoding, (b, s, h, d)", ATTENTION, 16, 32, 8, 1, 16384, 128, false, BF16, &grouped_attention, true },
+    { "pages, 28", PAGED, 16, 32, 8, 1, 16384, 128, false, BF16, &paged_attention, false },
+    { "(pool, page, heads, dim)", PAGED, 16, 32, 8, 1, 16384, 128, false, BF16, &paged_attention, true },
     { "backward, 31", BACKWARD, 1, 4, 4, 2048, 2048, 64, true, FP32, &recomputed_backward, false },
-    { "backward, 32", BACKWARD, 4, 16, 16, 4096, 4096, 128, true, BF16, &tensor_core_backward, false },
-    { "backward, (b, s, h, d)", BACKWARD, 4, 16, 16, 4096, 4096, 128, true, BF16, &tensor_core_backward, true },
+    { "backward, 33", BACKWARD, 4, 16, 16, 4096, 4096, 128, true, BF16, &hopper_backward, false },
+    { "backward, (b, s, h, d)", BACKWARD, 4, 16, 16, 4096, 4096, 128, true, BF16, &hopper_backward, true },
 };
 
 enum { O, Q, K, V, CHANGE, DQ, DK, DV, TENSORS };
@@ -48,6 +52,8 @@ enum { O, Q, K, V, CHANGE, DQ, DK, DV, TENSORS };
 struct job {
     struct line l;
     struct buffer t[TENSORS], lse, zeros, workspace; /* zeros: the step's workspace */
+    struct buffer table, lengths;
+    struct pages pages; /* what the step is told of them: it knows the sum of the lengths, which the library does not */
     struct fsa_run run;
 };
 
@@ -66,6 +72,8 @@ static struct fsa_in tensor(const struct job *j, int i)
     const struct line *l = &j->l;
     int64_t heads = of_keys(i) ? l->kv_heads : l->heads, seq = of_keys(i) ? l->seq_k : l->seq_q;
     struct fsa_in t = { j->t[i].data, 0, 0, 0 };
+    if (l->kind == PAGED && of_keys(i))
+        seq = PAGE;
     return l->by_position ? (struct fsa_in){ t.data, seq * heads * l->dim, l->dim, heads * l->dim } : t;
 }
 
@@ -84,6 +92,10 @@ static enum fsa_status call(struct job *j)
         return fsa_softmax(j->t[O].data, 0, j->t[Q].data, 0, l->seq_q, l->dim, (int32_t)l->dtype, &j->run);
     if (l->kind == ATTENTION)
         return fsa_attention(&p, &out[O], j->lse.data, &t[Q], &t[K], &t[V], &j->run);
+    if (l->kind == PAGED) {
+        const struct fsa_cache cache = { j->lengths.data, j->table.data, PAGE, j->pages.pool, j->pages.most };
+        return fsa_decode(&p, &out[O], j->lse.data, &t[Q], &t[K], &t[V], &cache, &j->run);
+    }
     return fsa_attention_backward(&p, &out[DQ], &out[DK], &out[DV], &t[Q], &t[K], &t[V], &t[O], j->lse.data, &t[CHANGE], NULL,
                                   &j->run);
 }
@@ -113,6 +125,8 @@ static void run_step(void *job)
         softmax_run(&split_softmax, &gpu_device, l->dtype, t[O], t[Q], l->seq_q, l->dim, j->zeros.data);
     else if (l->kind == ATTENTION)
         attention_run(l->step, &gpu_device, l->dtype, t[O], j->lse.data, t[Q], t[K], t[V], problem(l), j->zeros.data, NULL);
+    else if (l->kind == PAGED)
+        paged_run(l->step, &gpu_device, l->dtype, t[O], j->lse.data, t[Q], t[K], t[V], j->pages, problem(l), j->zeros.data, NULL);
     else if (l->dtype == FP32)
         l->step->backward.gpu(t[DQ], t[DK], t[DV], t[Q], t[K], t[V], t[O], j->lse.data, t[CHANGE], NULL, problem(l),
                               j->zeros.data, NULL);
@@ -128,6 +142,36 @@ static struct buffer zeros(size_t bytes)
     return b;
 }
 
+/* Pages in an order of no meaning. */
+static void new_pages(struct job *j)
+{
+    const struct line *l = &j->l;
+    int64_t most = (l->seq_k + PAGE - 1) / PAGE, pool = l->batch * most;
+    struct buffer table = buffer_new((size_t)pool * sizeof(int32_t), &cpu_device),
+                  lengths = buffer_new((size_t)l->batch * sizeof(int32_t), &cpu_device);
+    j->table = buffer_new(table.bytes, &gpu_device), j->lengths = buffer_new(lengths.bytes, &gpu_device);
+    j->pages = (struct pages){ PAGE, pool, most, 0, j->table.data, j->lengths.data };
+    for (int64_t i = 0; i < pool; i++)
+        ((int32_t *)table.data)[i] = (int32_t)(i * 1000003 % pool);
+    for (int64_t b = 0; b < l->batch; b++) {
+        int64_t keys = l->seq_k * (b + 1) / l->batch;
+        ((int32_t *)lengths.data)[b] = (int32_t)keys;
+        j->pages.keys += keys;
+    }
+    gpu_upload(j->table.data, table.data, table.bytes), gpu_upload(j->lengths.data, lengths.data, lengths.bytes);
+    buffer_free(&table), buffer_free(&lengths);
+}
+
+static size_t workspace_of(const struct job *j)
+{
+    const struct line *l = &j->l;
+    if (l->kind == SOFTMAX)
+        return split_softmax.workspace(l->seq_q, l->dim, l->dtype);
+    if (l->kind == PAGED)
+        return l->step->paged.workspace(problem(l), j->pages, l->dtype);
+    return l->step->workspace ? l->step->workspace(problem(l), l->dtype) : 0;
+}
+
 static struct job *job_new(const struct line *l)
 {
     static struct job j;
@@ -141,9 +185,9 @@ static struct job *job_new(const struct line *l)
         buffer_free(&host);
     }
     j.lse = zeros((size_t)(l->batch * l->heads * l->seq_q) * sizeof(float));
-    j.zeros = zeros(l->kind == SOFTMAX   ? split_softmax.workspace(l->seq_q, l->dim, l->dtype)
-                    : l->step->workspace ? l->step->workspace(problem(l), l->dtype)
-                                         : 0);
+    if (l->kind == PAGED)
+        new_pages(&j);
+    j.zeros = zeros(workspace_of(&j));
     enum fsa_status status = call(&j);
     if (status)
         fatal("%s: %s", l->name, fsa_words((int32_t)status));
@@ -156,6 +200,8 @@ static void job_free(struct job *j)
 {
     for (int i = 0; i < (j->l.kind == BACKWARD ? TENSORS : CHANGE); i++)
         buffer_free(&j->t[i]);
+    if (j->l.kind == PAGED)
+        buffer_free(&j->table), buffer_free(&j->lengths);
     buffer_free(&j->lse), buffer_free(&j->zeros), buffer_free(&j->workspace);
 }
 
@@ -209,7 +255,9 @@ int main(int argc, char **argv)
         { "attention, (b, s, h, d)", ATTENTION, 2, 2, 2, 64, 64, 64, false, BF16, &optimistic_attention, true },
         { "attention, 14", ATTENTION, 1, 1, 1, 17, 1, 8, false, FP32, &register_tiled_attention, false },
         { "decoding, 27", ATTENTION, 1, 1, 1, 1, 8, 64, false, BF16, &grouped_attention, false },
+        { "pages, 28", PAGED, 2, 1, 1, 1, PAGE, 64, false, BF16, &paged_attention, false },
         { "backward, 31", BACKWARD, 1, 1, 1, 1, 1, 8, false, FP32, &recomputed_backward, false },
+        { "backward, 33", BACKWARD, 1, 1, 1, 1, 1, 64, false, BF16, &hopper_backward, false },
     };
     for (size_t i = 0; i < sizeof tiny / sizeof *tiny; i++)
         if (strstr(tiny[i].name, some) && (!tiny[i].step || !attention_gpu_missing(tiny[i].step, tiny[i].dtype, tiny[i].dim)))

@@ -170,19 +170,26 @@ class OperatorOnGPU(OnGPU, Operator):
         self.assertTrue(torch.equal(out, want))
 
 
+def check_cache(test, q, k, v, lengths, bound):
+    """Decoding by sequences of these lengths, from k and v as they lie, and from pages of 8 keys, which are returned."""
+    batch, heads, keys, dim = k.shape
+    pages = torch.randperm(batch * keys // 8, device=DEVICE).int().reshape(batch, keys // 8)
+    pool = [torch.full((pages.numel(), heads, 8, dim), torch.nan, dtype=k.dtype, device=DEVICE) for _ in range(2)]
+    for paged, plain in zip(pool, (k, v)):
+        paged[pages.long().flatten()] = plain.reshape(batch, heads, -1, 8, dim).transpose(1, 2).reshape(-1, heads, 8, dim)
+    seqlens = torch.tensor(lengths, dtype=torch.int32, device=DEVICE)
+    results = fs.decode(q, k, v, seqlens=seqlens), fs.decode(q, *pool, seqlens=seqlens, table=pages)
+    for b, n in enumerate(lengths):
+        want = exact(q[b:b + 1], k[b:b + 1, :, :n], v[b:b + 1, :, :n], False)[0]
+        test.assertLess(max(off(got[b:b + 1], want) for got in results), bound)
+    return pool, seqlens, pages
+
+
 class Wrapper(unittest.TestCase):
     def test_cache(self):
         """Decoding from a cache in PyTorch's layout, sequences of unlike length; and the same from pages."""
         q, k, v = tensors((3, 4, 2, 1, 64, 32))
-        lengths, pages = torch.tensor([64, 1, 40], dtype=torch.int32), torch.randperm(3 * 8).int().reshape(3, 8)
-        got = fs.decode(q, k, v, seqlens=lengths)
-        pool = [torch.full((24, 2, 8, 32), torch.nan) for _ in range(2)]
-        for paged, plain in zip(pool, (k, v)):
-            paged[pages.long().flatten()] = plain.reshape(3, 2, 8, 8, 32).transpose(1, 2).reshape(24, 2, 8, 32)
-        again = fs.decode(q, *pool, seqlens=lengths, table=pages)
-        for b, n in enumerate(lengths):
-            want = exact(q[b:b + 1], k[b:b + 1, :, :n], v[b:b + 1, :, :n], False)[0]
-            self.assertLess(max(off(got[b:b + 1], want), off(again[b:b + 1], want)), 1e-5)
+        pool, lengths, pages = check_cache(self, q, k, v, [64, 1, 40], 1e-5)
         pages[2, 4] = 24
         with self.assertRaisesRegex(fs.Error, "page"):
             fs.decode(q, *pool, seqlens=lengths, table=pages)
@@ -218,12 +225,13 @@ class Wrapper(unittest.TestCase):
 
 class WrapperOnGPU(OnGPU, unittest.TestCase):
     def test_cache(self):
-        """A few queries against a cache in PyTorch's layout; and what a GPU's library does not have is refused."""
+        """A few queries against a cache in PyTorch's layout, also of unlike lengths, and in pages; fp32 has no such on a GPU."""
         q, k, v = tensors((3, 4, 2, 2, 640, 64), torch.bfloat16)
         self.assertLess(off(fs.decode(q, k, v, causal=True), exact(q, k, v, True)[0]), 2 * TYPES[torch.bfloat16])
+        check_cache(self, q, k, v, [640, 1, 400], 2 * TYPES[torch.bfloat16])
         with self.assertRaises(fs.Error) as refused:
-            fs.decode(q, k, v, seqlens=torch.tensor([64, 1, 40], dtype=torch.int32, device=DEVICE))
-        self.assertIn("unlike length", str(refused.exception))
+            fs.decode(q.float(), k.float(), v.float(), seqlens=torch.tensor([64, 1, 40], dtype=torch.int32, device=DEVICE))
+        self.assertIn("lengths that differ", str(refused.exception))
 
     def test_what_is_refused(self):
         q, k, v = tensors(SHAPES[1])

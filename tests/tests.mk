@@ -25,7 +25,7 @@ $B/ring_threads: $(foreach s,$(filter 14% 24% 35% 36% 37%,$(STEPS)),$(call parts
 $B/library_threads: $B/libfrom_softmax.a
 $B/library_speed: $(foreach s,$(filter 00% 07% 09% 14% 27% 28% 29% 31%,$(STEPS)),$(call parts,$s)) $B/libharness.a \
     $B/libfrom_softmax.a
-$B/library_speed_gpu: $(call claimed,$(filter 00% 07% 09% 14% 18% 24% 26% 27% 29% 31% 32%,$(STEPS))) $B/libharness.a \
+$B/library_speed_gpu: $(call claimed,$(filter 00% 07% 09% 14% 18% 24% 26% 27% 28% 29% 31% 32% 33%,$(STEPS))) $B/libharness.a \
     $B/libfrom_softmax.a
 $B/bug $B/quiz $B/ring_threads $B/library_threads $B/library_speed $B/library_speed_gpu: $B/%: $B/tests/%.o
 	$(call LINK_TESTS,$^)

@@ -94,6 +94,7 @@ enum { O, Q, K, V }; /* of attention; of its gradient dQ, dK, dV, Q, K, V, O, dO
 enum fsa_status softmax_on_gpu(struct call *c);
 enum fsa_status softmax_backward_on_gpu(struct call *c);
 enum fsa_status attention_on_gpu(struct call *c, float *lse);
+enum fsa_status paged_attention_on_gpu(struct call *c, float *lse, const struct fsa_cache *cache);
 enum fsa_status attention_backward_on_gpu(struct call *c, const float *lse, const float *dlse);
 
 #endif

@@ -7,7 +7,7 @@
 #include <unistd.h>
 #endif
 
-#include "call.h"
+#include "cache.h"
 #include "chunk.h"
 #include "inside.h"
 #include "merge.h"
@@ -163,125 +163,18 @@ static struct call begin_attention(const struct fsa_problem *p, struct fsa_run *
 
 /* ---- decoding: step 27 where keys and values lie as it takes them, and step 28 elsewhere */
 
-/* How step 28 may see a tensor of keys as pages, without a copy: the pages of each of its batches begin so many apart. */
-struct layout {
-    int64_t size;  /* keys of a page: all of a batch, or 1, which is (batch, seq, heads, dim) */
-    int64_t batch; /* pages from a batch to the next */
-    int64_t key;   /* and, of pages of 1, from a key to the next */
-};
-
-static bool is_multiple(const struct tensor *t, int i, int64_t of)
-{
-    return t->n[i] == 1 || t->stride[i] % of == 0;
-}
-
-/* exact: pages of a table have as many keys as it says; otherwise there may be more room behind a batch's keys. */
-static bool find_layout(struct layout *l, const struct tensor *t, bool exact)
-{
-    int64_t seq = t->n[2], dim = t->n[3], row = t->n[1] * dim, size = t->n[1] > 1 ? t->stride[1] / dim : seq;
-    if (is_multiple(t, 1, dim) && size >= seq && (!exact || size == seq) && (seq == 1 || t->stride[2] == dim) &&
-        is_multiple(t, 0, row * size))
-        *l = (struct layout){ size, t->stride[0] / (row * size), 0 };
-    else if ((t->n[1] == 1 || t->stride[1] == dim) && is_multiple(t, 2, row) && is_multiple(t, 0, row))
-        *l = (struct layout){ 1, t->stride[0] / row, t->stride[2] / row };
-    else
-        return false;
-    int64_t last;
-    return !__builtin_mul_overflow(l->batch, t->n[0] - 1, &last) && last + l->key * (seq - 1) <= INT32_MAX;
-}
-
-/* What decoding has beside a call's tensors. */
-struct decoding {
-    bool plain; /* step 27: dense, and of one length */
-    struct fsa_cache cache;
-    struct layout layout;
-    struct pages pages;
-    int32_t *table, *seqlens; /* in the workspace, where they are made */
-};
-
-static int64_t length(const struct decoding *d, const struct call *c, int64_t sequence)
-{
-    return d->cache.seqlens ? d->cache.seqlens[sequence] : c->p.seq_k;
-}
-
-/* Tables and lengths are read before anything is written: a page that is not there must not be read. */
-static void check_cache(struct call *c, struct decoding *d)
-{
-    const struct fsa_cache *g = &d->cache;
-    d->pages.keys = g->seqlens ? 0 : c->p.batch * c->p.seq_k;
-    for (int64_t b = 0; b < c->p.batch && !c->status && (g->seqlens || g->table); b++) {
-        int64_t keys = length(d, c, b);
-        fail(c, keys < 0 || keys > c->p.seq_k, FSA_PAGE, "seqlens");
-        d->pages.keys += g->seqlens ? keys : 0;
-        for (int64_t i = 0; g->table && !c->status && i * g->page < keys; i++)
-            fail(c, g->table[b * g->most + i] < 0 || g->table[b * g->most + i] >= g->pool, FSA_PAGE, "table");
-    }
-}
-
-/* Where K and V cannot be pages as they lie, they are copied: dense, each sequence is one page. */
-static void plan_keys(struct call *c, struct decoding *d)
-{
-    const struct tensor *k = &c->tensor[K], *v = &c->tensor[V];
-    bool paged = d->cache.table != NULL, one_length = !paged && !d->cache.seqlens;
-    struct layout of_v;
-    d->plain = one_length && is_dense(k) && is_dense(v);
-    if (d->plain || (find_layout(&d->layout, k, paged) && find_layout(&of_v, v, paged) && d->layout.size == of_v.size &&
-                     d->layout.batch == of_v.batch && d->layout.key == of_v.key))
-        return;
-    fail(c, paged, FSA_STRIDE, "K");
-    fail(c, c->p.batch > INT32_MAX, FSA_SIZE, "batch");
-    d->plain = one_length;
-    d->layout = (struct layout){ c->p.seq_k, 1, 0 };
-    use(c, K, 2, c->dtype);
-}
-
-/* What step 28 is to be told of pages. */
-static void plan_pages(struct call *c, struct decoding *d)
-{
-    struct pages *g = &d->pages;
-    g->size = d->layout.size;
-    g->most = (c->p.seq_k + g->size - 1) / g->size;
-    g->table = d->cache.table;
-    g->seqlens = d->cache.seqlens;
-    if (!g->table || d->layout.key || d->layout.batch != 1)
-        g->table = d->table = reserve(c, (size_t)(c->p.batch * g->most) * sizeof(int32_t));
-    else
-        g->most = d->cache.most;
-    if (!g->seqlens)
-        g->seqlens = d->seqlens = reserve(c, (size_t)c->p.batch * sizeof(int32_t));
-}
-
-/* The table that step 28 reads, of pages as the layout has them. */
-static void fill_table(const struct decoding *d, const struct call *c)
-{
-    const struct fsa_cache *g = &d->cache;
-    int64_t most = d->pages.most, batch = d->layout.batch, key = d->layout.key;
-    for (int64_t b = 0; b < c->p.batch; b++) {
-        if (d->seqlens)
-            d->seqlens[b] = (int32_t)c->p.seq_k;
-        for (int64_t i = 0; d->table && i * d->pages.size < length(d, c, b); i++) {
-            int64_t of = !g->table ? b : g->table[b * g->most + i * d->pages.size / g->page];
-            int64_t in = !g->table ? i : i * d->pages.size % g->page;
-            d->table[b * most + i] = (int32_t)(of * batch + in * key);
-        }
-    }
-}
-
 static enum fsa_status decode(struct call *c, float *lse, const struct fsa_cache *cache)
 {
-    struct decoding d = { .cache = *cache };
+    struct cache d = { .of = *cache };
     struct attention p = c->p;
     void **at = c->at;
     fail(c, p.batch * p.heads > MOST_QUERIES / p.seq_q, FSA_SIZE, "seq_q");
     fail(c, p.seq_k > INT32_MAX, FSA_SIZE, "seq_k");
     if (c->status)
         return c->status;
-    plan_keys(c, &d);
+    plan_cache(c, &d);
     use(c, O, 2, c->dtype);
-    if (!c->status && !d.plain) {
-        plan_pages(c, &d);
-        check_cache(c, &d);
-    }
+    check_cache(c, &d);
     size_t bytes = c->status ? 0
                    : d.plain ? grouped_attention_scratch(p, c->dtype)
                              : paged_attention_scratch(p, d.pages, c->dtype);
@@ -290,7 +183,7 @@ static enum fsa_status decode(struct call *c, float *lse, const struct fsa_cache
     if (d.plain) {
         ON_CPU(c->dtype, grouped_attention, at[O], lse, at[Q], at[K], at[V], p);
     } else {
-        fill_table(&d, c);
+        fill_cache(c, &d);
         ON_CPU(c->dtype, paged_attention, at[O], lse, at[Q], at[K], at[V], d.pages, p);
     }
     return finish(c);
@@ -321,10 +214,11 @@ enum fsa_status fsa_decode(const struct fsa_problem *p, const struct fsa_out *ou
     numbers(&c, "seqlens", cache->seqlens, (struct sizes){ 1, 1, 1, c.p.batch }, false);
     numbers(&c, "table", cache->table, (struct sizes){ 1, 1, c.p.batch, cache->most }, false);
     check_overlaps(&c, false);
-    fail(&c, c.gpu && (cache->table || cache->seqlens), FSA_UNSUPPORTED, cache->table ? "table" : "seqlens");
     if (c.status)
         return c.status;
-    return c.gpu ? attention_on_gpu(&c, lse) : decode(&c, lse, cache);
+    if (c.gpu)
+        return cache->table || cache->seqlens ? paged_attention_on_gpu(&c, lse, cache) : attention_on_gpu(&c, lse);
+    return decode(&c, lse, cache);
 }
 
 enum fsa_status fsa_attention(const struct fsa_problem *p, const struct fsa_out *out, float *lse, const struct fsa_in *q,
@@ -395,14 +289,14 @@ const char *fsa_words(int32_t status)
         [FSA_DTYPE] = "there is no such type of element",
         [FSA_SCALE] = "scale is infinite or NaN",
         [FSA_STRIDE] = "a stride is negative, places of a tensor overlap, or pages do not lie as fsa_decode says",
-        [FSA_ALIGNMENT] = "a tensor does not begin on a multiple of its element",
+        [FSA_ALIGNMENT] = "a tensor does not begin on a multiple of its element, or a pool of a GPU on one of 16 bytes",
         [FSA_OVERLAP] = "an output lies within another tensor, or the workspace does",
         [FSA_PAGE] = "a table names a page that is not in the pool, or a sequence has not 0 to seq_k keys",
         [FSA_DEVICE] = "there is no such device, or none that the library was compiled for; or a stream on a CPU",
         [FSA_THREADS] = "threads is negative, or above 1024",
         [FSA_FLAG] = "there is no such flag",
         [FSA_WORKSPACE] = "the workspace is NULL, or too small: fsa_run.needed says how many bytes it must have",
-        [FSA_UNSUPPORTED] = "the library does not have this on a GPU: a cache in pages, or sequences of unlike length",
+        [FSA_UNSUPPORTED] = "on a GPU pages, or lengths that differ, are for 16 bits, heads of 64 or 128, and sm_80 or newer",
         [FSA_LAUNCH] = "CUDA refused a launch, or something that ran before has failed",
     };
     bool known = status >= 0 && status < (int32_t)(sizeof words / sizeof words[0]);

@@ -36,14 +36,14 @@ enum fsa_status {
     FSA_DTYPE,     /* no type of element that there is */
     FSA_SCALE,     /* scale is infinite or NaN */
     FSA_STRIDE,    /* a stride is negative, or places of a tensor overlap; pages that lie in another order than they may */
-    FSA_ALIGNMENT, /* a tensor that does not begin on a multiple of its element */
+    FSA_ALIGNMENT, /* a tensor that does not begin on a multiple of its element, a pool on a GPU on one of 16 bytes */
     FSA_OVERLAP,   /* an output begins or ends between the first and last byte of another tensor, or the workspace of any */
-    FSA_PAGE,      /* a table names a page that is not there, or a sequence has not 0 to seq_k keys */
+    FSA_PAGE,      /* a table names a page that is not there, or a sequence has not 0 to seq_k keys: on a CPU */
     FSA_DEVICE,    /* a device that is not there, or that the library was not compiled for; a stream on a CPU */
     FSA_THREADS,   /* threads is negative, or above 1024 */
     FSA_FLAG,      /* a flag that there is not */
     FSA_WORKSPACE, /* the workspace is NULL, or has fewer bytes than run->needed */
-    FSA_UNSUPPORTED, /* not here on a GPU: a cache in pages, or sequences of unlike length */
+    FSA_UNSUPPORTED, /* on a GPU: pages, or sequences of unlike length, but in 16 bits, heads of 64 or 128, from sm_80 on */
     FSA_LAUNCH     /* CUDA refused a launch, or what ran before has failed; outputs may have been written */
 };
 
@@ -127,6 +127,9 @@ FSA_API enum fsa_status fsa_attention_backward(const struct fsa_problem *p, cons
  * With a table K and V are pools, with the same strides: (pool, kv_heads, page, dim), or, with a head's stride of dim,
  * (pool, page, kv_heads, dim). Pages are dense; from one to the next it is a multiple of a page (in the second order, of
  * kv_heads * dim), so that K and V may take turns.
+ *
+ * On a GPU table and lengths are there, too, and so nobody checks them: a page that is not there is read, and so are keys that a
+ * sequence does not have. The workspace that is needed does not follow the lengths. Pools begin on multiples of 16 bytes.
  */
 FSA_API enum fsa_status fsa_decode(const struct fsa_problem *p, const struct fsa_out *O, float *lse, const struct fsa_in *Q,
                                    const struct fsa_in *K, const struct fsa_in *V, const struct fsa_cache *cache,

@@ -50,6 +50,21 @@ bool gpu_is_well(void)
     return cudaGetLastError() == cudaSuccess;
 }
 
+/* ---- tables: blockIdx.y and further along are sequences, x its pages */
+
+static __global__ void __launch_bounds__(THREADS) table_kernel(struct table t)
+{
+    for (int64_t b = blockIdx.y; b < t.batch; b += gridDim.y)
+        for (int64_t i = blockIdx.x * THREADS + threadIdx.x; i * t.size < table_keys(&t, b); i += gridDim.x * THREADS)
+            t.to[b * t.most + i] = table_entry(&t, b, i);
+}
+
+void gpu_table(const struct table *t, cudaStream_t stream)
+{
+    dim3 blocks((unsigned)min((t->most + THREADS - 1) / THREADS, (int64_t)1024), (unsigned)min(t->batch, (int64_t)MOST_GRID_Y));
+    table_kernel<<<blocks, THREADS, 0, stream>>>(*t);
+}
+
 /* ---- copies */
 
 void gpu_zero(void *p, size_t bytes, cudaStream_t stream)

@@ -35,6 +35,30 @@ struct strided {
 
 enum { MOST_COPIES = 8 };
 
+/* A table for step 28, (batch, most), pages of `size` keys; of a caller's, or where that has none, of one page a sequence. */
+struct table {
+    int32_t *to;
+    const int32_t *from, *seqlens; /* the caller's; of all sequences seq_k, if that is NULL */
+    int64_t batch, seq_k;
+    int64_t most, size;            /* of a row of `to`; of its pages */
+    int64_t from_most, from_size;
+    int64_t page, key;             /* pages of `to` from a page of the caller's, or sequence, to the next, and from key to key */
+};
+
+ATTENTION_FN int64_t table_keys(const struct table *t, int64_t sequence)
+{
+    return t->seqlens ? t->seqlens[sequence] : t->seq_k;
+}
+
+/* Entry i of a sequence's row. */
+ATTENTION_FN int32_t table_entry(const struct table *t, int64_t sequence, int64_t i)
+{
+    int64_t key = i * t->size, page = sequence, in = i;
+    if (t->from)
+        page = t->from[sequence * t->from_most + key / t->from_size], in = key % t->from_size;
+    return (int32_t)(page * t->page + in * t->key);
+}
+
 #ifdef USE_CUDA
 #ifdef __cplusplus
 extern "C" {
@@ -44,6 +68,7 @@ const struct gpu *gpu_here(void);
 /* `count` tensors of type `from`, each to one of type `to`: two of the same type, or one of them FP32. */
 void gpu_copy(const struct copy *copies, int count, enum dtype to, enum dtype from, cudaStream_t stream);
 void gpu_zero(void *p, size_t bytes, cudaStream_t stream);
+void gpu_table(const struct table *t, cudaStream_t stream); /* its entries of pages that sequences have */
 bool gpu_is_well(void); /* whether all that was launched since gpu_here() was taken */
 #ifdef __cplusplus
 }
@@ -55,6 +80,7 @@ static inline void gpu_copy(const struct copy *copies, int count, enum dtype to,
     (void)copies, (void)count, (void)to, (void)from, (void)stream;
 }
 static inline void gpu_zero(void *p, size_t bytes, cudaStream_t stream) { (void)p, (void)bytes, (void)stream; }
+static inline void gpu_table(const struct table *t, cudaStream_t stream) { (void)t, (void)stream; }
 static inline bool gpu_is_well(void) { return false; }
 #endif
 #endif

@@ -4,8 +4,8 @@
 
 comma := ,
 LIBRARY_STEPS := $(filter 07% 09% 14% 27% 28% 29% 31%,$(STEPS))
-LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 29% 31% 32% \
-                     $(if $(filter-out sm_90a,$(ARCH)),18%) $(if $(filter sm_90a,$(ARCH)),24%),$(STEPS)))
+LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 28% 29% 31% \
+                     $(if $(filter-out sm_90a,$(ARCH)),18% 32%) $(if $(filter sm_90a,$(ARCH)),24% 33%),$(STEPS)))
 LIBRARY_O := $(patsubst %,$B/library/%.o,$(basename $(wildcard common/library/*.c)) \
              $(LIBRARY_STEPS:%=steps/%/cpu) $(if $(filter 1,$(CUDA)),common/library/gpu) $(LIBRARY_GPU_STEPS:%=steps/%/gpu))
 LIBRARY := $B/libfrom_softmax.a $B/libfrom_softmax.so
@@ -52,6 +52,13 @@ $B/libfrom_softmax.so: $(LIBRARY_O)
 	$Q$(LINK_LIBRARY) $(if $(filter Linux,$(shell uname)),-Xlinker -soname=$(SONAME)) $^ -o $@ -lm
 
 # ---- what a reader does
+
+# Who wants the library has all cores for it, if nothing is said of how many.
+ifneq ($(filter library install,$(MAKECMDGOALS)),)
+ifeq ($(filter -j% --job%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(or $(shell getconf _NPROCESSORS_ONLN 2>/dev/null),1)
+endif
+endif
 
 PREFIX ?= /usr/local
 INSTALLED = $(DESTDIR)$(PREFIX)

@@ -1,5 +1,5 @@
 /* The library's functions on a GPU: which step there is, and what it takes. library.mk says for which GPUs it is compiled. */
-#include "call.h"
+#include "cache.h"
 
 #define FEW 16 /* queries of a head, up to which fsa_attention reads keys as decoding does */
 #define MOST_ROWS INT32_MAX /* of a softmax */
@@ -85,8 +85,14 @@ static const struct gpu_step decoding_steps[] = {
       .workspace = GPU(grouped_attention_workspace), .counts = true },
 };
 static const struct gpu_step backward_steps[] = {
+#ifdef FOR_HOPPER
+    { .hopper = true, .tiles = true, .back_fp16 = hopper_backward_fp16_gpu, .back_bf16 = hopper_backward_bf16_gpu,
+      .workspace = hopper_backward_workspace },
+#endif
+#ifdef FOR_OTHERS
     { .capability = 80, .tiles = true, .back_fp16 = GPU(tensor_core_backward_fp16_gpu),
       .back_bf16 = GPU(tensor_core_backward_bf16_gpu), .workspace = GPU(tensor_core_backward_workspace) },
+#endif
     { .back_fp32 = GPU(recomputed_backward_gpu), .workspace = GPU(recomputed_backward_workspace) },
 };
 
@@ -129,6 +135,12 @@ static void *describe(struct strided *s, const struct tensor *t)
     return s;
 }
 
+static void check_queries(struct call *c)
+{
+    fail(c, c->p.batch * c->p.heads > MOST_QUERIES / c->p.seq_q, FSA_SIZE, "seq_q");
+    fail(c, c->p.batch * c->p.kv_heads > MOST_QUERIES / c->p.seq_k, FSA_SIZE, "seq_k");
+}
+
 /* Starts a step that takes the first `count` tensors: those that it cannot have as they are come from the workspace. From here on
    the problem is as the step sees it. */
 static bool start_step(struct call *c, const struct gpu_step *s, int count)
@@ -136,8 +148,7 @@ static bool start_step(struct call *c, const struct gpu_step *s, int count)
     enum dtype as = has_type(s, c->dtype) ? c->dtype : FP32;
     struct attention *p = &c->p;
     p->dim = !s->tiles ? p->dim : p->dim <= 64 ? 64 : 128;
-    fail(c, p->batch * p->heads > MOST_QUERIES / p->seq_q, FSA_SIZE, "seq_q");
-    fail(c, p->batch * p->kv_heads > MOST_QUERIES / p->seq_k, FSA_SIZE, "seq_k");
+    check_queries(c);
     for (int i = 0; i < count && !c->status; i++) {
         struct tensor *t = &c->tensor[i];
         if (!(t->dtype == as && t->n[3] == p->dim && (uintptr_t)t->data % PACK == 0 &&
@@ -157,6 +168,40 @@ enum fsa_status attention_on_gpu(struct call *c, float *lse)
     for (int i = 0; i < 4 && s->strided; i++)
         at[i] = describe(&of[i], &c->tensor[i]);
     BY_TYPE(c->tensor[O].as, s->fp32, s->fp16, s->bf16, at[O], lse, at[Q], at[K], at[V], c->p, c->memory, c->run->stream);
+    return finish(c);
+}
+
+/* Step 28, for caches in pages and sequences of unlike length. Its table and its lengths are the GPU's: nobody looks at them
+   before the step does. */
+static struct {
+    attention_paged_fp16_gpu_fn *fp16;
+    attention_paged_bf16_gpu_fn *bf16;
+    attention_paged_workspace_fn *workspace;
+} const paged = { GPU(paged_attention_fp16_gpu), GPU(paged_attention_bf16_gpu), GPU(paged_attention_workspace) };
+
+enum fsa_status paged_attention_on_gpu(struct call *c, float *lse, const struct fsa_cache *cache)
+{
+    struct cache d = { .of = *cache };
+    struct attention p = c->p;
+    void **at = c->at;
+    fail(c, c->gpu->capability < 80 || c->dtype == FP32 || (p.dim != 64 && p.dim != 128), FSA_UNSUPPORTED,
+         cache->table ? "table" : "seqlens");
+    for (int i = K; i <= V && cache->table; i++)
+        fail(c, (uintptr_t)c->tensor[i].data % PACK != 0, FSA_ALIGNMENT, c->tensor[i].name);
+    check_queries(c);
+    if (c->status)
+        return c->status;
+    plan_cache(c, &d);
+    for (int i = O; i <= Q && !c->status; i++)
+        if (!is_dense(&c->tensor[i]) || (uintptr_t)c->tensor[i].data % PACK != 0)
+            use_copy(c, &c->tensor[i], c->dtype, p.dim);
+    if (!start(c, c->status ? 0 : paged.workspace(p, d.pages, c->dtype), true))
+        return c->status;
+    fill_cache(c, &d);
+    if (c->dtype == FP16)
+        paged.fp16(at[O], lse, at[Q], at[K], at[V], d.pages, p, c->memory, c->run->stream);
+    else
+        paged.bf16(at[O], lse, at[Q], at[K], at[V], d.pages, p, c->memory, c->run->stream);
     return finish(c);
 }
 

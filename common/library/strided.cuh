@@ -37,25 +37,33 @@ template <class T> static inline bool attention_map(tensor_map *map, const T *te
     return false;
 }
 
-INLINE unsigned batch_of(const tensor_map *map, unsigned head)
+struct map_head {
+    unsigned head, batch; /* of the batch */
+};
+
+/* A copy waits for this, and so load() does it before the place is free that is copied to. The compiler does not see through the
+   asm, and cannot put it off; and as it is not volatile, K and V of a block share it. */
+INLINE map_head head_of_map(const tensor_map *map, unsigned head)
 {
-    return __umulhi(head, map->reciprocal);
+    unsigned batch = __umulhi(head, map->reciprocal), of_batch = head - batch * map->heads;
+    asm("" : "+r"(of_batch), "+r"(batch));
+    return { of_batch, batch };
 }
 
 /* As in ptx.cuh: from (0, row, panel, head of the batch, batch) on. */
-INLINE void tma_load(uint32_t shared, const tensor_map *map, uint32_t barrier, int row, int panel, int head, uint64_t hint)
+INLINE void tma_load(uint32_t shared, const tensor_map *map, uint32_t barrier, int row, int panel, map_head at, uint64_t hint)
 {
     HOPPER_ASM("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
                "[%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;"
-               :: "r"(shared), "l"(&map->map), "r"(0), "r"(row), "r"(panel), "r"(head - batch_of(map, head) * map->heads),
-                  "r"(batch_of(map, head)), "r"(barrier), "l"(hint) : "memory");
+               :: "r"(shared), "l"(&map->map), "r"(0), "r"(row), "r"(panel), "r"(at.head), "r"(at.batch), "r"(barrier),
+                  "l"(hint) : "memory");
 }
 
 INLINE void tma_store(const tensor_map *map, uint32_t shared, int row, int panel, int head)
 {
+    map_head at = head_of_map(map, head);
     HOPPER_ASM("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%1, %2, %3, %4, %5}], [%6];"
-               :: "l"(&map->map), "r"(0), "r"(row), "r"(panel), "r"(head - batch_of(map, head) * map->heads),
-                  "r"(batch_of(map, head)), "r"(shared) : "memory");
+               :: "l"(&map->map), "r"(0), "r"(row), "r"(panel), "r"(at.head), "r"(at.batch), "r"(shared) : "memory");
     HOPPER_ASM("cp.async.bulk.commit_group;" ::: "memory");
 }
 
