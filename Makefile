@@ -100,7 +100,8 @@ STEP_O := $(foreach s,$(STEPS),$(call parts,$s))
 # Commands are shown in short; V=1 shows them whole. Other flags than last time: everything is built again.
 Q := $(if $(V),,@)
 FLAGS := $(C) $(NVCCFLAGS) $(LINK)
-$(shell mkdir -p $B; echo '$(FLAGS)' | cmp -s - $B/flags || echo '$(FLAGS)' >$B/flags)
+$B/flags: ; $(error the folder $B cannot be made)
+$(shell mkdir -p $B 2>/dev/null && { echo '$(FLAGS)' | cmp -s - $B/flags || echo '$(FLAGS)' >$B/flags; })
 
 $B/%.o: %.c $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<")
@@ -199,7 +200,7 @@ $B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12% $(notdir $(RINGS)),$
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Icommon/harness -Wno-deprecated-gpu-targets $^ -o $@
 
 peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) $B/31_recomputed_backward ## time PyTorch's softmax and attention
-	@python3 common/scripts/peers.py --programs $B $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
+	@$(PYTHON) common/scripts/peers.py --programs $B $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
 # Differences, tables, pictures and records are made by Python programs; no step and no Check suite needs it.
 PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs python3; `make setup` installs it' >&2; exit 1; :)

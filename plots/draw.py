@@ -566,5 +566,6 @@ def draw_all(path, text_only):
             for kind, picture in found.items():
                 draw_both(picture, "%s-%s" % (name, kind) if kind != "memory" else kind, is_recorded(path))
             said = ", what pages show in plots/recorded" if is_recorded(path) else ""
-            print("drawn: build/plots/%s-*.svg and .png%s" % (name, said))
+            print("drawn: build/plots/%s-*.svg and .png%s" % (name, said) if set(found) - {"memory"} else
+                  "nothing to draw of %s: too few right results on random input" % name)
         in_text(found)

@@ -52,6 +52,9 @@ class Row(SimpleNamespace):
             setattr(self, name, text if name in WORDS or name not in COLUMNS else None if text == "-" else float(text))
         self.attends, self.peer, self.causal = bool(self.seq_q), not self.step[0].isdigit(), self.causal or 0
         self.number = 0 if self.peer else int(re.match(r"\d+", self.step)[0])
+        ring = re.fullmatch(r"(.*), (\d+ ranks?)", self.input)
+        if ring:  # a row of its own for each number of ranks, by that name
+            self.step, self.input = "%s, %s" % (self.step, ring[2]), ring[1]
         # Speed and error are worth showing only for right answers, and comparable on one kind of input. Peers have no verdict.
         self.usable = self.verdict in ("pass", "-") and self.input == "normal"
         needed = "batch heads kv_heads seq_q seq_k dim" if self.attends else "rows cols"

@@ -144,6 +144,16 @@ class Reading(Case):
         rows, _ = self.rows_of(text_of([softmax("01_one", 10), softmax("02_two", 20), softmax("01_one", 30)]))
         self.assertEqual([(r.step, r.median_ms) for r in rows], [("01_one", 30), ("02_two", 20)])
 
+    def test_a_ring_has_a_row_for_each_number_of_ranks(self):
+        text = text_of([attention("35_ring", 10 * n, input="normal, %d rank%s" % (n, "s" * (n > 1))) for n in (1, 2, 4)])
+        rows, err = self.rows_of(text + text_of([attention("35_ring", 7, input="normal, 2 ranks")]))
+        self.assertEqual([(r.step, r.median_ms, r.number, r.usable) for r in rows],
+                         [("35_ring, 1 rank", 10, 35, True), ("35_ring, 2 ranks", 7, 35, True),
+                          ("35_ring, 4 ranks", 40, 35, True)])
+        status, out, err = self.run_tool("table", "t.tsv")
+        self.assertEqual((status, err), (0, ""))
+        self.assertRegex(out, r"35_ring, 4 ranks, fp32 +40\.0 ")
+
     def test_windows_line_ends(self):
         rows, err = self.rows_of(text_of([softmax("01_one", 10)]).replace("\n", "\r\n"))
         self.assertEqual((rows[0].verdict, err), ("pass", ""))
@@ -576,6 +586,11 @@ class Drawing(Case):
         self.write("marks.txt", marks[0] + "\n")
         with self.assertRaises(results.Problem):
             draw.timeline("marks.txt")
+
+    def test_where_nothing_can_be_drawn_that_is_said(self):
+        self.write("t.tsv", text_of([softmax("01_step", 10, input="masked")], CPU, FACTS))
+        status, out, err = self.run_tool("plots", "t.tsv")
+        self.assertEqual((status, out, err), (0, "nothing to draw of t: too few right results on random input\n", ""))
 
     def test_a_picture_that_cannot_be_drawn_is_an_error(self):
         with self.assertRaises(results.Problem):

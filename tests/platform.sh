@@ -103,6 +103,11 @@ for target in tables plots record diff-3; do
     is "$(echo "$out" | grep -v '^found:' | grep -v '^make')" 'this needs python3; `make setup` installs it' \
         "make $target without python3"
 done
+out=$(make -s CUDA=0 B=/dev/null/b step-3 2>&1)
+is $? 2 "make where nothing can be written"
+says "$out" "the folder /dev/null/b cannot be made" "what it says where nothing can be written"
+is "$(echo "$out" | grep -vc '^found:')" 1 "how many lines that is"
+is "$(grep -c '@python3' Makefile)" 0 "targets that would not say so"
 
 # ---- awk: mawk is Debian's, gawk Fedora's, busybox's Alpine's
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """`make book`: every page is in it, its links lead somewhere, pictures and formulas lie in it. Run by run.sh."""
-import os, pathlib, re, shutil, subprocess, sys, unittest
+import contextlib, io, os, pathlib, re, shutil, subprocess, sys, unittest, unittest.mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "common/scripts"))
@@ -30,6 +30,13 @@ class Book(unittest.TestCase):
         done = make(PATH="/nowhere")
         self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1))
         self.assertIn("pandoc", done.stderr)
+
+    @unittest.skipUnless(shutil.which("pandoc"), "pandoc is not here")
+    def test_where_nothing_can_be_written(self):
+        err = io.StringIO()
+        with unittest.mock.patch("book.OUT", "/dev/null/b/book.html"), contextlib.redirect_stderr(err):
+            self.assertEqual(book.main(), 1)
+        self.assertEqual(err.getvalue(), "book: /dev/null/b: Not a directory\n")
 
     @unittest.skipUnless(shutil.which("pandoc"), "pandoc is not here")
     def test_the_book(self):

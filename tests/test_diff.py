@@ -159,6 +159,13 @@ class Diff(unittest.TestCase):
         self.assertIn("\nsteps/23_persistent_attention/tiles.cuh\n", make("diff-23"))
         self.assertIn("no such step: diff-99. N is 0 to ", make("diff-99"))
 
+    @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full here")
+    def test_a_full_disk_is_a_line(self):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([sys.executable, str(TOOL), "09_split_softmax", "08_cluster_softmax"], cwd=ROOT, stdout=full,
+                                 stderr=subprocess.PIPE, text=True)
+        self.assertEqual((run.returncode, run.stderr), (1, "diff: No space left on device\n"))
+
 
 if __name__ == "__main__":
     unittest.main()

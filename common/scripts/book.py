@@ -115,17 +115,25 @@ def contents():
     return "<nav>\n<h2>Contents</h2>\n%s</nav>\n" % "".join(parts)
 
 
-def main():
-    if not shutil.which("pandoc"):
-        print("this needs pandoc, which is a package of that name in Debian and Ubuntu, Fedora and Homebrew", file=sys.stderr)
-        return 1
+def write():
+    (ROOT / OUT).parent.mkdir(exist_ok=True)
     name = html.escape(title("README.md"))
     page = ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>%s</title>\n<style>%s</style>\n'
             '<script>%s</script>\n</head>\n<body>\n<h1>%s</h1>\n%s%s</body>\n</html>\n'
             % (name, STYLE, SCRIPT, name, contents(), "".join(map(article, PAGES))))
-    (ROOT / OUT).parent.mkdir(exist_ok=True)
     (ROOT / OUT).write_text(page, encoding="utf-8")
     print("%s: %d pages, %.1f MB; print it from a browser" % (OUT, len(PAGES), len(page) / 1e6))
+
+
+def main():
+    if not shutil.which("pandoc"):
+        print("this needs pandoc, which is a package of that name in Debian and Ubuntu, Fedora and Homebrew", file=sys.stderr)
+        return 1
+    try:
+        write()
+    except OSError as error:
+        print("book: %s: %s" % (error.filename, error.strerror), file=sys.stderr)
+        return 1
     return 0
 
 

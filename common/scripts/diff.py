@@ -219,7 +219,7 @@ def as_table(files):
 def main(words):
     flags, names = ([w for w in words if w.startswith("--") == flag] for flag in (True, False))
     if set(flags) - {"--all", "--html"} or not 1 <= len(names) <= 2:
-        sys.exit("diff: ARGS is --all (comments and main.c, too), --html (a page), or both; not %s" % " ".join(flags))
+        sys.exit("diff: ARGS is --all (comments and main.c, too), --html (a page), or both; not %s" % " ".join(words))
     for name in names:
         if not os.path.isfile(os.path.join("steps", name, "main.c")):
             sys.exit("diff: there is no step %s" % name)
@@ -250,4 +250,9 @@ def main(words):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stderr.write("diff: %s%s\n" % (error.filename + ": " if error.filename else "", error.strerror))
+        os._exit(1)  # without another try to write
