@@ -201,6 +201,52 @@ class Exercises(unittest.TestCase):
             code, said = call("try", "03_online_softmax", "--file", f"{FOLDER}/own.c", *words, **more)
             self.assertEqual((code, said.count("\n"), "make step-3" in said), (2, 1, True), said)
 
+    def answer(self, data, *words, **environment):
+        """What is said of these bytes."""
+        exercise.write(f"{FOLDER}/answer.c", "")
+        with open(f"{FOLDER}/answer.c", "wb") as file:
+            file.write(data)
+        return call("try", "03_online_softmax", "--file", f"{FOLDER}/answer.c", "--rows", "64", "--cols", "64", "--budget",
+                    "0.02", *words, **environment)
+
+    def test_a_file_may_be_of_another_encoding(self):
+        own = exercise.read("steps/03_online_softmax/cpu.c").encode()
+        code, said = self.answer(b"\xef\xbb\xbf/* gr\xfc\xdfe */\n" + own)
+        self.assertIn("the speed of the course's", said)
+        code, said = self.answer(("\ufeff" + own.decode()).encode("utf-16"))
+        self.assertEqual((code, "does not compile" in said, "Traceback" in said), (1, True, False), said)
+
+    def test_an_answer_that_ends_the_program_is_not_solved(self):
+        own = exercise.read("steps/03_online_softmax/cpu.c")
+        ends = own.replace("#include", "#include <stdlib.h>\n#include", 1).replace("{\n#pragma", "{\n    exit(0);\n#pragma", 1)
+        code, said = self.answer(ends.encode())
+        self.assertEqual((code, "ended before it was judged" in said), (1, True), said)
+        self.assertEqual(self.answer(own.encode(), "--help")[0], 0)
+
+    def test_names_are_those_that_the_reader_wrote(self):
+        code, said = self.answer(b"void softmax(void);\n")
+        self.assertEqual((code, "online_softmax_cpu" in said, "answer_cpu" in said), (1, True, False), said)
+
+    def test_seconds_are_a_number(self):
+        code, said = self.answer(b"\n", TRY_SECONDS="abc")
+        self.assertEqual((code, said), (2, "try-3: TRY_SECONDS=abc: a whole number from 1 to 999999 is allowed\n"))
+
+    def test_what_was_kept_may_be_damaged(self):
+        good = {"step": "03_online_softmax", "device": "cpu", "solved": True, "better": False, "verdict": "right",
+                "day": "2026-01-31"}
+        exercise.write(exercise.PROGRESS, '{"step": "03_onl\n[]\n{}\n%s\n{"st' % json.dumps(good))
+        code, said = call("progress")
+        self.assertEqual((code, said.count("left out: it is no attempt"), "cpu solved, 2026-01-31" in said), (0, 4, True), said)
+        self.assertIn("1 of ", said)
+        exercise.keep([json.dumps({**good, "step": "05_block_softmax"})])
+        self.assertIn("2 of ", call("progress")[1])
+        call("start", "03_online_softmax")
+        exercise.write(exercise.mine("03_online_softmax") + "/.hints", "x")
+        self.assertEqual(call("hint", "03_online_softmax")[1].count("Hint "), 1)
+        os.remove(exercise.PROGRESS)
+        os.mkdir(exercise.PROGRESS)
+        self.assertEqual(call("progress"), (1, f"exercise: {exercise.PROGRESS}: Is a directory\n"))
+
     def test_a_mistake_that_no_small_input_shows(self):
         own = exercise.read("steps/03_online_softmax/cpu.c")
         exercise.write(f"{FOLDER}/large.c", own.replace("    }\n}", "    }\n    if (rows > 60)\n        y[0] = 2;\n}"))

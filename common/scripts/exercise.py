@@ -27,7 +27,7 @@ import mutate  # the lists of mutants
 
 B = os.environ.get("B") or "build/cpu"
 KNOWN = os.environ.get("TRY_KNOWN", "").split()      # the mistakes that answers are compared with; without it, all of the step's
-SECONDS = int(os.environ.get("TRY_SECONDS") or 180)  # more than any step takes here, its verdict included
+SECONDS = os.environ.get("TRY_SECONDS") or "180"     # more than any step takes here, its verdict included
 RANK_SECONDS = os.environ.get("RING_TIMEOUT") or "20"  # more than a rank of a ring waits for another
 CUDA = os.environ.get("CUDA") == "1"
 PARTS = {"cpu.c": "cpu", **({"gpu.cu": "gpu"} if CUDA else {})}  # what can be built here, and on which device it runs
@@ -42,7 +42,8 @@ def fail(text, status=1):
 
 
 def read(path):
-    with open(path, encoding="utf-8") as file:
+    """Whatever an editor makes of it: a mark of the encoding goes, and bytes that are no UTF-8 stay what they are."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
         return file.read()
 
 
@@ -50,7 +51,7 @@ def write(path, text):
     """Only if it changes something: make goes by the time of a file."""
     if not os.path.exists(path) or read(path) != text:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
 
 
@@ -171,7 +172,7 @@ def attempt_files(what, step, file=None):
             fail(f"try-{number(step)}: FILE={file}: this build is without CUDA")
         own = {part: file}
     else:
-        own = {part: f"{mine(step)}/{part}" for part in PARTS if os.path.exists(f"{mine(step)}/{part}")}
+        own = {part: f"{mine(step)}/{part}" for part in PARTS if os.path.isfile(f"{mine(step)}/{part}")}
         if not own:
             fail(f"{what}-{number(step)}: there is nothing in {mine(step)} yet: make start-{number(step)}", 2)
     return own
@@ -243,7 +244,8 @@ def build(step):
         print(f"try-{number(step)}: building it, and the known mistakes beside it; the first time takes a while", file=sys.stderr)
     done = subprocess.run(["make", "-s", "WERROR=", f"B={B}", f"TRY={step}", f"{B}/build/mine/{step}/try"],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    said = [line for line in done.stdout.splitlines() if not re.match(r"make(\[\d+\])?: |found: |  (compile|link) ", line)]
+    words = re.sub(r"\banswer_", step[3:] + "_", done.stdout)  # by the names that the reader wrote
+    said = [line for line in words.splitlines() if not re.match(r"make(\[\d+\])?: |found: |  (compile|link) ", line)]
     if said and (done.returncode or "warning" in done.stdout):
         print("\n".join(said))
     if done.returncode:
@@ -286,6 +288,8 @@ def try_it(step, file, options):
     if of_course:
         fail(f"try-{number(step)}: {of_course} is for make step-{number(step)}, which runs the course's own; an answer is judged "
              f"and timed", 2)
+    if not re.fullmatch(r"[1-9]\d{0,5}", SECONDS):
+        fail(f"try-{number(step)}: TRY_SECONDS={SECONDS}: a whole number from 1 to 999999 is allowed", 2)
     holes_left = {path: list(still_open(step, path)) for path in own.values()}
     for path, names in holes_left.items():
         if names:
@@ -301,9 +305,12 @@ def try_it(step, file, options):
     told = f"build/mine/{step}/attempt.jsonl"
     if os.path.exists(told):
         os.remove(told)
-    code, ended = run(step, options, SECONDS, {"ATTEMPT": told, "RING_TIMEOUT": RANK_SECONDS})
+    code, ended = run(step, options, int(SECONDS), {"ATTEMPT": told, "RING_TIMEOUT": RANK_SECONDS})
     if code == 1 and not os.path.exists(told) and ".ring = true" in read(f"steps/{step}/main.c"):
         ended = ended or "with its ranks, as said above"  # one died, or another one waited for it in vain
+    helped = any(len(word) > 2 and "--help".startswith(word) for word in options)
+    if code == 0 and not helped and not os.path.exists(told):
+        fail("  not solved: the program ended before it was judged: nothing in it may end it, as exit() does")
     if ended:
         print(f"  not solved: it was ended {ended}", flush=True)
         small = ["--heads", "1", "--seq", "1"] if is_attention(step) else ["--rows", "1", "--cols", "1"]
@@ -329,7 +336,9 @@ def keep(lines):
     """A line for each device: that of the type which came out worst."""
     os.makedirs(MINE, exist_ok=True)
     attempts = [{"day": datetime.date.today().isoformat(), **json.loads(line)} for line in lines]
+    torn = os.path.exists(PROGRESS) and not read(PROGRESS).endswith("\n")
     with open(PROGRESS, "a", encoding="utf-8") as out:
+        out.write("\n" * torn)
         for device in sorted({a["device"] for a in attempts}):
             out.write(json.dumps(min((a for a in attempts if a["device"] == device), key=rank)) + "\n")
 
@@ -338,10 +347,22 @@ def rank(attempt):
     return attempt["solved"], attempt["verdict"] == "right", attempt.get("share", 0)
 
 
+def attempts():
+    """What was kept. What is no attempt, such as half a line, is left out, and that is said."""
+    for i, line in enumerate(read(PROGRESS).splitlines() if os.path.exists(PROGRESS) else [], 1):
+        try:
+            now = json.loads(line)
+        except ValueError:
+            now = None
+        if isinstance(now, dict) and {"step", "device", "solved", "better", "verdict", "day"} <= now.keys():
+            yield now
+        elif line:
+            print(f"{PROGRESS}:{i} is left out: it is no attempt", file=sys.stderr)
+
+
 def progress():
     best = {}
-    for line in read(PROGRESS).splitlines() if os.path.exists(PROGRESS) else []:
-        now = json.loads(line)
+    for now in attempts():
         key = now["step"], now["device"]
         best[key] = max(best.get(key, now), now, key=rank)
     steps = [step for step in sorted(os.listdir("steps")) if os.path.exists(f"steps/{step}/main.c") and holes(step)]
@@ -365,7 +386,7 @@ def hint(step):
     hints = re.findall(r"<details><summary>Hint \d+</summary>\n\n(.*?)\n\n\s*</details>", read(f"steps/{step}/README.md"), re.S)
     at, seen = f"{mine(step)}/.hints", 0
     if os.path.exists(at):
-        seen = int(read(at).strip() or 0)
+        seen = int(re.match(r"\d{0,3}", read(at))[0] or 0)
     for i, text in enumerate(hints[:seen + 1], 1):
         print(f"Hint {i} of {len(hints)}:\n" + re.sub(r"^   ", "", text, flags=re.M) + "\n")
     if seen >= len(hints):
@@ -400,4 +421,10 @@ def main(words):
 
 if __name__ == "__main__":
     os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../.."))
-    main(sys.argv[1:])
+    sys.stdout.reconfigure(errors="replace")  # of a file that is no UTF-8
+    try:
+        main(sys.argv[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stderr.write(f"exercise: {error.filename + ': ' if error.filename else ''}{error.strerror}\n")
+        os._exit(1)  # without another try to write
