@@ -238,6 +238,14 @@ START_TEST(test_softmax_verdict)
     /* a sum whose chain is so long that it may be wrong by half says nothing */
     v = verify_softmax_backward(dx, y, dy, FP32, ROWS, COLS, (struct rounding){ .extra = 1 << 24 });
     ck_assert_int_eq(v.doubtful, ROWS);
+    for (int i = 0; i < COLS; i++)
+        dy[i] = i ? 3e38f : -3e38f; /* what the first differs by from the mean is beyond fp32: in doubt, unless it is finite */
+    softmax_backward_cpu(dx, y, dy, ROWS, COLS);
+    v = verify_softmax_backward(dx, y, dy, FP32, ROWS, COLS, how);
+    ck_assert_msg(!isfinite(dx[0]) && v.wrong == 0 && v.doubtful == 1, "%g, %s", (double)dx[0], v.what);
+    dx[0] = 1;
+    v = verify_softmax_backward(dx, y, dy, FP32, ROWS, COLS, how);
+    ck_assert_int_eq(v.wrong, 1);
 }
 END_TEST
 
@@ -430,6 +438,43 @@ START_TEST(test_attention_of_given_results)
 }
 END_TEST
 
+/*
+ * A change so large that sums are beyond fp32, or results beyond fp16, whatever computes them: nothing is wrong, nothing is shown
+ * to be right. A finite number is still compared.
+ */
+START_TEST(test_attention_beyond_its_type)
+{
+    struct kind kind = attention_backward_kind();
+    struct options o = { .is_attention = true, .attention = { 1, 2, 2, 100, 90, 64, true, 0.125f }, .dtype = (enum dtype)_i,
+                         .input = "normal", .seed = 1 };
+    struct run r = { .kind = &kind, .step = &recomputed_backward, .o = &o, .device = &cpu_device };
+    problem_judge(&r, "");
+    for (int64_t i = 0; i < 200 * 64; i++)
+        element_set(r.host[DO].data, o.dtype, i, o.dtype == FP16 ? 6e4 : i / 64 % 2 ? 2e38 : -2e38);
+    kind.call(&r);
+    struct verdict v = kind.verify(&r);
+    ck_assert_msg(!v.pass && v.wrong == 0 && v.doubtful > 0 && strstr(v.what, "beyond"), "%s", v.what);
+    element_set(r.host[DV].data, o.dtype, 0, 1);
+    ck_assert_int_eq(kind.verify(&r).wrong, 1);
+    problem_free(&r);
+}
+END_TEST
+
+/* Scores around -51200, of so many products: docs/numerics.md counts from how many on fp32 does not know the weights. */
+START_TEST(test_attention_of_deep_scores)
+{
+    struct kind kind = attention_backward_kind();
+    for (int dim = 27; dim <= 28; dim++) {
+        struct options o = { .is_attention = true, .attention = { 1, 1, 1, 64, 64, dim, false, default_scale(dim) },
+                             .input = "deep", .seed = 1 };
+        struct run r = { .kind = &kind, .step = &recomputed_backward, .o = &o, .device = &cpu_device };
+        struct verdict v = problem_judge(&r, "");
+        ck_assert_msg(v.wrong == 0 && v.doubtful == (dim == 27 ? 0 : 64), "heads of %d: %s", dim, v.what);
+        problem_free(&r);
+    }
+}
+END_TEST
+
 /* dlse may be left out. */
 START_TEST(test_attention_without_dlse)
 {
@@ -596,6 +641,8 @@ Suite *backward_suite(void)
     tcase_add_loop_test(attention, test_attention_threads, 0, ATTENTION_STEPS);
     tcase_add_loop_test(attention, test_attention_without_dlse, 0, ATTENTION_STEPS);
     tcase_add_test(attention, test_attention_of_given_results);
+    tcase_add_loop_test(attention, test_attention_beyond_its_type, FP32, BF16 + 1);
+    tcase_add_test(attention, test_attention_of_deep_scores);
     tcase_add_loop_test(attention, test_bits_of_any_threads, FP32, BF16 + 1);
     tcase_add_loop_test(attention, test_attention_verdict, 0, 8);
     if (!getenv("TESTS_SMALL")) /* a minute of double precision under sanitizers, which see it do the same elsewhere */

@@ -213,6 +213,7 @@ static const struct attention_usage {
     { "15_tensor_core_attention", "--trace 1:2", "--trace", "", "for GPUs alone" },
 }, gradient_usage[] = {
     { "14_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
+    { "14_register_tiled_attention", "--do not-here.npy --device cpu", "--do", "", "no gradient" },
     { "31_recomputed_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
     { "31_recomputed_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
     { "31_recomputed_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
@@ -273,7 +274,7 @@ START_TEST(test_tables_of_pages)
 {
     static const struct {
         const char *words, *a, *b;
-        float second;
+        double second;
         int dims, status;
     } all[] = {
         { "--seqlens 20,17 --pages 4", NULL, NULL, 3, 2, 0 },
@@ -284,13 +285,14 @@ START_TEST(test_tables_of_pages)
         { "--seqlens 20,17 --page-size 8", "sequence 0 has 20 keys", "2 pages of 8 hold 16", 3, 2, EXIT_USAGE },
         { "--seqlens 20", "1 rows", "(batch, pages)", 3, 2, EXIT_USAGE },
         { "--seqlens 20,17", "2 rows", "(batch, pages)", 3, 1, EXIT_USAGE },
-        { "--seqlens 20,17", "0.5 at [0, 1]", "whole numbers", 0.5f, 2, EXIT_USAGE },
+        { "--seqlens 20,17", "0.5 at [0, 1]", "whole numbers", 0.5, 2, EXIT_USAGE },
         { "--seqlens 20,17", "-1 at [0, 1]", "whole numbers", -1, 2, EXIT_USAGE },
+        { "--seqlens 20,17", "page 2147483647 at [0, 1]", "at most", 2147483647, 2, EXIT_USAGE },
     };
-    float table[] = { 0, all[_i].second, 1, 2 };
+    double table[] = { 0, all[_i].second, 1, 2 };
     const int64_t shape[] = { 2, 2 }, flat[] = { 4 };
     char why[512], words[1024];
-    ck_assert(npy_write(folder_path("t.npy"), table, FP32, all[_i].dims, all[_i].dims == 2 ? shape : flat, why, sizeof why) == 0);
+    ck_assert(npy_write(folder_path("t.npy"), table, FP64, all[_i].dims, all[_i].dims == 2 ? shape : flat, why, sizeof why) == 0);
     snprintf(words, sizeof words, "--device cpu --reps 1 --heads 1 --dim 8 --table %s %s", folder_path("t.npy"), all[_i].words);
     if (all[_i].status)
         assert_refused("28_paged_attention", words, all[_i].status, "--table", "t.npy", all[_i].a, all[_i].b, NULL);
@@ -678,6 +680,11 @@ START_TEST(test_gradients_of_given_results)
     snprintf(more, sizeof more, "--dlse %s", folder_path("dlse.npy"));
     assert_refused("14_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--dlse",
                    "no gradient", NULL);
+    ((float *)t[5].data)[60] = NAN;
+    ck_assert(npy_write(folder_path("do.npy"), t[5].data, FP32, 4, t[5].shape, why, sizeof why) == 0);
+    snprintf(more, sizeof more, "--do %s", folder_path("do.npy"));
+    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--do", "do.npy",
+                   "nan at [0, 1, 0, 4]", "finite", NULL);
     ((float *)t[3].data)[400] += 1e-3f;
     ck_assert(npy_write(folder_path("o.npy"), t[3].data, FP32, 4, t[3].shape, why, sizeof why) == 0);
     assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
@@ -807,6 +814,14 @@ static bool is_drawn(const char *program, char what)
     return strchr(line, what);
 }
 
+/* Or rows of 2 and of 4 ranks could not be told apart. */
+START_TEST(test_row_of_a_ring_says_how_many_ranks)
+{
+    const struct said *s = run("35_ring_attention", "--heads 1 --seq 64 --ranks 3 --reps 1 --device cpu --json");
+    ck_assert_msg(strstr(s->out, "\"input\": \"normal, 3 ranks\""), "%s%s", s->out, s->err);
+}
+END_TEST
+
 /* Blocks travel beside computing in step 37 alone. A run that was held up may have drawn that shorter than a column. */
 START_TEST(test_timeline_of_a_ring)
 {
@@ -870,6 +885,13 @@ START_TEST(test_steps_for_gpus_alone)
         ck_assert_msg(s->status == EXIT_FAILED && !s->out[0] && strstr(s->err, "nothing ran"), "status %d: %s%s", s->status,
                       s->out, s->err);
     }
+    /* which is so of one that computes gradients, too; and of a step before */
+    char words[1024];
+    snprintf(words, sizeof words, "--heads 1 --seq 64 --device cpu --dq %s", folder_path("dq.npy"));
+    const struct said *s = run("32_tensor_core_backward", words);
+    ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, "nothing ran"), "status %d: %s%s", s->status, s->out, s->err);
+    s = run("09_split_softmax", "--rows 2 --cols 64 --reps 1 --device cpu");
+    ck_assert_msg(strstr(s->out, "08_cluster_softmax, not timed: it is for GPUs alone"), "%s", s->out);
 }
 END_TEST
 
@@ -963,6 +985,7 @@ Suite *program_suite(void)
     tcase_add_loop_test(runs, test_every_step_runs_on_real_input, 0, PROGRAMS);
     tcase_add_loop_test(runs, test_every_attention_step_runs, 0, ATTENTION_PROGRAMS);
     tcase_add_loop_test(runs, test_every_attention_step_runs_on_real_input, 0, ATTENTION_PROGRAMS);
+    tcase_add_test(rings, test_row_of_a_ring_says_how_many_ranks);
     tcase_add_test(rings, test_timeline_of_a_ring);
     tcase_add_test(runs, test_trace);
     tcase_add_test(runs, test_a_wrong_result_fails);

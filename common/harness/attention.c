@@ -81,7 +81,7 @@ static void join(const char *name, const struct options *o)
     ring_join(text, o->ranks);
 }
 
-static void finish(const void *step, struct options *o)
+void attention_finish_any(const void *step, struct options *o)
 {
     const struct attention_step *s = step;
     char list[64] = "1 to 256";
@@ -89,10 +89,6 @@ static void finish(const void *step, struct options *o)
         o->dtype = attention_has(s, &cpu_device, FP32) ? FP32 : BF16;
     if (o->dtype == FP32 && !attention_has(s, &cpu_device, FP32))
         usage_error("--dtype fp32: %s takes fp16 and bf16", s->name);
-    const struct attention_backward *back = &s->backward;
-    if (!back->cpu && !back->gpu && !back->gpu_bf16 &&
-        (o->o_path || o->change_path || o->dlse_path || o->dq_path || o->dk_path || o->dv_path))
-        usage_error("--o, --do, --dlse, --dq, --dk, --dv: %s computes no gradient", s->name);
     if (o->ranks && !s->ring)
         usage_error("--ranks %d: %s is no ring", o->ranks, s->name);
     if (s->ring)
@@ -104,6 +100,13 @@ static void finish(const void *step, struct options *o)
         at += (size_t)snprintf(list + at, sizeof list - at, "%s%d", i == 0 ? "" : s->dims[i + 1] ? ", " : " and ", s->dims[i]);
     if (!attention_takes(s, &cpu_device, o->attention.dim))
         usage_error("--dim %lld: %s takes %s", (long long)o->attention.dim, s->name, list);
+}
+
+static void finish(const void *step, struct options *o)
+{
+    if (o->o_path || o->change_path || o->dlse_path || o->dq_path || o->dk_path || o->dv_path)
+        usage_error("--o, --do, --dlse, --dq, --dk, --dv: %s computes no gradient", ((const struct attention_step *)step)->name);
+    attention_finish_any(step, o);
 }
 
 /* --sweep: lengths from 512 on, tokens in all staying what they are; of a decoding step, keys, and as few queries as ever.
@@ -228,7 +231,7 @@ static const char *missing(const void *step, const struct options *o, const stru
     if (device->missing())
         return device->missing();
     if (!device->apart && !attention_has(s, device, FP32))
-        return "this step is for GPUs alone";
+        return "it is for GPUs alone";
     snprintf(why, sizeof why, "the step has no %s version for it", dtype_name(o->dtype));
     if (!attention_has(s, device, o->dtype))
         return why;
@@ -341,10 +344,15 @@ static double memory_rate(const struct run *r, const struct result *result, cons
 /* The ceiling is what would take longest at its full speed: the compulsory bytes, the products, or the exponentials. */
 static void measure(const struct run *r, struct result *result, const struct timing *beside)
 {
+    static char text[128];
     const struct attention *p = &r->o->attention;
     result->batch = p->batch, result->heads = p->heads, result->kv_heads = p->kv_heads;
     result->seq_q = p->seq_q, result->seq_k = p->seq_k, result->dim = p->dim, result->causal = p->causal;
     result->input = input_text(r->o);
+    if (((const struct attention_step *)r->step)->ring) {
+        snprintf(text, sizeof text, "%s, %d rank%s", input_text(r->o), ring_ranks(), ring_ranks() > 1 ? "s" : "");
+        result->input = text;
+    }
     result->useful_bytes = r->kind->useful(r->o);
     result->flops = r->kind->products * r->kind->units(r->o) * (double)p->dim;
     bool tensor_cores = result->dtype != FP32 && r->device->apart;

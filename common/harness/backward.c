@@ -72,6 +72,7 @@ static void softmax_finish(const void *step, struct options *o)
     if (o->traced)
         usage_error("--trace: it shows how a softmax grows, and this step has one already");
     softmax_kind.finish(step, o);
+    input_results_sizes(o);
 }
 
 struct kind softmax_backward_kind(void)
@@ -146,6 +147,18 @@ static void forward(const struct options *o, struct buffer *t)
     free(row);
 }
 
+/* Files may hold what no family does that is let through. (An lse may be -inf, of a query without keys; forward() looks.) */
+static void require_finite(const struct options *o, const struct buffer *inputs)
+{
+    const struct { int tensor; const char *option, *path; enum dtype dtype; } all[] = {
+        { Q, "q", o->q_path, o->dtype }, { K, "k", o->k_path, o->dtype }, { V, "v", o->v_path, o->dtype },
+        { O, "o", o->o_path, o->dtype }, { DO, "do", o->change_path, o->dtype }, { DLSE, "dlse", o->dlse_path, FP32 },
+    };
+    for (int i = 0; i < 6; i++)
+        if (all[i].path)
+            input_require_finite(all[i].option, all[i].path, &inputs[all[i].tensor], all[i].dtype);
+}
+
 static void attention_inputs(const struct options *o, struct buffer *inputs)
 {
     struct qkv t = input_qkv(o);
@@ -161,6 +174,7 @@ static void attention_inputs(const struct options *o, struct buffer *inputs)
         memset(inputs[DLSE].data, 0, inputs[DLSE].bytes);
     else if (!o->dlse_path)
         input_fill(inputs[DLSE].data, FP32, rows, 1, "normal", o->seed + 4);
+    require_finite(o, inputs);
     forward(o, inputs);
 }
 
@@ -190,7 +204,8 @@ static void attention_finish(const void *step, struct options *o)
         usage_error("--lse '%s': this step makes none; where it is to be read, --o is needed, too", o->lse_path);
     refuse_input(o, "masked", "its keys are not all finite, which gradients need; a mask is --causal");
     refuse_input(o, "nan", "a gradient is asked for finite numbers alone");
-    attention_kind.finish(step, o);
+    attention_finish_any(step, o);
+    input_results_sizes(o);
 }
 
 /* Those of attention whose numbers, and whose gradients, every type holds. */

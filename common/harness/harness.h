@@ -217,6 +217,8 @@ struct buffer input_change(const struct options *o, uint64_t seed);
 void input_results_sizes(struct options *o); /* whether files of results, and of their changes, have their shapes: or fatal() */
 /* A file's numbers as `dtype`, each rounded once. A finite one that becomes infinite is not what was meant: usage_error. */
 struct buffer input_file(const char *option, const char *path, enum dtype dtype, int64_t count);
+/* What input_file() made of it must be finite: or usage_error. */
+void input_require_finite(const char *option, const char *path, const struct buffer *b, enum dtype dtype);
 
 /* A .npy file's numbers, which must be whole ones from 0 to INT32_MAX. Fatal when it cannot be read; otherwise usage_error. */
 struct npy input_whole(const char *option, const char *path);

@@ -255,6 +255,19 @@ struct buffer input_file(const char *option, const char *path, enum dtype dtype,
     return b;
 }
 
+void input_require_finite(const char *option, const char *path, const struct buffer *b, enum dtype dtype)
+{
+    double bytes = 0;
+    int64_t count = (int64_t)(b->bytes / dtype_bytes(dtype)), at = 0;
+    while (at < count && isfinite(element(b->data, dtype, at)))
+        at++;
+    if (at < count) {
+        struct npy file = header_of(path, &bytes);
+        usage_error("--%s '%s': %g at %s; a gradient is asked for finite numbers alone", option, path,
+                    element(b->data, dtype, at), index_text(&file, at));
+    }
+}
+
 struct npy input_whole(const char *option, const char *path)
 {
     struct npy file;

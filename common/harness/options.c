@@ -478,7 +478,6 @@ void options_finish(struct options *o)
         finish_softmax(o, named);
     if (o->is_attention && !o->scale_given)
         o->attention.scale = default_scale(o->attention.dim);
-    input_results_sizes(o);
 }
 
 struct options options_parse(int argc, char **argv, const char *idea, enum step_kind kind, const struct attention *usual)

@@ -239,9 +239,10 @@ static void table_read(struct options *o)
                         (long long)(g->most * size));
         for (int64_t i = 0; i < its; i++) {
             int64_t page = (int64_t)element(file.data, file.dtype, b * g->most + i);
-            if (g->pool && page >= g->pool)
-                usage_error("--table '%s': page %lld at [%lld, %lld]; the pool has 0 to %lld, which is --pages", g->table_path,
-                            (long long)page, (long long)b, (long long)i, (long long)g->pool - 1);
+            if (page >= (g->pool ? g->pool : INT32_MAX))
+                usage_error("--table '%s': page %lld at [%lld, %lld]; the pool has 0 to %lld, %s", g->table_path,
+                            (long long)page, (long long)b, (long long)i, (long long)(g->pool ? g->pool : INT32_MAX) - 1,
+                            g->pool ? "which is --pages" : "at most");
             g->table[b * g->most + i] = (int32_t)page;
             largest = page > largest ? page : largest;
         }

@@ -107,6 +107,8 @@ struct kind attention_paged_kind(void);
 void ring_report(const struct run *r, const struct result *result); /* of a ring (common/ring/report.c): prints its lines */
 
 extern const struct kind softmax_kind, attention_kind;
+/* What attention_kind.finish does, of steps that compute gradients, too. */
+void attention_finish_any(const void *step, struct options *o);
 
 /* main() of a step of this kind. before: the step that takes turns with it, or NULL. Returns the exit status. */
 int program_main(const struct kind *kind, const void *step, const char *name, const char *idea, const void *before,

@@ -109,10 +109,13 @@ static size_t bytes(const struct options *o, int tensor)
 static const char *missing(const void *step, const struct options *o, const struct device *device)
 {
     static char why[64];
+    const struct softmax_step *s = step;
     if (device->missing())
         return device->missing();
+    if (!device->apart && !softmax_has(s, device, FP32))
+        return "it is for GPUs alone";
     snprintf(why, sizeof why, "the step has no %s version for it", dtype_name(o->dtype));
-    return softmax_has(step, device, o->dtype) ? NULL : why;
+    return softmax_has(s, device, o->dtype) ? NULL : why;
 }
 
 static size_t workspace(const void *step, const struct options *o, const struct device *device)

@@ -215,15 +215,19 @@ static struct verdict compare_gradient_row(const void *dx, const void *y, const 
     double sum = reference_softmax_backward_row(want, y, dy, dtype, cols, &size), error = chain_of(cols, how) * unit * size;
     for (int64_t col = 0; col < cols; col++)
         largest = fmax(largest, fabs(want[col]));
+    const char *doubt = error > WORST_ALLOWED * size ? "its sum has so many addends that it may be wrong by half" : NULL;
     for (int64_t col = 0; col < cols; col++) { /* y times the error of the sum, and three roundings */
+        double got = element(dx, dtype, col), change = fabs(element(dy, dtype, col));
         double off = error + 3 * unit * fabs(element(dy, dtype, col) - sum);
         double bound = fabs(element(y, dtype, col)) * off + output * fabs(want[col]) + floor;
-        judge_element(&mine, element(dx, dtype, col), want[col], bound, largest, row, "column", col);
+        if (!isfinite(got) && isfinite(want[col]) && change + size > LARGEST_SCORE)
+            doubt = "dy is so large that its sum, or what it differs by from that, is beyond fp32";
+        else
+            judge_element(&mine, got, want[col], bound, largest, row, "column", col);
     }
-    mine.doubtful = error > WORST_ALLOWED * size;
-    if (mine.doubtful && !mine.wrong)
-        snprintf(mine.what, sizeof mine.what, "row %lld: its sum has so many addends that it may be wrong by half",
-                 (long long)row);
+    mine.doubtful = doubt != NULL;
+    if (doubt && !mine.wrong)
+        snprintf(mine.what, sizeof mine.what, "row %lld: %s", (long long)row, doubt);
     free(want);
     return mine;
 }
@@ -433,9 +437,42 @@ static bool finite_tensor(const void *x, enum dtype dtype, int64_t at, int64_t c
     return finite;
 }
 
-/* Compare `rows` rows from `first` on with want, (rows, dim). Errors are relative to the largest of them all: they cancel. */
+static double largest_of(const void *x, enum dtype dtype, int64_t at, int64_t count)
+{
+    double largest = 0;
+    for (int64_t i = at; i < at + count; i++)
+        largest = fmax(largest, fabs(element(x, dtype, i)));
+    return largest;
+}
+
+/*
+ * Whether a score, dP, D, dS or a sum of them times a tensor may be beyond fp32, or dS beyond the 16 bits that it is rounded to,
+ * in a head of K and V with its group: where the largest numbers of all tensors meet, and nothing cancels.
+ */
+static bool may_overflow(const struct backward_inputs *in, enum dtype dtype, struct attention p, struct attention_rounding how,
+                         int64_t kv)
+{
+    int64_t rows = attention_group(p) * p.seq_q, queries = rows * p.dim, keys = p.seq_k * p.dim;
+    double Q = largest_of(in->Q, dtype, kv * queries, queries), K = largest_of(in->K, dtype, kv * keys, keys),
+           V = fmax(largest_of(in->V, dtype, kv * keys, keys), largest_of(in->O, dtype, kv * queries, queries)),
+           dO = largest_of(in->dO, dtype, kv * queries, queries), scale = fmax(1, fabs(p.scale)),
+           dS = 2 * (double)p.dim * dO * V + (in->dlse ? largest_of(in->dlse, FP32, kv * rows, rows) : 0),
+           sums = fmax(dS * fmax((double)p.seq_k * K, (double)rows * Q), (double)rows * dO);
+    return fmax(scale * fmax(sums, (double)p.dim * Q * K), dS) > LARGEST_SCORE || (how.weights && dtype == FP16 && dS > 65504);
+}
+
+/* Whether a gradient may be beyond its type. */
+static bool beyond_type(double want, double bound, enum dtype dtype)
+{
+    return fabs(want) + bound > (dtype == FP16 ? 65504 : LARGEST_SCORE);
+}
+
+/*
+ * Compare `rows` rows from `first` on with want, (rows, dim). Errors are relative to the largest of them all: they cancel.
+ * overflow: what is not finite may be so for a right step, too.
+ */
 static void compare_gradient(struct verdict *v, const char *name, const void *got, enum dtype dtype, const double *want,
-                             const double *bound, int64_t first, int64_t rows, int64_t dim)
+                             const double *bound, bool overflow, int64_t first, int64_t rows, int64_t dim)
 {
     double largest = format[dtype].tiny;
     for (int64_t i = 0; i < rows * dim; i++)
@@ -443,8 +480,16 @@ static void compare_gradient(struct verdict *v, const char *name, const void *go
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++) {
         struct verdict mine = { .checked = 1, .first_wrong = -1 };
-        for (int64_t i = row * dim; i < (row + 1) * dim; i++)
-            judge_element(&mine, element(got, dtype, first * dim + i), want[i], bound[i], largest, first + row, name, i % dim);
+        for (int64_t i = row * dim; i < (row + 1) * dim; i++) {
+            double x = element(got, dtype, first * dim + i);
+            if (!isfinite(x) && isfinite(want[i]) && (overflow || beyond_type(want[i], bound[i], dtype)))
+                mine.doubtful = 1;
+            else
+                judge_element(&mine, x, want[i], bound[i], largest, first + row, name, i % dim);
+        }
+        if (mine.doubtful && !mine.wrong)
+            snprintf(mine.what, sizeof mine.what, "row %lld, %s: numbers so large that it, or a sum on the way, is beyond %s",
+                     (long long)(first + row), name, dtype == FP16 ? "its type" : "fp32");
 #pragma omp critical
         fold(v, &mine);
     }
@@ -466,13 +511,14 @@ struct verdict verify_attention_backward(const void *dQ, const void *dK, const v
         if (!drawn && (finite || broken++))
             continue;
         struct gradients g = reference_attention_backward(in, dtype, p, how, kv);
-        compare_gradient(&v, "dQ", dQ, dtype, g.dQ, g.dQ_bound, kv * queries, queries, p.dim);
-        compare_gradient(&v, "dK", dK, dtype, g.dK, g.dK_bound, kv * keys, keys, p.dim);
-        compare_gradient(&v, "dV", dV, dtype, g.dV, g.dV_bound, kv * keys, keys, p.dim);
+        bool overflow = may_overflow(in, dtype, p, how, kv);
+        compare_gradient(&v, "dQ", dQ, dtype, g.dQ, g.dQ_bound, overflow, kv * queries, queries, p.dim);
+        compare_gradient(&v, "dK", dK, dtype, g.dK, g.dK_bound, overflow, kv * keys, keys, p.dim);
+        compare_gradient(&v, "dV", dV, dtype, g.dV, g.dV_bound, overflow, kv * keys, keys, p.dim);
         v.doubtful += g.doubtful;
         if (g.doubtful && !v.wrong)
-            snprintf(v.what, sizeof v.what, "head %lld of K: scores so large that fp32 does not know the weights of %lld queries",
-                     (long long)kv, (long long)g.doubtful);
+            snprintf(v.what, sizeof v.what, "head %lld of K: scores so large that fp32 knows the weights of %lld queries to 1/4, "
+                     "at best", (long long)kv, (long long)g.doubtful);
         gradients_free(&g);
     }
     conclude(&v);
