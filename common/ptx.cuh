@@ -144,6 +144,15 @@ static inline __device__ unsigned count_around(unsigned *count, unsigned last)
     return before;
 }
 
+/* Wait until such a count is n. What was seen by those who have counted, the calling thread sees then. */
+static inline __device__ void wait_for_count(const unsigned *count, unsigned n)
+{
+    unsigned now;
+    do
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(__cvta_generic_to_global(count)) : "memory");
+    while (now != n);
+}
+
 /* ---- shared memory by address: loads that the compiler neither keeps in registers nor takes apart */
 
 static inline __device__ int4 shared_load(uint32_t at)
@@ -299,6 +308,18 @@ INLINE void bulk_add(float *global, uint32_t shared, int bytes)
 template <int N> INLINE void tma_store_wait_read(void)
 {
     HOPPER_ASM("cp.async.bulk.wait_group.read %0;" :: "n"(N) : "memory");
+}
+
+/* The same, but for the last N: they are done, and this thread sees what they did to global memory. */
+template <int N> INLINE void tma_store_wait(void)
+{
+    HOPPER_ASM("cp.async.bulk.wait_group %0;" :: "n"(N) : "memory");
+}
+
+/* What this thread sees in global memory comes before what it has the copy engine do there. */
+INLINE void fence_async_global(void)
+{
+    HOPPER_ASM("fence.proxy.async.global;" ::: "memory");
 }
 
 /* What this thread has written to shared memory will be seen by the copy engine and by wgmma, too. A barrier must follow. */

@@ -41,6 +41,7 @@ set linetype 30 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 30_attention_b
 set linetype 31 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 31_recomputed_backward
 set linetype 32 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 32_tensor_core_backward
 set linetype 33 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 33_hopper_backward
+set linetype 34 lc rgb "#56b4e9" lw 2 pt 9 ps 1.0               # 34_ordered_backward
 set linetype 35 lc rgb "#0072b2" lw 2 pt 7 ps 0.8              # 35_ring_attention: and the same again
 set linetype 36 lc rgb "#009e73" lw 2 pt 15 ps 0.8             # 36_zigzag_ring
 set linetype 37 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 37_overlapped_ring

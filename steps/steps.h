@@ -167,6 +167,10 @@ attention_workspace_fn tensor_core_backward_workspace;
 extern const struct attention_step hopper_backward;
 attention_backward_fp16_gpu_fn hopper_backward_fp16_gpu; attention_backward_bf16_gpu_fn hopper_backward_bf16_gpu;
 attention_workspace_fn hopper_backward_workspace;
+/* 34_ordered_backward */
+extern const struct attention_step ordered_backward;
+attention_backward_fp16_gpu_fn ordered_backward_fp16_gpu; attention_backward_bf16_gpu_fn ordered_backward_bf16_gpu;
+attention_workspace_fn ordered_backward_workspace;
 /* 35_ring_attention */
 extern const struct attention_step ring_attention;
 attention_cpu_fn ring_attention_cpu;

@@ -15,6 +15,7 @@
 #define NEAR 1e-6
 #define RUNS 1000
 #define SMALL_WORK 1000000 /* queries x keys x dim: see TESTS_SMALL in checks.h */
+#define LARGE_WORK 1000000000 /* more is for GPUs alone */
 
 /* What TESTS_CHECK may choose on a GPU. */
 #define GRID "grid"
@@ -253,6 +254,7 @@ END_TEST
 
 static const struct attention_step *const attention_steps[] = {
     &attention_backward, &recomputed_backward, &tensor_core_backward, &hopper_backward,
+    &ordered_backward,
 };
 enum { ATTENTION_STEPS = sizeof attention_steps / sizeof *attention_steps };
 
@@ -266,6 +268,7 @@ static const struct attention shapes[] = {
     { 1, 2, 1, 70, 70, 100, true, 1.5f }, { 1, 2, 2, 70, 90, 64, false, -0.4f }, { 1, 1, 1, 70, 90, 64, false, 0 },
     { 1, 2, 1, 257, 191, 64, true, 0 },  { 1, 2, 2, 256, 192, 128, false, 0 }, { 1, 2, 2, 500, 2, 64, false, 0 },
     { 1, 2, 2, 500, 3, 128, true, 0 },
+    { 1, 70, 70, 1000, 400, 128, true, 0 }, /* on GPUs: two sections of step 34, and more blocks than run at once */
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -282,7 +285,8 @@ static void judge_attention(bool gpu, int step)
             struct attention *p = &o.attention;
             if (p->scale == 0 && i != 17) /* which has a scale of 0 */
                 p->scale = default_scale(p->dim);
-            if (gpu && getenv("TESTS_SMALL") && p->heads * p->seq_q * p->seq_k * p->dim > SMALL_WORK)
+            int64_t work = p->heads * p->seq_q * p->seq_k * p->dim;
+            if (gpu ? getenv("TESTS_SMALL") && work > SMALL_WORK : work > LARGE_WORK)
                 continue;
             snprintf(name, sizeof name, "batch %d, heads %d of %d, %d x %d, dim %d%s, scale %g", (int)p->batch, (int)p->heads,
                      (int)p->kv_heads, (int)p->seq_q, (int)p->seq_k, (int)p->dim, p->causal ? ", causal" : "", (double)p->scale);

@@ -82,4 +82,6 @@ done <<'TABLE' && [ -z "${failed-}" ] && echo "machine code: as the lessons say"
 24 sm_90a 75  -  REUSE        the two references are an even and an odd register
 33 sm_90a  0  2  USETMAXREG   as in step 21, in one of its three kernels
 33 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+34 sm_90a  0  2  USETMAXREG   as in step 33
+34 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
 TABLE

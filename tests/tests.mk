@@ -44,7 +44,7 @@ $B/build/mine/%.o: C += -Wno-unused -Wno-unused-parameter
 $B/build/mine/%.o: NVCCFLAGS += -diag-suppress 177
 
 # The GPU tests around the Hopper steps with random delays.
-DELAYED := $(foreach s,$(filter 19% 20% 21% 22% 23% 24% 33%,$(STEPS)),steps/$s/gpu.o)
+DELAYED := $(foreach s,$(filter 19% 20% 21% 22% 23% 24% 33% 34%,$(STEPS)),steps/$s/gpu.o)
 $B/delayed/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, delayed")
 	$Q$(NVCC) $(NVCCFLAGS) -DRANDOM_DELAYS -MF $(@:.o=.d) -c $< -o $@
