@@ -288,13 +288,20 @@ INLINE void tma_store(const void *map, uint32_t shared, int row, int panel, int 
 }
 
 /*
- * Begin to copy bytes as they lie from global to shared memory; or to add floats to those in global memory: L2 does it, each
- * addition whole. Both sides are aligned to 16 bytes, and `bytes` is a multiple of 16.
+ * Begin to copy bytes as they lie from global to shared memory, or back; or to add floats to those in global memory: L2 does it,
+ * each addition whole. Both sides are aligned to 16 bytes, and `bytes` is a multiple of 16.
  */
 INLINE void bulk_load(uint32_t shared, const void *global, int bytes, uint32_t barrier)
 {
     HOPPER_ASM("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                :: "r"(shared), "l"(__cvta_generic_to_global(global)), "r"(bytes), "r"(barrier) : "memory");
+}
+
+INLINE void bulk_store(float *global, uint32_t shared, int bytes)
+{
+    HOPPER_ASM("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;"
+               :: "l"(__cvta_generic_to_global(global)), "r"(shared), "r"(bytes) : "memory");
+    HOPPER_ASM("cp.async.bulk.commit_group;" ::: "memory");
 }
 
 INLINE void bulk_add(float *global, uint32_t shared, int bytes)

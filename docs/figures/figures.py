@@ -695,6 +695,26 @@ def late():
     return f
 
 
+def queue():
+    f = Figure(740, 232, "Four blocks of keys under a mask add to eight blocks of queries, rising and falling: who waits")
+    size, queries = 27, 8
+    for panel, words in enumerate(("queries rising", "queries falling: step 34")):
+        left = 74 + 352 * panel
+        f.text(left + 5.5 * size, 24, words, "head")
+        for keys in range(4):
+            y, late = 40 + 36 * keys, 3 * keys if panel == 0 else keys  # steps
+            f.text(left - 8, y + 20, "keys %d" % keys, "small", "end")
+            for step in range(late):
+                f.box(left + size * step, y, size - 3, 28, "none")
+            for step, query in enumerate(range(2 * keys, queries)):
+                name = query if panel == 0 else queries - 1 + 2 * keys - query
+                f.box(left + size * (late + step), y, size - 3, 28, "b" if name < 2 * keys + 2 else "a", str(name), "small")
+    f.text(370, 206, "time goes to the right; white: waits; a number: adds to these queries, which the keys above have added to",
+           "small")
+    f.text(370, 224, "orange: on the diagonal, where the mask is", "small")
+    return f
+
+
 def ranks():
     f = Figure(740, 250, "Four ranks, the own block and three hops: whose keys each rank has, and which lie behind a causal mask")
     for panel, words in enumerate(("without a mask", "causal")):
@@ -992,8 +1012,8 @@ def waiting():
 
 FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle,
            pipeline, ring, edge, descriptors, gantt,
-           bound, cache, group, pages, chain, backward, pairs, late, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk,
-           overlap)
+           bound, cache, group, pages, chain, backward, pairs, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles,
+           pull, sunk, overlap)
 
 
 def main(words):

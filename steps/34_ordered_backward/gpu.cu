@@ -15,6 +15,7 @@
  *
  * Blocks of keys add in the order of their keys: a count for each block of queries says who is next. All walk over the queries
  * from the last to the first: blocks that begin together then come to a block of queries together, mask or not, and hardly wait.
+ * The first of all stores instead of adding: nobody needs zeros.
  *
  * Changed since step 33: who adds when, the order of the queries, and which keys a block gets.
  */
@@ -136,8 +137,8 @@ template <class C> INLINE void load_blocks(const backward_problem &p, struct key
 
 /*
  * A thread of each of two other warps: what goes out of one place of dQ while the others compute. To a block of queries it adds
- * when all blocks of keys before its own have added: when that is in memory, and no longer on its way. By then the next block of
- * queries may wait to go out, so one thread would be too slow.
+ * when all blocks of keys before its own have added, and counts when that is in memory, and no longer on its way. By then the
+ * next block of queries may wait to go out: one thread would be too slow.
  */
 template <class C> INLINE void add_blocks(const backward_problem &p, struct key_tile t, uint32_t place)
 {
@@ -151,7 +152,10 @@ template <class C> INLINE void add_blocks(const backward_problem &p, struct key_
             wait_for_count(p.added + block, before);
             fence_async_global();
             wait_full(shm.sums, n);
-            bulk_add(p.sums + block * (ROWS * C::DIM), shared_address(shm.dq[place]), sizeof shm.dq[0]);
+            if (before == 0)
+                bulk_store(p.sums + block * (ROWS * C::DIM), shared_address(shm.dq[place]), sizeof shm.dq[0]);
+            else
+                bulk_add(p.sums + block * (ROWS * C::DIM), shared_address(shm.dq[place]), sizeof shm.dq[0]);
             tma_store_wait_read<0>();
             release(shm.sums, n);
             tma_store_wait<0>();
@@ -469,8 +473,8 @@ template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS
  * infinite, and P is 0. (P of a query that sees no key, whose lse is -inf, is masked.)
  */
 template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
-    prepare_kernel(float *rows, float *sums, unsigned *added, unsigned *begun, const T *O, const float *lse, const T *dO,
-                   const float *dlse, int seq_q)
+    prepare_kernel(float *rows, unsigned *added, unsigned *begun, const T *O, const float *lse, const T *dO, const float *dlse,
+                   int seq_q)
 {
     constexpr int PACKS = DIM / PER<T>;
     int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / PACKS; /* of all blocks */
@@ -485,8 +489,6 @@ template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
             sum += o[j] * change[j];
     }
     sum = warp_sum<PACKS>(sum);
-    float4 *zeros = (float4 *)(sums + i * PER<T>);
-    zeros[0] = zeros[1] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (i % PACKS == 0) {
         float *of = rows + row / ROWS * 2 * ROWS + row % ROWS;
         of[0] = there ? lse[at] * LOG2E : INFINITY;
@@ -498,16 +500,19 @@ template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
         *begun = 0;
 }
 
-/* A block of queries to a block of threads. The sums lie as registers of a 64 x 64 product do: wgmma.cuh says which is which. */
+/*
+ * A block of queries to a block of threads. The sums lie as registers of a 64 x 64 product do: wgmma.cuh says which is which. The
+ * first blocks of a head see no keys, if there are `blind` ones: they have no sums, and dQ is 0.
+ */
 template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
-    convert_kernel(T *dQ, const float *sums, float scale, int seq_q, int blocks)
+    convert_kernel(T *dQ, const float *sums, float scale, int seq_q, int blocks, int blind)
 {
     __shared__ float tile[ROWS][DIM + 4];
     int64_t head = blockIdx.x / blocks;
     int first = blockIdx.x % blocks * ROWS;
     const float4 *from = (const float4 *)(sums + (int64_t)blockIdx.x * ROWS * DIM);
     for (int i = threadIdx.x; i < ROWS * DIM / 4; i += THREADS) {
-        float4 v = __ldcs(from + i);
+        float4 v = first >= blind * ROWS ? __ldcs(from + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         int thread = i % 128, query = i / 128 % 8 * 8 + thread % 4 * 2;
         int dim = i / 1024 * 64 + thread / 32 * 16 + thread % 32 / 4;
         tile[query][dim] = v.x, tile[query + 1][dim] = v.y;
@@ -564,9 +569,10 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
 
     cudaFuncSetAttribute(ordered_backward_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
     prepare_kernel<C::DIM><<<(unsigned)(rows * (C::DIM / PER<T>) / THREADS), THREADS, 0, stream>>>(
-        of_rows, sums, p.added, p.begun, O, lse, dO, dlse, p.seq_q);
+        of_rows, p.added, p.begun, O, lse, dO, dlse, p.seq_q);
     ordered_backward_kernel<C><<<(unsigned)(p.heads * p.key_blocks), 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(p);
-    convert_kernel<C::DIM><<<(unsigned)(heads * p.blocks), THREADS, 0, stream>>>(dQ, sums, p.scale, p.seq_q, p.blocks);
+    convert_kernel<C::DIM><<<(unsigned)(heads * p.blocks), THREADS, 0, stream>>>(dQ, sums, p.scale, p.seq_q, p.blocks,
+                                                                                 max(0, 1 - p.more) / ROWS);
 }
 
 template <class T>

@@ -6,7 +6,7 @@ static struct cost ordered_backward_cost(struct attention p, enum dtype dtype)
 {
     double rows = (double)p.batch * (double)p.heads * (double)p.seq_q;
     return (struct cost){
-        /* as in step 32: dO twice, and dQ's sums in fp32: zeros, and read again. In between they are added to in caches */
+        /* as in step 32: dO twice, and dQ's sums in fp32: written, and read again. In between they are added to in caches */
         .bytes = 2 * attention_bytes(p, dtype) + rows * (double)p.dim * (2 * 4 + (double)dtype_bytes(dtype)),
         .exps = attention_pairs(p),
     };
