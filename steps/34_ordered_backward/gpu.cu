@@ -23,7 +23,7 @@
 #include "steps.h"
 
 #define ROWS WARPGROUP_ROWS  /* keys of a warpgroup; queries of a block; dims of a part of dQ: 64 of each */
-#define SECTION 65536        /* queries of the heads of K that are worked on at a time: what they share stays in L2 */
+#define SECTION 32768        /* queries of the heads of K that are worked on at a time: what they share stays in L2 */
 #define THREADS 256          /* of a block of the small kernels */
 
 /* What a block is made of. STAGES: places for blocks of Q, and for as many of dO. REGISTERS: of a thread that computes. */
@@ -43,7 +43,7 @@ template <class ELEMENT, class SIZES> struct backward_config : SIZES {
 
 struct backward_problem {
     tensor_map q, k, v, o, dk, dv; /* o: dO */
-    const float *rows;      /* (heads of Q, blocks of queries, 2, ROWS): lse log2(e), and D */
+    const float *rows;      /* (heads of Q, blocks of queries, 2, ROWS): lse log2(e), and -D */
     float *sums;            /* (heads of Q, blocks of queries, PARTS, ROWS * 64): dQ's, as registers lie */
     unsigned *added, *begun; /* (heads of Q, blocks of queries): blocks of keys that have added; and blocks that have begun */
     int seq_q, seq_k;
@@ -81,7 +81,7 @@ template <class C> struct memory {
     typename C::T k[C::WARPGROUPS][C::BOX], v[C::WARPGROUPS][C::BOX], q[C::STAGES][C::BOX], o[C::STAGES][C::BOX];
     typename C::T ds[2][C::BC * ROWS];         /* dS^T: a row for each key */
     float dq[2][C::PARTS][ROWS * 64];          /* dQ^T on its way out */
-    float rows[C::STAGES][2][ROWS];            /* lse and D of a block of queries */
+    float rows[C::STAGES][2][ROWS];            /* lse and -D of a block of queries */
     struct ring<C::STAGES> queries, changes;   /* of q and rows; of o */
     struct ring<2> scores, sums;               /* of ds; of dq */
     uint64_t keys, values;                     /* barriers: K is here, V is here */
@@ -200,31 +200,37 @@ template <class C> INLINE uint32_t matrix(const void *at, int panel_bytes)
     return low;
 }
 
-/* Begin s = A B^T, in a group of its own: both have 64 rows of DIM elements. */
-template <class C> INLINE void begin_square(float (&s)[ROWS / 2], uint32_t a, uint32_t b)
+/* Begin s = A B^T, or s += A B^T, in a group of its own: both have 64 rows of DIM elements. */
+template <class C> INLINE void begin_square(float (&s)[ROWS / 2], uint32_t a, uint32_t b, bool add)
 {
-    forget(s);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < C::DIM / 16; i++)
         wgmma_scores(s, wgmma_descriptor(a + i / 4 * (ROWS * 128 / 16) + i % 4 * 2),
-                     wgmma_descriptor(b + i / 4 * (ROWS * 128 / 16) + i % 4 * 2), i > 0, typename C::T());
+                     wgmma_descriptor(b + i / 4 * (ROWS * 128 / 16) + i % 4 * 2), add || i > 0, typename C::T());
     wgmma_commit();
 }
 
-/* Begin S of the n-th block of queries; and dP. */
+/* Begin S of the n-th block of queries; and dP - D, which begins at -D: then nobody subtracts it. */
 template <class C> INLINE void begin_scores(consumer<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     wait_full(shm.queries, n);
-    begin_square<C>(me.s, matrix<C>(shm.k[me.warpgroup], 0), matrix<C>(shm.q[n % C::STAGES], 0));
+    forget(me.s);
+    begin_square<C>(me.s, matrix<C>(shm.k[me.warpgroup], 0), matrix<C>(shm.q[n % C::STAGES], 0), false);
 }
 
 template <class C> INLINE void begin_changes(consumer<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     wait_full(shm.changes, n);
-    begin_square<C>(me.dp, matrix<C>(shm.v[me.warpgroup], 0), matrix<C>(shm.o[n % C::STAGES], 0));
+    uint32_t minus = shared_address(shm.rows[n % C::STAGES][1]) + lane() % 4 * 8;
+#pragma unroll
+    for (int i = 0; i < ROWS / 2; i += 4) {
+        float2 of = load_pair(minus + i * 8);
+        me.dp[i] = me.dp[i + 2] = of.x, me.dp[i + 1] = me.dp[i + 3] = of.y;
+    }
+    begin_square<C>(me.dp, matrix<C>(shm.v[me.warpgroup], 0), matrix<C>(shm.o[n % C::STAGES], 0), true);
 }
 
 /* sum += A B: a, 64 keys x 64 queries, in registers; b, queries x DIM dims, in shared memory. Not a group yet. */
@@ -267,7 +273,7 @@ template <int N> INLINE void mask_columns(float (&s)[N], int first_0, int first_
 /* P and dS of the n-th block, queries from `row` on. S and dP are the last groups that were begun. */
 template <class C> INLINE void differentiate(consumer<C> &me, const backward_problem &p, uint32_t n, int row, bool masked)
 {
-    uint32_t lse = shared_address(shared<C>().rows[n % C::STAGES][0]) + lane() % 4 * 8, D = lse + ROWS * sizeof(float);
+    uint32_t lse = shared_address(shared<C>().rows[n % C::STAGES][0]) + lane() % 4 * 8;
     float2 lses[ROWS / 8];
 #pragma unroll
     for (int i = 0; i < ROWS / 8; i++) /* early: they are here when the scores are */
@@ -286,11 +292,8 @@ template <class C> INLINE void differentiate(consumer<C> &me, const backward_pro
     wgmma_wait<0>();
     arrived(me.dp);
 #pragma unroll
-    for (int i = 0; i < ROWS / 2; i += 4) {
-        float2 of = load_pair(D + i * 8);
-        me.s[i] *= me.dp[i] - of.x, me.s[i + 1] *= me.dp[i + 1] - of.y;
-        me.s[i + 2] *= me.dp[i + 2] - of.x, me.s[i + 3] *= me.dp[i + 3] - of.y;
-    }
+    for (int i = 0; i < ROWS / 2; i++)
+        me.s[i] *= me.dp[i];
     pack_weights(me.ds, me.s, typename C::T());
 }
 
@@ -436,6 +439,7 @@ template <class C> INLINE void consume(const backward_problem &p, int warpgroup)
     mbarrier_wait(shared_address(&shm.keys), 0);
     begin_scores(me, 0);
     mbarrier_wait(shared_address(&shm.values), 0);
+    wgmma_wait<0>(); /* once; the compiler would wait by itself */
     begin_changes(me, 0);
     int last = (p.blocks - 1) * ROWS, row = last;
 #pragma unroll 1
@@ -492,7 +496,7 @@ template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
     if (i % PACKS == 0) {
         float *of = rows + row / ROWS * 2 * ROWS + row % ROWS;
         of[0] = there ? lse[at] * LOG2E : INFINITY;
-        of[ROWS] = there ? sum - (dlse ? dlse[at] : 0.0f) : 0.0f;
+        of[ROWS] = there ? (dlse ? dlse[at] : 0.0f) - sum : 0.0f;
     }
     if (i % (PACKS * ROWS) == 0)
         added[row / ROWS] = 0;
