@@ -4,6 +4,7 @@ attention_peers.py calls, too.
 
 No row is added to the table of results for PyTorch, whose attention there is the forward pass: what is printed is all.
 """
+import functools
 import json
 import math
 import os
@@ -123,8 +124,8 @@ def our_gradients(torch, device, library, p):
     out, lse = forward[0].contiguous(), forward[1][..., :p.tokens].contiguous()
     for step, launch in our_steps(device, library, p, "attention_backward_main"):
         gradients = tuple(torch.full_like(p.q, math.nan, requires_grad=False) for _ in range(3))
-        inputs = (p.q, p.k, p.v, out, lse, p.change, None)
-        yield step, lambda: our_step(torch, library, step[3:], launch, p, gradients, inputs)
+        run = functools.partial(our_step, torch, library, step[3:], launch, p, gradients, (p.q, p.k, p.v, out, lse, p.change, None))
+        yield step, run
 
 
 def bench_backward_gpu(torch, device, dtype, o):
