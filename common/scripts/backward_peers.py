@@ -124,8 +124,8 @@ def our_gradients(torch, device, library, p):
     out, lse = forward[0].contiguous(), forward[1][..., :p.tokens].contiguous()
     for step, launch in our_steps(device, library, p, "attention_backward_main"):
         gradients = tuple(torch.full_like(p.q, math.nan, requires_grad=False) for _ in range(3))
-        run = functools.partial(our_step, torch, library, step[3:], launch, p, gradients, (p.q, p.k, p.v, out, lse, p.change, None))
-        yield step, run
+        inputs = (p.q, p.k, p.v, out, lse, p.change, None)
+        yield step, functools.partial(our_step, torch, library, step[3:], launch, p, gradients, inputs)
 
 
 def bench_backward_gpu(torch, device, dtype, o):
