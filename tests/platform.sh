@@ -109,6 +109,16 @@ says "$out" "the folder /dev/null/b cannot be made" "what it says where nothing 
 is "$(echo "$out" | grep -vc '^found:')" 1 "how many lines that is"
 is "$(grep -c '@python3' Makefile)" 0 "targets that would not say so"
 
+# ---- make bench: what a step has on another device alone is not asked of this one
+
+for step in 28_pages 29_gradient 31_gradient; do
+    case $step in 28_*) help="(default 1 and 2" has=16 ;; 29_*) help=--rows has=sweep ;; *) help= has=fp32 ;; esac
+    printf '#!/bin/sh\ncase "$* " in --help*) echo "%s" ;; *%s*) ;; *--dtype*) exit 1 ;; esac\n' "$help" $has >"$work/$step"
+    chmod +x "$work/$step"
+    RESULTS="$work/results.tsv" BENCH_ARGS="--device gpu" common/scripts/bench.sh "$work/$step" >"$work/out" 2>&1
+    is $? 0 "make bench of $step on a GPU alone"
+done
+
 # ---- awk: mawk is Debian's, gawk Fedora's, busybox's Alpine's
 
 help="-f common/scripts/help.awk $(echo steps/*/main.c) Makefile tests/tests.mk common/library/library.mk"
