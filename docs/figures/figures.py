@@ -709,7 +709,7 @@ def queue():
             for step, query in enumerate(range(2 * keys, queries)):
                 name = query if panel == 0 else queries - 1 + 2 * keys - query
                 f.box(left + size * (late + step), y, size - 3, 28, "b" if name < 2 * keys + 2 else "a", str(name), "small")
-    f.text(370, 206, "time goes to the right; white: waits; a number: adds to these queries, which the keys above have added to",
+    f.text(370, 206, "time goes to the right; white: waits; a number: adds to this block of queries, after the keys above",
            "small")
     f.text(370, 224, "orange: on the diagonal, where the mask is", "small")
     return f
