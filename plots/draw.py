@@ -12,7 +12,7 @@ from results import (Problem, ROOT, Table, bytes_name, digits3, heads, length_na
                      write_whole)
 
 # A step keeps its colour in every plot: line type 1 is step 01, ... (style.gp). The copy and peers have their own.
-PEERS = (("copy", 41), ("compile", 43), ("cudnn", 43), ("math", 44), ("attention-3", 45), ("", 42))
+PEERS = (("copy", 41), ("compile", 43), ("cudnn", 43), ("math", 44), ("attention-", 45), ("quack", 45), ("", 42))
 LETTERS = {"copy": "c", "torch.softmax": "t", "torch.compile": "T", "flash-attention-3": "F"}  # in the terminal
 BITS = {"fp32": 23, "fp16": 10, "bf16": 7}  # of a number, behind its leading one
 LOG_BEYOND = 8  # an axis of speeds is logarithmic when the best of one step is so many times the best of another

@@ -90,24 +90,29 @@ def torch_peers(torch, device, p):
             yield "torch.sdpa-" + name, peer(getattr(SDPBackend, BACKENDS[name]))
 
 
-def function_of(module):
+def function_of(module, name="flash_attn_func"):
     try:
-        return importlib.import_module(module).flash_attn_func
+        return getattr(importlib.import_module(module), name)
     except Exception:
         return None
 
 
-def flash_attention_3(device, p):
-    """FlashAttention-3, if it is here, from its source or as the package fa3-fwd. Its layout is (batch, tokens, heads, dim)."""
-    flash_attn_func = next(filter(None, map(function_of, ("flash_attn_interface", "fa3_fwd_interface"))), None)
-    if flash_attn_func and device.backend == "cuda" and p.dtype != "fp32":
-        q, k, v = (t.transpose(1, 2).contiguous() for t in (p.q, p.k, p.v))
+# Each by the first of these modules that is here: from its source, or as a package.
+FLASH_ATTENTION = {"flash-attention-3": ("flash_attn_interface", "fa3_fwd_interface"), "flash-attention-4": ("flash_attn.cute",)}
 
-        def run():
-            out = flash_attn_func(q, k, v, causal=p.causal)
-            return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 
-        yield "flash-attention-3", run
+def flash_attention(device, p):
+    """FlashAttention-3 and -4, where they are installed. Their layout is (batch, tokens, heads, dim)."""
+    for name, modules in FLASH_ATTENTION.items():
+        flash_attn_func = next(filter(None, map(function_of, modules)), None)
+        if flash_attn_func and device.backend == "cuda" and p.dtype != "fp32":
+            q, k, v = (t.transpose(1, 2).contiguous() for t in (p.q, p.k, p.v))
+
+            def run(flash_attn_func=flash_attn_func):
+                out = flash_attn_func(q, k, v, causal=p.causal)
+                return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+
+            yield name, run
 
 
 def takes(main, device, dim):
@@ -224,7 +229,7 @@ def groups(device, good, p):
 
 def bench_problem(torch, device, library, product, p, table, o):
     """Times all contenders, adds their rows. Returns {name: (TFLOP/s, GHz, error)}, and the matrix product's TFLOP/s, or 0."""
-    good = working([*our_attention(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention_3(device, p)], p)
+    good = working([*our_attention(torch, device, library, p), *torch_peers(torch, device, p), *flash_attention(device, p)], p)
     results, matmul = {}, 0
     for i, group in enumerate(groups(device, good, p)):
         works = [run for _, run, _ in group] + (product if i == 0 else [])

@@ -11,7 +11,7 @@ import os
 import subprocess
 
 from attention_peers import (
-    BACKENDS, function_of, library_of, mean, our_step, our_steps, print_means, print_skipped, print_sweep)
+    BACKENDS, FLASH_ATTENTION, function_of, library_of, mean, our_step, our_steps, print_means, print_skipped, print_sweep)
 
 STEP = "31_recomputed_backward"
 TOKENS, WIDTH = {"cpu": 2048, "cuda": 16384}, {"cpu": 1024, "cuda": 2048}  # in all; heads times dim
@@ -107,13 +107,14 @@ def bench_backward(torch, device, dtype, program, o):
 def torch_gradients(p):
     for name in ("efficient",) if p.dtype == "fp32" else ("flash", "cudnn"):
         yield "torch.sdpa-" + name, lambda name=name: p.back_from(p.attend(name))
-    attend = next(filter(None, map(function_of, ("flash_attn_interface", "flash_attn.cute"))), None)  # FlashAttention-3, or -4
-    if attend and p.dtype != "fp32":
-        def start():
-            out = attend(*(t.transpose(1, 2) for t in (p.q, p.k, p.v)), causal=p.causal)
-            return p.back_from((out[0] if isinstance(out, tuple) else out).transpose(1, 2))
+    for name, modules in FLASH_ATTENTION.items():
+        attend = next(filter(None, map(function_of, modules)), None)  # (what only attends says so when it is asked for gradients)
+        if attend and p.dtype != "fp32":
+            def start(attend=attend):
+                out = attend(*(t.transpose(1, 2) for t in (p.q, p.k, p.v)), causal=p.causal)
+                return p.back_from((out[0] if isinstance(out, tuple) else out).transpose(1, 2))
 
-        yield attend.__module__.split(".")[0], start
+            yield name, start
 
 
 def our_gradients(torch, device, library, p):

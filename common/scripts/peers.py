@@ -18,7 +18,7 @@ import warnings
 
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "plots"))
-from attention_peers import bench_attention
+from attention_peers import bench_attention, function_of
 from backward_peers import STEP, bench_backward, bench_backward_gpu
 from results import COLUMNS as NAMES, append_row
 
@@ -205,6 +205,9 @@ def softmax_peers(torch, device, x, y):
         torch._dynamo.reset()  # one kernel for this shape, not one for all
         compiled = torch.compile(lambda t: torch.softmax(t, -1), dynamic=False)
         yield "torch.compile", lambda: compiled(x)
+        quack = function_of("quack.softmax", "softmax_fwd")  # Tri Dao's, if it is installed (quack-kernels)
+        if quack:
+            yield "quack.softmax", lambda: quack(x)
 
 
 def worst_error(torch, x, y):
