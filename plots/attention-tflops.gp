@@ -23,7 +23,7 @@ if (in_text) {
     exit
 }
 
-# The ceiling of the multiply-adds, or the matrix product by cuBLAS, and one exponential for every 4 dim FLOPs.
+# The ceiling of multiply-adds, or the matrix product by cuBLAS; and one exponential for every 4 dim FLOPs (a gradient: 10 dim).
 set multiplot
 do for [panel = 1 : panels] {
     p = "p".panel

@@ -16,6 +16,7 @@ PEERS = (("copy", 41), ("compile", 43), ("cudnn", 43), ("math", 44), ("attention
 LETTERS = {"copy": "c", "torch.softmax": "t", "torch.compile": "T", "flash-attention-3": "F"}  # in the terminal
 BITS = {"fp32": 23, "fp16": 10, "bf16": 7}  # of a number, behind its leading one
 LOG_BEYOND = 8  # an axis of speeds is logarithmic when the best of one step is so many times the best of another
+BACKWARD = "_backward"  # ends the names of steps whose problem is a gradient: their pictures are others
 
 
 def line_type(step):
@@ -292,12 +293,13 @@ def attention_tflops(view, dim, dtype="fp32"):
     limitname, limit = ("fma", view.ceiling("fma")) if dtype == "fp32" else ("cuBLAS", view.ceiling("matmul", "bf16"))
     top, scale = max([r.tflop_s for r in rows] + [limit]), view.scale
     tokens = {r.batch * r.seq_q for r in rows if not int(r.seq_q) & (int(r.seq_q) - 1)}
-    picture = Picture("attention-tflops", "attention-tflops-dim%d%s" % (dim, suffix(dtype)),
-                      "How fast is each attention, and how far from the ceiling?", "%s: %s of %d, %s%s" % (
+    what, flops = ("gradient", 10) if rows[0].step.endswith(BACKWARD) else ("attention", 4)  # for each dim of a score
+    picture = Picture("attention-tflops", "%s-tflops-dim%d%s" % (what, dim, suffix(dtype)),
+                      "How fast is each %s, and how far from the ceiling?" % what, "%s: %s of %d, %s%s" % (
                           view.name, heads(rows[0].heads), dim, dtype, "; %d tokens in all" % tokens.pop() if len(tokens) == 1
                           else ""))
     picture.set(panels=len(panels), unit=view.unit, top=scale * top, limit=scale * limit, limitname=limitname,
-                exps=scale * view.ceiling("exp") * 4 * dim / 1000, lines=24)
+                exps=scale * view.ceiling("exp") * flops * dim / 1000, lines=24)
     for i, causal in enumerate(panels, 1):
         prefix = "p%d" % i
         points = points_of((r for r in rows if r.causal == causal), "seq_q", "tflop_s")
@@ -508,13 +510,17 @@ def pictures(table):
     """name -> Picture. A machine that was measured with several numbers of threads has pictures for each."""
     found, two = {}, ("fp32", "bf16")
     for i, view in enumerate(table.views()):
+        of_gradients = view.part(lambda r: r.step.endswith(BACKWARD))
+        view = view.part(lambda r: not r.step.endswith(BACKWARD))
         todo = [(steps,), (ladder,), (error,), (attention_steps,), (roofline,)]
         todo += [(make, t) for t in BITS for make in (lengths, attention_scale)] + [(error, t, True) for t in two]
         todo += [(attention_scale, "bf16", (11, 15))]  # for step 15, whose reader has met no others
-        todo += [(attention_tflops, dim, t) for t in two for dim in sorted({r.dim for r in usual(view, t)})]
+        todo = [(make, view, *words) for make, *words in todo]
+        todo += [(attention_tflops, of, dim, t) for of in (view, of_gradients) for t in two
+                 for dim in sorted({r.dim for r in usual(of, t)})]
         for make, *words in todo:
             try:
-                picture = make(view, *words)
+                picture = make(*words)
                 found[("threads-%d-" % view.threads if i and view.threads else "") + picture.name] = picture
             except NothingToDraw:
                 pass

@@ -12,7 +12,7 @@
 FILE is build/results.tsv, or $RESULTS, unless it is given. The order below: reading, words for numbers, tables, record. Pictures:
 draw.py. Names from a file never become a command. All but a device's and an input's are plain words, or their row is left out.
 """
-import fcntl, glob, math, os, re, shutil, signal, subprocess, sys, time
+import copy, fcntl, glob, math, os, re, shutil, signal, subprocess, sys, time
 from collections import Counter, defaultdict
 from types import SimpleNamespace
 
@@ -55,6 +55,7 @@ class Row(SimpleNamespace):
         ring = re.fullmatch(r"(.*), (\d+ ranks?)", self.input)
         if ring:  # a row of its own for each number of ranks, by that name
             self.step, self.input = "%s, %s" % (self.step, ring[2]), ring[1]
+        self.input = self.input.replace(", pages of 16", "")  # as many as step 28 takes where nothing is asked for
         # Speed and error are worth showing only for right answers, and comparable on one kind of input. Peers have no verdict.
         self.usable = self.verdict in ("pass", "-") and self.input == "normal"
         needed = "batch heads kv_heads seq_q seq_k dim" if self.attends else "rows cols"
@@ -174,6 +175,12 @@ class View:
         self.rows, self.scaled = [r for r in rows if r.usable], [r for r in rows if r.score_size]
         self.name = machine_name(rows[0].device, threads)
         self.scale, self.unit = (1000, "GFLOP/s") if 0 < self.ceiling("fma") < 1 else (1, "TFLOP/s")
+
+    def part(self, of):
+        """The same of some of its rows."""
+        view = copy.copy(self)
+        view.rows, view.scaled = list(filter(of, self.rows)), list(filter(of, self.scaled))
+        return view
 
     def ceiling(self, name, dtype="fp32"):
         return self.table.ceilings().get((name, dtype, self.threads), (0, ""))[0]
@@ -296,6 +303,9 @@ def read_steps():
     return steps
 
 
+TOKEN = {"batch": 1, "heads": 32, "kv_heads": 8, "seq_q": 1, "seq_k": 8192, "dim": 128, "causal": 1}  # llama3-8b-token
+
+
 class Pages:
     """The tables of the pages. KIND or attention-KIND is a method make_KIND: it returns lines of text, and lists of cells."""
 
@@ -404,18 +414,25 @@ class Pages:
                                     "Bytes: in units of Q, K, V and O, once each.")
 
     def make_course(self):
-        """All steps in one table, with what the first GPU reached: in attention at heads of 128, in 16 bits where it has them."""
+        """All steps in one table, with what the first GPU reached: in attention at heads of 128, in 16 bits where it has them;
+        decoding writes a token of a model."""
         m, said = next((m for m in self.main if m.kind == "GPU"), self.main[0]), [int(of[2] or 0) for of in self.steps.values()]
         lines = [["step", "idea", "minutes", markdown(m.name)]]
-        for step, (idea, attends, minutes) in self.steps.items():
-            self.begin(bool(attends))
-            self.shape.update({"dim": 128} if attends else {})
+        for step, (idea, kind, minutes) in self.steps.items():
+            self.begin(any(r.attends for r in m.rows if r.step == step))
+            if self.attention:
+                self.shape.update(TOKEN if kind == "decoding" else {"dim": 128})
             row = next(filter(None, (self.find(m, step, dtype) for dtype in reversed(self.dtypes))), None)
-            reached = "" if not row else row.speed() + ", fp32" * (row.dtype == "fp32") if attends else row.reached()
+            reached = "" if not row else row.reached() if not self.attention or kind == "decoding" else \
+                row.speed() + ", fp32" * (row.dtype == "fp32")
             lines.append([self.link(step), idea, minutes, reached])
+        self.begin(True)
+        self.shape["dim"] = 128
         hours = " %.0f hours in all." % (sum(said) / 60) if all(said) else ""
+        token = " Decoding: a token of `llama3-8b-token`, %d keys, and its share of reading." % TOKEN["seq_k"]
+        said = token * ("decoding" in [of[1] for of in self.steps.values()]) + " bf16 where nothing else is said." + hours
         return lines + ["", "Softmax of 16384 x 8192, fp32: useful bandwidth, and its share of a copy's. Attention of "
-                        + self.caption("", " bf16 where nothing else is said." + hours)[1]]
+                        + self.caption("", said)[1]]
 
     def make_shares(self):
         """All steps that are recorded, and their share of the tightest ceiling on each machine."""

@@ -263,17 +263,25 @@ class Tables(Case):
                          "| 68.7 ms, 1.00 TFLOP/s, 41 % of fma |")
 
     def test_golden_course(self):
-        """A lesson without a time line, and a step that is not recorded, leave a cell empty; 16 bits come before 32."""
+        """A lesson without a time line, and a step that is not recorded, leave a cell empty; 16 bits come before 32. Of decoding
+        it is a token of a model, through pages of the usual size, too."""
         self.write("steps/01_one/README.md", "# Step 01\n\n*Idea.*\n\n*20 minutes \u00b7 any GPU, or a CPU*\n")
         rows = [softmax("01_one", 107.3741824, copy_gb_s=40), attention("07_seven", 68.719476736, dim=128),
                 attention("07_seven", 34.359738368, dim=128, dtype="bf16"), attention("07_seven", 1)]
+        self.write("steps/08_token/main.c",
+                   'static const struct attention_step step = {\n    .idea = "a token",\n    .usual = { 1 },\n};\n')
+        token = dict(dim=128, heads=32, kv_heads=8, seq_q=1, seq_k=8192, causal=1, gb_s=1900, percent=82, ceiling="read")
+        rows += [attention("08_token", 0.1, **token), attention("08_token", 0.1, **dict(token, dtype="bf16", causal=0)),
+                 attention("08_token", 0.1, input="normal, pages of 16", **dict(token, dtype="bf16", gb_s=1760, percent=74))]
         self.assertEqual(self.page("course", rows), [
             "| step | idea | minutes | Some CPU, 2 threads |", "|---|---|---|---|",
             "| [01_one](steps/01_one/README.md) | idea of 01_one | 20 | 10.0 GB/s, 25 % |",
             "| [02_two](steps/02_two/README.md) | idea of 02_two |  |  |",
-            "| [07_seven](steps/07_seven/README.md) | idea of 07_seven |  | 4.00 TFLOP/s |", "",
+            "| [07_seven](steps/07_seven/README.md) | idea of 07_seven |  | 4.00 TFLOP/s |",
+            "| [08_token](steps/08_token/README.md) | a token |  | 1760 GB/s, 74 % of read |", "",
             "Softmax of 16384 x 8192, fp32: useful bandwidth, and its share of a copy's. Attention of 4096 tokens, heads of 128 "
-            "(batch 1, 16 heads on Some CPU). bf16 where nothing else is said."])
+            "(batch 1, 16 heads on Some CPU). Decoding: a token of `llama3-8b-token`, 8192 keys, and its share of reading. bf16 "
+            "where nothing else is said."])
 
     def test_golden_shares(self):
         """A step is there once it is recorded; without a ceiling it has its speed."""
@@ -572,6 +580,14 @@ class Drawing(Case):
                          {f[:-3] for f in os.listdir(HERE) if f.endswith(".gp")} - {"style", "labels"})
         for picture in pictures:
             self.assertIn("</svg>", self.svg(picture))
+
+    def test_gradients_have_pictures_of_their_own(self):
+        rows = [attention(step, 50, seq=1024 << k) for step in ("07_step", "08_step", "09_backward") for k in range(3)]
+        rows += [attention("09_backward", 1, input="normal, scale %d" % s, error=1e-3) for s in (1, 2)]
+        rows += [softmax("01_step", 1), softmax("06_backward", 1)]
+        drawn = {name: str(vars(picture)) for name, picture in draw.pictures(self.table(rows)).items()}
+        self.assertEqual([name for name, text in drawn.items() if "_backward" in text], ["gradient-tflops-dim64"])
+        self.assertNotIn("08_step", drawn["gradient-tflops-dim64"])
 
     def test_the_window_of_a_timeline(self):
         marks = ["%d\t%d\t%d\t%d\t%d\t%s\t%d\t%d\t-" % (w, b, t, t + 10, t + 20, "-" if b == 0 else t + 30, t + 50, t)
