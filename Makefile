@@ -44,21 +44,31 @@ has_mpi = $(shell printf '\043include <mpi.h>\nint main(void){return MPI_Init(0,
 has_nccl = $(shell printf '\043include <nccl.h>\nint main(void){return ncclGetVersion(0);}\n' | \
            $(CC) -x c - -I$(CUDA_HOME)/include $(1) -o /dev/null >/dev/null 2>&1 && echo '$(1)')
 
-B := build/$(if $(filter 1,$(COUNT)),count,$(if $(filter 1,$(CUDA)),cuda,cpu))
-CFLAGS ?= -O3 $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
-CFLAGS := $(CFLAGS)
+# Asked once: a make that this one calls, by whatever script, takes over what was found, if it would ask the same compiler on the
+# same paths.
+ASKED := $(CC) $(PATH) $(PKG_CONFIG_PATH) $(CPATH) $(C_INCLUDE_PATH) $(LIBRARY_PATH)
+ifneq ($(FOUND_BY),$(ASKED))
+NATIVE := $(or $(call accepts,-march=native),$(call accepts,-mcpu=native)) $(call accepts,-mprefer-vector-width=512)
 OPENMP := $(or $(call accepts,-fopenmp),$(call accepts,-fopenmp-simd))
 OPENBLAS := $(shell pkg-config --cflags --libs openblas 2>/dev/null)
 CBLAS := $(or $(call has_cblas,-lopenblas),$(if $(OPENBLAS),$(call has_cblas,$(OPENBLAS))),$(call has_cblas,-lcblas))
 MPI_FLAGS := $(call has_mpi,$(wordlist 2,99,$(shell mpicc -show 2>/dev/null)))
+CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
+PASS_FAILED := $(if $(call accepts,-Wpass-failed),-Wno-pass-failed)
+export FOUND_BY := $(ASKED)
+endif
+export NATIVE OPENMP CBLAS MPI_FLAGS CHECK PASS_FAILED
+
+B := build/$(if $(filter 1,$(COUNT)),count,$(if $(filter 1,$(CUDA)),cuda,cpu))
+CFLAGS ?= -O3 $(NATIVE)
+CFLAGS := $(CFLAGS)
 NCCL_FLAGS := $(if $(filter 1,$(CUDA)),$(or $(call has_nccl,-lnccl),$(if $(NCCL_HOME),$(call has_nccl,-I$(NCCL_HOME)/include \
               -L$(NCCL_HOME)/lib -l:libnccl.so.2 -Xlinker -rpath=$(NCCL_HOME)/lib))))
-CHECK := $(shell pkg-config --cflags --libs check 2>/dev/null)
 
 # Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
 # (clang takes no maximum of floats in vectors without the rest of it, and warns of it in step 11: slower there, not wrong.)
 C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) \
-     -Wall -Wextra -Wmissing-prototypes $(if $(call accepts,-Wpass-failed),-Wno-pass-failed) $(WERROR) \
+     -Wall -Wextra -Wmissing-prototypes $(PASS_FAILED) $(WERROR) \
      -Icommon -Isteps $(if $(filter 1,$(COUNT)),-DCOUNT) $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
 
 ifeq ($(CUDA),1)
@@ -130,8 +140,9 @@ endif
 
 # A step's program: its main.c, its cpu.c, with CUDA its gpu.cu; the copies of step 00, which all others are measured against; and
 # the step before, which its main.c names and which is timed in turn with it: all but its main().
-step_before = $(notdir $(wildcard steps/[0-9][0-9]_$(or $(shell sed -n 's/.*_main.&[a-z0-9_]*, &\([a-z0-9_]*\),.*/\1/p' \
-              steps/$(1)/main.c),none)))
+BEFORE := $(shell sed -n 's/.*_main.&\([a-z0-9_]*\), &\([a-z0-9_]*\),.*/\1:\2/p' steps/[0-9]*/main.c)
+idea = $(subst $(firstword $(subst _, ,$(1)))_,,$(1))
+step_before = $(notdir $(wildcard steps/[0-9][0-9]_$(or $(patsubst $(idea):%,%,$(filter $(idea):%,$(BEFORE))),none)))
 .SECONDEXPANSION:
 $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call step_before,%),$$(call parts,$$s))) \
              $$(addprefix $B/steps/,$$(addsuffix /claims.o,$$(call step_before,%))) $B/libharness.a
