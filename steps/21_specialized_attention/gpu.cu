@@ -244,14 +244,14 @@ static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct 
         launch_for<config<T, dim_128>>(O, lse, Q, K, V, p, stream);
 }
 
-void specialized_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p, void *,
-                                  cudaStream_t stream)
+void specialized_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
+                                    void *, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, stream);
 }
 
-void specialized_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p, void *,
-                                  cudaStream_t stream)
+void specialized_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
+                                    void *, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, stream);
 }
