@@ -302,10 +302,11 @@ template <int N, int WORDS> INLINE void end_values(float (&o)[N], uint32_t (&wei
     arrived(weights);
 }
 
-/* The same of 64 queries and the n-th block of keys, and with the n-th block of values: from their places. */
-template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const typename C::T *q_tile, uint32_t n)
+/* The same of 64 queries and the n-th block of keys, and with the n-th block of values: from their places. place: that of the
+   queries, where there is more than one from `queries` on. */
+template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const typename C::T *queries, uint32_t n, uint32_t place = 0)
 {
-    uint64_t q = wgmma_descriptor(shared_address(q_tile), 0);
+    uint64_t q = wgmma_descriptor(shared_address(queries), 0) + place * (WARPGROUP_ROWS * C::DIM * 2 / 16);
     uint64_t k = wgmma_descriptor(shared_address(shared<C>().k), 0) + n % C::STAGES * (C::BYTES / 16);
     begin_scores<C::DIM>(s, q, k, typename C::T());
 }

@@ -156,7 +156,7 @@ class Diff(unittest.TestCase):
                                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
         self.assertIn("\n03_online_softmax over 02_safe_softmax: ", make("diff-3"))
         self.assertIn("\n10_standard_attention begins anew: ", make("diff-10"))
-        self.assertIn("\nsteps/23_persistent_attention/tiles.cuh\n", make("diff-23"))
+        self.assertIn("\nsteps/23_persistent_attention/gpu.cu\n", make("diff-23"))
         self.assertIn("no such step: diff-99. N is 0 to ", make("diff-99"))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full here")

@@ -5,23 +5,161 @@
  *                                                                   tile 0 | tile 1
  *
  * The first scores of a tile are computed beside the last P V of the tile before, whose results leave while the next is under
- * way. The producer of K hands out the tiles, and announces them in a ring: to the producers of V and Q, and to the consumers.
- * Queries come a tile ahead. Each warp has a box of its own for the results. Under a causal mask tiles are not equally long:
- * whoever is free takes the next, the longest first; and a warpgroup skips blocks that only rows of others see.
+ * way. Queries come a tile ahead, and each warp has a box of its own for the results.
  *
- * Changed since step 22: the tiles; begin_tile() and skip(); first_block(), which joins two of them; end_tile(). next_block() is
- * the same, but for EARLY.
+ *     producer of K    asks for the next tile (a number: everything follows from it), announces it in a ring, loads blocks of K
+ *     producer of V    reads the ring, loads the same blocks of V
+ *     producer of Q    reads the ring, loads the tile's queries, for each warpgroup its own 64, into one of two places
+ *     consumers        read the ring, and read Q, K and V as these arrive
+ *
+ * Under a causal mask tiles are not equally long: whoever is free takes the next, the longest first, in sections of heads; and a
+ * warpgroup skips blocks that only rows of others see. Otherwise they are, and each block takes every gridDim.x-th.
+ *
+ * Changed since step 22: the tiles, and with them the producers; begin_tile() and skip(); first_block(), which joins two tiles;
+ * end_tile(). next_block() is the same, but for EARLY.
  */
-#include "23_persistent_attention/tiles.cuh"
+#include "hopper.cuh"
 #include "machine.h"
 #include "steps.h"
+#include "timeline.cuh"
 
 #define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 18 */
+#define TILES 4            /* announced, and not yet finished */
 
 /* What a block is made of, by head dimension and number of keys: config in hopper.cuh says what is what. */
 struct dim_64_short { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 64,  STAGES = 4, REGISTERS = 112, EARLY = 4; };
 struct dim_64_long  { static constexpr int DIM = 64,  WARPGROUPS = 3, BC = 128, STAGES = 4, REGISTERS = 160, EARLY = 8; };
 struct dim_128      { static constexpr int DIM = 128, WARPGROUPS = 2, BC = 128, STAGES = 2, REGISTERS = 240, EARLY = 4; };
+
+template <class C> struct __align__(1024) memory {
+    typename C::T q[C::WARPGROUPS][2][WARPGROUP_ROWS * C::DIM]; /* 64 queries each, of this tile and of the next */
+    typename C::T k[C::STAGES][C::BC * C::DIM], v[C::STAGES][C::BC * C::DIM];
+    typename C::T o[C::WARPGROUPS * 4][16 * C::DIM]; /* a warp's results on their way out */
+    float2 m[C::WARPGROUPS * 128], r[C::WARPGROUPS * 32]; /* what rows refer to, times c and as it is: registers are scarce */
+    struct tile tile[TILES];
+    ring<2> queries[C::WARPGROUPS];
+    ring<C::STAGES> keys, values;
+    ring<TILES> tiles;
+};
+
+/* What a consumer thread has in registers. */
+template <class C> struct consumer {
+    int warpgroup;
+    uint32_t keys, values, tiles;   /* blocks of K, blocks of V, and tiles, that are behind it */
+    int block, masked_from;         /* the block it is at; blocks from masked_from on need a mask */
+    bool add;                       /* whether the next P V adds to O: not the first of a tile */
+    float o[C::DIM / 2], l[2];
+    uint32_t weights[C::BC / 4];    /* of the block before: the next product's operand */
+};
+
+/* ---- tiles */
+
+/* A problem, and who takes which of its tiles. */
+struct schedule : problem {
+    /* [0]: tiles, beyond the first of each block; [1]: blocks that have no more to do. 0 between launches */
+    int *handed_out;
+    int section;            /* heads whose tiles are handed out together */
+    bool on_demand;         /* whoever is free takes the next tile; otherwise each block takes every gridDim.x-th */
+};
+
+/* In the order of handing out: a section of heads after the other; in it the last rows first, which see the most keys. No blocks:
+   there are no more tiles. */
+template <class C> INLINE struct tile tile_at(const schedule &p, int i)
+{
+    if (i >= p.tiles)
+        return {};
+    int first_head = i / (p.section * p.row_tiles) * p.section, heads = min(p.section, p.heads - first_head);
+    int in_section = i - first_head * p.row_tiles;
+    return tile_from<C>(p, first_head + in_section % heads, (p.row_tiles - 1 - in_section / heads) * C::BR);
+}
+
+template <class C> INLINE struct tile announced(uint32_t n)
+{
+    int4 t = shared_load(shared_address(&shared<C>().tile[n % TILES]));
+    return { t.x, t.y, t.z, t.w };
+}
+
+template <class C> INLINE void announce(struct tile t, uint32_t n)
+{
+    memory<C> &shm = shared<C>();
+    wait_empty(shm.tiles, n);
+    shm.tile[n % TILES] = t;
+    announce(shm.tiles, n);
+}
+
+/* The n-th tile, when it has been announced, and its place let go: for a producer, who needs it no longer than that. */
+template <class C> INLINE struct tile take(uint32_t n)
+{
+    memory<C> &shm = shared<C>();
+    wait_full(shm.tiles, n);
+    struct tile t = announced<C>(n);
+    release(shm.tiles, n);
+    return t;
+}
+
+/* ---- producers */
+
+/* One thread: hands out the tiles, and loads the blocks of K of each, from the last to the first, as soon as there is an empty
+   place. mark() is for `make timeline`. */
+template <class C> INLINE void produce_keys(const schedule &p)
+{
+    memory<C> &shm = shared<C>();
+    uint32_t keys = 0, tiles = 0;
+    int next = blockIdx.x;
+    struct tile t = tile_at<C>(p, next);
+    announce<C>(t, tiles++);
+    while (t.blocks) {
+#pragma unroll 1
+        for (int block = t.blocks - 1; block >= 0; block--) {
+            if (block == 0) /* the answer comes while this thread waits for a place */
+                next = p.on_demand ? gridDim.x + atomicAdd(&p.handed_out[0], 1) : next + gridDim.x;
+            load(shm.keys, keys++, shm.k, C::BYTES, &p.map.k, block * C::BC, t.kv_head, KEEP_IN_L2);
+            mark(BEGAN_K, keys - 1);
+        }
+        t = tile_at<C>(p, next);
+        announce<C>(t, tiles++);
+    }
+    if (p.on_demand && atomicAdd(&p.handed_out[1], 1) == gridDim.x - 1)
+        p.handed_out[0] = p.handed_out[1] = 0; /* the last of all: for the next launch */
+}
+
+/* Another thread: of each tile that has been announced, the blocks of V. */
+template <class C> INLINE void produce_values(const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    struct tile t = take<C>(0);
+    uint32_t values = 0;
+    for (uint32_t tiles = 0; t.blocks; t = take<C>(++tiles)) {
+#pragma unroll 1
+        for (int block = t.blocks - 1; block >= 0; block--) {
+            load(shm.values, values++, shm.v, C::BYTES, &p.map.v, block * C::BC, t.kv_head, KEEP_IN_L2);
+            mark(BEGAN_V, values - 1);
+        }
+    }
+}
+
+/* And another: its queries, for each warpgroup its own 64, a tile ahead. */
+template <class C> INLINE void produce_queries(const problem &p)
+{
+    memory<C> &shm = shared<C>();
+    struct tile t = take<C>(0);
+    for (uint32_t tiles = 0; t.blocks; t = take<C>(++tiles))
+        for (int i = 0; i < C::WARPGROUPS; i++)
+            load(shm.queries[i], tiles, shm.q[i], sizeof shm.q[i][0], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head,
+                 READ_ONCE);
+}
+
+/* As a warpgroup, which hands over its registers: three of its threads, each in a warp of its own. */
+template <class C> INLINE void produce(const schedule &p)
+{
+    fewer_registers<C::PRODUCER_REGISTERS>();
+    if (threadIdx.x % 128 == 0)
+        produce_keys<C>(p);
+    if (threadIdx.x % 128 == 32)
+        produce_values<C>(p);
+    if (threadIdx.x % 128 == 64)
+        produce_queries<C>(p);
+}
 
 /* ---- consumers: softmax */
 
@@ -56,14 +194,6 @@ template <int N> INLINE void skip(ring<N> &r, uint32_t &n, int blocks, int warpg
         named_barrier(1 + warpgroup, 128);
         release_together(r, n++);
     }
-}
-
-template <class C> INLINE void begin_scores(float (&s)[C::BC / 2], const consumer<C> &me)
-{
-    memory<C> &shm = shared<C>();
-    uint64_t q = wgmma_descriptor(shared_address(shm.q[me.warpgroup]), 0) + me.tiles % 2 * (sizeof shm.q[0][0] / 16);
-    uint64_t k = wgmma_descriptor(shared_address(shm.k), 0) + me.keys % C::STAGES * (C::BYTES / 16);
-    begin_scores<C::DIM>(s, q, k, typename C::T());
 }
 
 /*
@@ -101,7 +231,7 @@ template <class C, bool BEFORE> INLINE void first_block(consumer<C> &me, const p
         multiply_queries(shm.q[me.warpgroup][me.tiles % 2], p.sign, me.warpgroup);
     wait_full(shm.keys, me.keys);
     mark(WAITED_FOR_K, me.keys);
-    begin_scores(s, me);
+    begin_scores<C>(s, shm.q[me.warpgroup][0], me.keys, me.tiles % 2);
     if (BEFORE) {
         wait_full(shm.values, me.values);
         begin_values<C>(me.o, me.weights, me.values, me.add);
@@ -146,7 +276,7 @@ template <class C, bool MASKED> INLINE void next_block(consumer<C> &me, const pr
     wait_full(shm.keys, me.keys);
     mark(WAITED_FOR_K, me.keys);
     float2 old = load_pair(m_of_thread<C>()), factor; /* early: it is here when the scores are */
-    begin_scores(s, me);
+    begin_scores<C>(s, shm.q[me.warpgroup][0], me.keys, me.tiles % 2);
     wait_full(shm.values, me.values);
     begin_values<C>(me.o, me.weights, me.values, me.add);
     me.add = true;
@@ -210,7 +340,9 @@ template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS
 {
     needs_hopper();
     if constexpr (HOPPER) {
-        begin_tiles<C>();
+        if (threadIdx.x == 0)
+            ring_init(shared<C>().tiles, 128 * C::WARPGROUPS + 2); /* all consumers, and the producers of V and Q */
+        begin_rings<C>(C::WARPGROUPS);
         int warpgroup = uniform(threadIdx.x / 128);
         if (warpgroup == C::WARPGROUPS) {
             produce<C>(p);
@@ -230,7 +362,10 @@ template <class C, class T> static void launch_for(T *O, float *lse, const T *Q,
     static_assert(C::FRAGMENTS + C::BC / 4 <= C::REGISTERS, "O, S and P are more than a consumer's registers");
     static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
     struct schedule of;
-    if (!schedule_of<C>(&of, O, lse, Q, K, V, p, workspace))
+    of.handed_out = (int *)workspace;
+    of.section = p.causal ? min((int)(p.batch * p.heads), 2048 / C::DIM) : 1;
+    of.on_demand = p.causal;
+    if (!problem_of<C>(&of, O, lse, Q, K, V, p))
         return;
     cudaFuncSetAttribute(persistent_attention_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
     timeline_at_exit();
@@ -238,8 +373,8 @@ template <class C, class T> static void launch_for(T *O, float *lse, const T *Q,
 }
 
 /* Which sizes for which problem: as in step 22; docs/lab-notes.md has the measurements. */
-template <class T> static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace,
-                                      cudaStream_t stream)
+template <class T>
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, p))
         return;
