@@ -8,8 +8,8 @@ import dataclasses, math, os, re, shutil, subprocess, tempfile
 from collections import Counter, defaultdict, namedtuple
 
 import ring_model
-from results import (Problem, ROOT, Table, bytes_name, digits3, heads, length_name, machine_name, pages, read, record_text, slug,
-                     write_whole)
+from results import (Problem, ROOT, TOKEN, Table, bytes_name, digits3, heads, length_name, machine_name, pages, read, record_text,
+                     slug, write_whole)
 
 # A step keeps its colour in every plot: line type 1 is step 01, ... (style.gp). The copy and peers have their own.
 PEERS = (("copy", 41), ("compile", 43), ("cudnn", 43), ("math", 44), ("attention-", 45), ("quack", 45), ("", 42))
@@ -181,7 +181,7 @@ def steps(view):
         block.append((i, r.step, r.gb_s, line_type(r.step), predicted, value + elsewhere, name, value))
     picture.files["bars"] = [block]
     top = max([copy] + [v for line in block for v in (line[2], line[4]) if v == v])
-    picture.set(bars=len(block), copy=copy, top=top, lines=8 + len(block), beyond=0,
+    picture.set(bars=len(block), copy=copy, limitname="copy", top=top, lines=8 + len(block), beyond=0,
                 measure="effective bandwidth, GB/s (the input read and the result written once, over the time taken)")
     return picture
 
@@ -203,6 +203,25 @@ def ladder(view):
     top = max(r.tflop_s for r in shown) * view.scale
     picture.set(bars=len(shown), copy=0, top=top, lines=8 + len(shown), beyond=0.02 * top, measure=view.unit,
                 height=160 + 18 * max(8, len(shown)))
+    return picture
+
+
+def token(view):
+    """A bar a step of decoding: a token of a model, in 16 bits, against reading K and V."""
+    rows = [r for r in view.rows if r.ceiling == "read" and all(getattr(r, n) == v for n, v in TOKEN.items())]
+    rows = {r.step: r for dtype in ("fp16", "bf16") for r in rows if r.dtype == dtype}
+    if len(rows) < 2:
+        raise NothingToDraw
+    shown = [rows[step] for step in sorted(rows)]
+    read = max(100 * r.gb_s / r.percent for r in shown)
+    picture = Picture("steps", "token", "How much of reading does each step reach?",
+                      "%s: a token of llama3-8b, %d heads of %d on %d, %d keys, %s" % (
+                          view.name, *(TOKEN[n] for n in ("heads", "dim", "kv_heads", "seq_k")), shown[-1].dtype))
+    picture.files["bars"] = [[(i, r.step, r.gb_s, line_type(r.step), read * r.useful_bytes / r.predicted_bytes,
+                               "%.0f %%  %s" % (r.percent, r.speed()), r.step, "%.0f %%  %s" % (r.percent, r.speed()))
+                              for i, r in enumerate(shown, 1)]]
+    picture.set(bars=len(shown), copy=read, limitname="reading", top=read, lines=8 + len(shown), beyond=0,
+                height=400, measure="effective bandwidth, GB/s (K and V read once, over the time taken)")
     return picture
 
 
@@ -512,7 +531,7 @@ def pictures(table):
     for i, view in enumerate(table.views()):
         of_gradients = view.part(lambda r: r.step.endswith(BACKWARD))
         view = view.part(lambda r: not r.step.endswith(BACKWARD))
-        todo = [(steps,), (ladder,), (error,), (attention_steps,), (roofline,)]
+        todo = [(steps,), (ladder,), (token,), (error,), (attention_steps,), (roofline,)]
         todo += [(make, t) for t in BITS for make in (lengths, attention_scale)] + [(error, t, True) for t in two]
         todo += [(attention_scale, "bf16", (11, 15))]  # for step 15, whose reader has met no others
         todo = [(make, view, *words) for make, *words in todo]

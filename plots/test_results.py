@@ -504,6 +504,19 @@ class Choosing(Case):
         settings = draw.lengths(self.view(rows)).settings
         self.assertEqual([round(settings["cliff%d" % i]) for i in (1, 2, 3)], [776, 6206, 24824])
 
+    def test_a_token(self):
+        """In bf16, if it is there; percent is of reading."""
+        token = dict(results.TOKEN, ceiling="read", useful_bytes=100.0)
+        ran = (("25_step", "fp32", 9, 100), ("25_step", "bf16", 200, 400), ("25_step", "fp16", 7, 1), ("28_step", "fp16", 1000, 100))
+        rows = [attention(step, 1, **dict(token, dtype=dtype, gb_s=speed, percent=speed / 20, predicted_bytes=moved))
+                for step, dtype, speed, moved in ran]
+        rows += [attention("07_step", 1), attention("26_step", 1, **dict(token, seq_k=4096, gb_s=1, percent=1))]
+        picture = draw.token(self.view(rows))
+        self.assertEqual([bar[1:6] for bar in picture.files["bars"][0]],
+                         [("25_step", 200, 25, 500, "10 %  200 GB/s"), ("28_step", 1000, 28, 2000, "50 %  1000 GB/s")])
+        with self.assertRaises(draw.NothingToDraw):
+            draw.token(self.view(rows[:3]))
+
     def test_attention(self):
         rows = [attention("07_step", 68.719476736, moved=10, exps=3), attention("08_step", 34.359738368, moved=5, exps=2),
                 attention("08_step", 34.359738368 / 4, seq=2048)]
