@@ -1,4 +1,4 @@
-# Bars: effective bandwidth of every step at one shape, against a copy of the same bytes, or reading; or the speed of every attention.
+# Bars: effective bandwidth of every step at one shape, against a copy of the same bytes or reading; or each attention's speed.
 
 folder = ARG1; picture = ARG2; settings = ARG3; below = ARG4
 load "plots/style.gp"
@@ -31,7 +31,8 @@ set lmargin at screen (copy > 0 ? 0.21 : 0.27); set rmargin at screen 0.97
 set tmargin at screen 1 - (copy > 0 ? 114.0 : 82.0) / height; set bmargin at screen 72.0 / height
 if (copy > 0) {
     set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 41
-    set label 1 limitname.sprintf(copy < 100 ? ", %.1f GB/s" : ", %.0f GB/s", copy) at graph 1, graph 1.045 right textcolor rgb ink
+    limitname = limitname.sprintf(copy < 100 ? ", %.1f GB/s" : ", %.0f GB/s", copy)
+    set label 1 limitname at graph 1, graph 1.045 right textcolor rgb ink
     set arrow 2 from graph 0.008, graph 1.02 to graph 0.008, graph 1.07 nohead lw 3 lc rgb ink
     set label 2 "as its trips over memory predict" at graph 0.022, graph 1.045 left textcolor rgb quiet
 }

@@ -507,7 +507,8 @@ class Choosing(Case):
     def test_a_token(self):
         """In bf16, if it is there; percent is of reading."""
         token = dict(results.TOKEN, ceiling="read", useful_bytes=100.0)
-        ran = (("25_step", "fp32", 9, 100), ("25_step", "bf16", 200, 400), ("25_step", "fp16", 7, 1), ("28_step", "fp16", 1000, 100))
+        ran = (("25_step", "fp32", 9, 100), ("25_step", "bf16", 200, 400), ("25_step", "fp16", 7, 1),
+               ("28_step", "fp16", 1000, 100))
         rows = [attention(step, 1, **dict(token, dtype=dtype, gb_s=speed, percent=speed / 20, predicted_bytes=moved))
                 for step, dtype, speed, moved in ran]
         rows += [attention("07_step", 1), attention("26_step", 1, **dict(token, seq_k=4096, gb_s=1, percent=1))]
