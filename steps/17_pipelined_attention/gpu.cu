@@ -17,6 +17,7 @@
 #define WARPS 4                    /* of a block */
 #define BR (16 * WARPS)            /* query rows of a block */
 #define BC 64                      /* keys of a tile */
+#define STAGES 2                   /* tiles of K and V with a place in shared memory: the loop alternates between two */
 #define THREADS (32 * WARPS)
 #define MAX_GRID_Y INT64_C(65535)  /* blocks in a grid's second dimension: the hardware's limit */
 
@@ -33,16 +34,16 @@ template <int DIM> static __device__ int swizzled(int row, int chunk)
 }
 
 /*
- * Begin to copy a tile. tile: (ROWS, DIM), by its address; from: (there, DIM). Rows that are not there become zeros. A thread
- * copies the same chunk of every few rows, so that the block's threads copy whole rows.
+ * Begin to copy a tile. to: (ROWS, DIM), by its address; from: (there, DIM). Rows that are not there become zeros. A thread
+ * copies the same chunk of every STEP-th row, so that the block's threads copy whole rows.
  */
-template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t tile, const T *from, int there)
+template <class T, int DIM, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
-    constexpr int CHUNKS = DIM / 8, STEP = THREADS / CHUNKS; /* of a row; rows that the block copies at a time */
-    int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-    tile += swizzled<DIM>(row, chunk) * 2, from += row * DIM + chunk * 8, there -= row;
-    for (int i = 0; i < ROWS; i += STEP)
-        cp_async(tile + i * DIM * 2, from + i * DIM, i < there);
+    constexpr int STEP = THREADS / (DIM / 8);
+    int copy_row = threadIdx.x / (DIM / 8), copy_chunk = threadIdx.x % (DIM / 8); /* where this thread begins to copy */
+    to += swizzled<DIM>(copy_row, copy_chunk) * 2, from += copy_row * DIM + copy_chunk * 8, there -= copy_row;
+    for (int row = 0; row < ROWS; row += STEP)
+        cp_async(to + row * DIM * 2, from + row * DIM, row < there);
 }
 
 /*
@@ -146,9 +147,9 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
                               unsigned first_head, unsigned group)
 {
     needs_sm_80();
-    constexpr int TILE = BC * DIM * sizeof(T); /* bytes */
+    constexpr int ROW = DIM * sizeof(T), TILE = BC * ROW; /* bytes */
     extern __shared__ __align__(256) unsigned char shared[];
-    const uint32_t q_tile = shared_address(shared), k_tile = q_tile + BR * DIM * sizeof(T), v_tile = k_tile + 2 * TILE;
+    const uint32_t q_tile = shared_address(shared), k_tile = q_tile + BR * ROW, v_tile = k_tile + STAGES * TILE;
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
@@ -197,10 +198,10 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
 template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                    cudaStream_t stream)
 {
-    constexpr int bytes = (BR + 2 * 2 * BC) * DIM * (int)sizeof(T);
+    constexpr int bytes = (BR + 2 * STAGES * BC) * DIM * (int)sizeof(T);
     static_assert(bytes <= SHARED_SM_80, "more than a block's shared memory");
-    cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     static_assert(DIM / 2 + BC / 2 <= registers_of_thread(2 * THREADS), "O and S are more than a thread's registers");
+    cudaFuncSetAttribute(pipelined_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     for (int64_t head = 0; head < p.batch * p.heads; head += MAX_GRID_Y) {
         dim3 blocks((unsigned)((p.seq_q + BR - 1) / BR), (unsigned)min(p.batch * p.heads - head, MAX_GRID_Y));
         pipelined_attention_kernel<T, DIM><<<blocks, THREADS, bytes, stream>>>(O, lse, Q, K, V, p, (unsigned)head,

@@ -68,13 +68,12 @@ template <class T, int DIM, int ROWS> static __device__ void copy_times(unsigned
     }
 }
 
-/* s: PARTS times 16 x BC = the warp's Q times K transposed. q_at, k_at: what the lane passes to the first ldmatrix of each. */
+/*
+ * s: PARTS times 16 x BC, zeros that become the warp's Q times K transposed. q_at, k_at: what the lane passes to the first
+ * ldmatrix of each.
+ */
 template <class T, int DIM> static __device__ void scores(float (*s)[BC / 8][4], uint32_t q_at, uint32_t k_at)
 {
-    for (int i = 0; i < PARTS * BC / 8; i++)
-        for (int j = 0; j < 4; j++)
-            s[i / (BC / 8)][i % (BC / 8)][j] = 0.0f;
-#pragma unroll
     for (int k = 0; k < DIM / 16; k++) {
         uint32_t q[PARTS][4];
         for (int part = 0; part < PARTS; part++)
@@ -167,7 +166,6 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
 /* o += P V, where P: PARTS times 16 x BC is what softmax() left in s. v_at: as q_at and k_at in scores(). */
 template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *r, float (*s)[BC / 8][4], uint32_t v_at)
 {
-#pragma unroll
     for (int k = 0; k < BC / 16; k++) {
         uint32_t weights[PARTS][4];
         for (int part = 0; part < PARTS; part++)
@@ -272,7 +270,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
             copy_tile<T, DIM, BC>(copy_at + next + STAGES * TILE, V + from, left - key - BC);
         }
         if (__any_sync(ALL_LANES, key < visible + 16 * PARTS - 8)) { /* does the warp's last row see any of them? */
-            float s[PARTS][BC / 8][4];
+            float s[PARTS][BC / 8][4] = {};
             scores<T, DIM>(s, q_at, k_at + stage);
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {

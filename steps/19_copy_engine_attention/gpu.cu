@@ -60,13 +60,12 @@ template <class C> INLINE void load_tiles(const problem &p, uint32_t n, int kv_h
     load(shm.values, n, shm.v, C::BYTES, &p.map.v, key, kv_head, KEEP_IN_L2);
 }
 
-/* s: PARTS times 16 x BC = the warp's Q times K transposed. q_at, k_at: what the lane passes to the first ldmatrix of each. */
+/*
+ * s: PARTS times 16 x BC, zeros that become the warp's Q times K transposed. q_at, k_at: what the lane passes to the first
+ * ldmatrix of each.
+ */
 template <class T, int DIM> static __device__ void scores(float (*s)[BC / 8][4], uint32_t q_at, uint32_t k_at)
 {
-    for (int i = 0; i < PARTS * BC / 8; i++)
-        for (int j = 0; j < 4; j++)
-            s[i / (BC / 8)][i % (BC / 8)][j] = 0.0f;
-#pragma unroll
     for (int k = 0; k < DIM / 16; k++) {
         uint32_t q[PARTS][4];
         for (int part = 0; part < PARTS; part++)
@@ -159,7 +158,6 @@ template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s
 /* o += P V, where P: PARTS times 16 x BC is what softmax() left in s. v_at: as q_at and k_at in scores(). */
 template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *r, float (*s)[BC / 8][4], uint32_t v_at)
 {
-#pragma unroll
     for (int k = 0; k < BC / 16; k++) {
         uint32_t weights[PARTS][4];
         for (int part = 0; part < PARTS; part++)
@@ -241,7 +239,7 @@ template <class T, int DIM> INLINE void attend(T *O, const problem &p)
         if (threadIdx.x == 0 && key > 0)
             load_tiles<C>(p, n + 1, t.kv_head, key - BC);
         if (key < min(p.seq_k, first_row - g + 16 * PARTS - 1 + p.more)) { /* does the warp's last row see any of them? */
-            float s[PARTS][BC / 8][4];
+            float s[PARTS][BC / 8][4] = {};
             scores<T, DIM>(s, q_at, k_at + stage);
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
