@@ -11,7 +11,7 @@ Before anything is predicted, the same model is given the rates that runs of ste
 must come within 10 % of the times that step 35 printed of 2 ranks, each with a core of its own, of those that all three printed
 of 2 GPUs, and of all balances.
 """
-import argparse, collections, dataclasses, math, os, random, re, sys
+import argparse, collections, dataclasses, functools, math, os, random, re, sys
 
 sys.dont_write_bytecode = True  # no plots/__pycache__: a changed tree would not be recorded
 
@@ -69,6 +69,7 @@ class Ring:
         return (link[0] + self.block() / link[1]) * (max(1, self.ranks / self.cores) if self.cores else 1)
 
 
+@functools.lru_cache(maxsize=None)  # tables ask more than once
 def simulate(s):
     """(seconds of all, mean of what ranks compute over the longest)."""
     n, g, dice = s.ranks, s.node if s.rings else s.ranks, random.Random(1)
@@ -182,6 +183,7 @@ def recorded_cells(points):
 H100, STEP = "plots/recorded/h100.tsv", "24_optimistic_attention"
 
 
+@functools.lru_cache(maxsize=None)
 def h100():
     """(FLOP/s of the fastest step, bytes/s of a copy), as recorded."""
     table = Table(H100)

@@ -319,7 +319,9 @@ class Exercises(unittest.TestCase):
         exercise.keep([line("fp32", False)])
         self.assertRegex(call("progress")[1], r"07_narrow_softmax +cpu solved")
 
-    def test_the_judge(self):
+
+class Judge(unittest.TestCase):  # behind Exercises, each on one core: it has all cores to the end
+    def test_every_step(self):
         steps = HERE if EXERCISES or GPU else [s for s in QUICK if s in HERE]
         if EXERCISES != "all":
             print(f"exercises: a {EXERCISES or 'third'} of the mutants, seed {SEED}: EXERCISES_SEED={SEED} draws the same",
@@ -330,4 +332,4 @@ class Exercises(unittest.TestCase):
 EXERCISES = os.environ.get("EXERCISES", "")  # as `make test` hands it on: all, tenth, or what takes no minutes
 SEED = os.environ.get("EXERCISES_SEED") or str(random.randrange(1000000))
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1] + (["Exercises.test_the_judge"] if GPU else sys.argv[1:]))
+    unittest.main(argv=sys.argv[:1] + (["Judge"] if GPU else sys.argv[1:]))
