@@ -59,7 +59,8 @@ trap 'kill $background 2>/dev/null; exit 130' INT TERM
 if nvidia-smi >/dev/null 2>&1; then
     for suite in $(grep -o '[a-z_]*_suite,\|[a-z_]*_suite }' tests/main_gpu.c | sed 's/_suite.*//'); do
         file=$(grep -l "suite_create(\"$suite\")" tests/*.c)
-        for case in $(grep -o 'tcase_create("[^"]*")' "$file" | cut -d '"' -f 2); do # names of one word
+        cases=$(sed -n "/suite_create(\"$suite\")/,\$p" "$file" | grep -o 'tcase_create("[^"]*")' | cut -d '"' -f 2)
+        for case in $cases; do # names of one word
             export CK_RUN_SUITE=$suite CK_RUN_CASE=$case
             if [ "$suite" = attention_gpu ]; then # the longest: a process for each dtype
                 for dtype in fp32 fp16 bf16; do
