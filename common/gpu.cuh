@@ -54,6 +54,13 @@ constexpr int registers_of_thread(int threads)
     return threads <= 256 ? 255 : 65536 / threads / 8 * 8;
 }
 
+/* Whether `kernel` was compiled for GPUs from this one on, 80 being sm_80: then the device is one of them. */
+static inline bool built_for(int capability, const void *kernel)
+{
+    struct cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= capability;
+}
+
 /* Leaves CUDA's "invalid argument" where a launch that failed would leave its error. */
 static inline void refuse(void)
 {
@@ -75,6 +82,16 @@ template <int LANES = 32, class T> static inline __device__ T warp_sum(T v)
 {
     for (int distance = LANES / 2; distance > 0; distance /= 2)
         v += __shfl_xor_sync(ALL_LANES, v, distance);
+    return v;
+}
+
+/* The sum over the lanes of a warp up to this one. */
+static inline __device__ int sum_up_to(int v)
+{
+    for (int distance = 1; distance < 32; distance *= 2) {
+        int others = __shfl_up_sync(ALL_LANES, v, distance);
+        v += threadIdx.x % 32 >= distance ? others : 0;
+    }
     return v;
 }
 

@@ -144,6 +144,20 @@ static inline __device__ unsigned count_around(unsigned *count, unsigned last)
     return before;
 }
 
+/*
+ * Counts this block, one of `blocks`. Whether it is the last to come: then it sees what all others have written. The count goes
+ * from 0 to blocks - 1, and then to 0 again, for the next launch. All threads of a block must call.
+ */
+static inline __device__ bool is_last(unsigned *count, int blocks)
+{
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0)
+        last = count_around(count, blocks - 1) == blocks - 1;
+    __syncthreads();
+    return last;
+}
+
 /* Wait until such a count is n. What was seen by those who have counted, the calling thread sees then. */
 static inline __device__ void wait_for_count(const unsigned *count, unsigned n)
 {

@@ -161,62 +161,61 @@ template <class T, int DIM, bool WIDE> static __global__ void __launch_bounds__(
     decode_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p)
 {
     using S = shape<T, DIM>;
-    __shared__ struct part<DIM> parts[S::PARTS];
+    __shared__ struct part<DIM> shared[S::PARTS];
     const int dim = (int)p.dim;
     const int64_t row = blockIdx.x, at = attention_kv_head(p, row / p.seq_q) * p.seq_k * dim;
+    const int64_t keys = attention_visible(p, row % p.seq_q);
 
     struct part<S::COLUMNS> mine;
-    attend<T, DIM, WIDE>(&mine, Q + row * dim, K + at, V + at, attention_visible(p, row % p.seq_q), dim, p.scale);
-
-    struct part<DIM> *group = &parts[threadIdx.x / S::LANES];
+    attend<T, DIM, WIDE>(&mine, Q + row * dim, K + at, V + at, keys, dim, p.scale);
     for (int i = 0; i < S::COLUMNS; i++)
-        group->o[column<T, DIM>(i / PER<T>) + i % PER<T>] = mine.o[i];
-    group->s = mine.s;
+        shared[threadIdx.x / S::LANES].o[column<T, DIM>(i / PER<T>) + i % PER<T>] = mine.o[i];
+    shared[threadIdx.x / S::LANES].s = mine.s;
     __syncthreads();
     if (threadIdx.x < dim)
-        finish(O + row * dim, lse ? lse + row : NULL, merge_parts(parts, S::PARTS, threadIdx.x), threadIdx.x);
+        finish(O + row * dim, lse ? lse + row : NULL, merge_parts(shared, S::PARTS, threadIdx.x), threadIdx.x);
 }
 
-template <class T, int DIM, bool WIDE = true>
-static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
+static int64_t rows_of(struct attention p)
+{
+    return p.batch * p.heads * p.seq_q;
+}
+
+template <int DIM, bool WIDE = true, class T>
+static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                       cudaStream_t stream)
 {
     static_assert(THREADS >= DIM, "at the end a thread has a column");
-    int64_t rows = p.batch * p.heads * p.seq_q;
-    decode_attention_kernel<T, DIM, WIDE><<<(unsigned)rows, THREADS, 0, stream>>>(O, lse, Q, K, V, p);
+    decode_attention_kernel<T, DIM, WIDE><<<(unsigned)rows_of(p), THREADS, 0, stream>>>(O, lse, Q, K, V, p);
 }
 
 template <class T>
-static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, cudaStream_t stream)
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                   cudaStream_t stream)
 {
     bool wide = p.dim % PER<T> == 0 && ((uintptr_t)Q | (uintptr_t)K | (uintptr_t)V) % 16 == 0;
-    if (p.dim > 256 || p.batch * p.heads * p.seq_q > INT_MAX)
+    if (p.dim > 256 || rows_of(p) > INT_MAX)
         refuse();
     else if (!wide)
-        launch_for<T, 256, false>(O, lse, Q, K, V, p, stream);
-    else if (p.dim <= 32)
-        launch_for<T, 32>(O, lse, Q, K, V, p, stream);
-    else if (p.dim <= 64)
-        launch_for<T, 64>(O, lse, Q, K, V, p, stream);
-    else if (p.dim <= 128)
-        launch_for<T, 128>(O, lse, Q, K, V, p, stream);
+        launch_for<256, false>(O, lse, Q, K, V, p, stream);
     else
-        launch_for<T, 256>(O, lse, Q, K, V, p, stream);
+        BY_DIM(p.dim, launch_for, O, lse, Q, K, V, p, stream);
 }
 
-void decode_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, void *,
-                          cudaStream_t stream)
+void decode_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V,
+                          struct attention p, void *, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, stream);
 }
 
-void decode_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p, void *,
-                               cudaStream_t stream)
+void decode_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V,
+                               struct attention p, void *, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, stream);
 }
 
-void decode_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p, void *,
-                               cudaStream_t stream)
+void decode_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V,
+                               struct attention p, void *, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, stream);
 }

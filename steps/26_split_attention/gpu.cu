@@ -179,17 +179,6 @@ template <class T> static __device__ void finish(T *O, float *lse, struct part<1
         *lse = whole.s.m + logf(whole.s.l);
 }
 
-/* Counts this block of a row. Whether it is the last to come: then all parts of the row are there to be merged. */
-static __device__ bool is_last(unsigned *count, int pieces)
-{
-    __shared__ bool last;
-    __syncthreads();
-    if (threadIdx.x == 0) /* from 0 to pieces - 1, and then to 0 again: for the next launch */
-        last = count_around(count, pieces - 1) == pieces - 1;
-    __syncthreads();
-    return last;
-}
-
 /* The part of the block, in the thread's column: all groups of lanes have left theirs in `groups`. */
 template <int DIM, int PARTS> static __device__ struct part<1> block_part(const struct part<DIM> *groups)
 {
@@ -244,23 +233,24 @@ static int64_t rows_of(struct attention p)
 }
 
 /*
- * How many pieces each query's keys are cut into: the fewest that leave no more than one place for a block in IDLE empty, and no
- * more than keys allow. With as many pieces as places none is empty: the search ends there.
+ * How many pieces the keys of each of so many blocks are cut into (a block would have a query, then): the fewest that leave no
+ * more than one place for a block in IDLE empty, and no more than keys allow. With as many pieces as places none is empty: the
+ * search ends there.
  */
-static int64_t pieces_of(int64_t queries, int64_t keys)
+static int64_t pieces_of(int64_t blocks, int64_t keys)
 {
     int64_t pieces = 1, most = keys / LEAST, places = gpu_sms() * RESIDENT;
     for (; pieces < most; pieces++) {
-        int64_t rounds = (queries * pieces + places - 1) / places;
-        if (IDLE * queries * pieces >= (IDLE - 1) * rounds * places)
+        int64_t rounds = (blocks * pieces + places - 1) / places;
+        if (IDLE * blocks * pieces >= (IDLE - 1) * rounds * places)
             break;
     }
     return pieces;
 }
 
-template <class T, int DIM, bool WIDE = true>
-static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace,
-                       cudaStream_t stream)
+template <int DIM, bool WIDE = true, class T>
+static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                       void *workspace, cudaStream_t stream)
 {
     static_assert(THREADS >= DIM, "at the end a thread has a column");
     int64_t rows = rows_of(p), pieces = pieces_of(rows, p.seq_k);
@@ -270,38 +260,32 @@ static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, str
 }
 
 template <class T>
-static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace,
-                   cudaStream_t stream)
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                   void *workspace, cudaStream_t stream)
 {
     bool wide = p.dim % PER<T> == 0 && ((uintptr_t)Q | (uintptr_t)K | (uintptr_t)V) % 16 == 0;
     if (p.dim > 256 || rows_of(p) > INT_MAX)
         refuse();
     else if (!wide)
-        launch_for<T, 256, false>(O, lse, Q, K, V, p, workspace, stream);
-    else if (p.dim <= 32)
-        launch_for<T, 32>(O, lse, Q, K, V, p, workspace, stream);
-    else if (p.dim <= 64)
-        launch_for<T, 64>(O, lse, Q, K, V, p, workspace, stream);
-    else if (p.dim <= 128)
-        launch_for<T, 128>(O, lse, Q, K, V, p, workspace, stream);
+        launch_for<256, false>(O, lse, Q, K, V, p, workspace, stream);
     else
-        launch_for<T, 256>(O, lse, Q, K, V, p, workspace, stream);
+        BY_DIM(p.dim, launch_for, O, lse, Q, K, V, p, workspace, stream);
 }
 
-void split_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
-                         void *workspace, cudaStream_t stream)
+void split_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V,
+                         struct attention p, void *workspace, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, workspace, stream);
 }
 
-void split_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
-                              void *workspace, cudaStream_t stream)
+void split_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V,
+                              struct attention p, void *workspace, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, workspace, stream);
 }
 
-void split_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
-                              void *workspace, cudaStream_t stream)
+void split_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V,
+                              struct attention p, void *workspace, cudaStream_t stream)
 {
     launch(O, lse, Q, K, V, p, workspace, stream);
 }

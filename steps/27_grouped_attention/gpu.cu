@@ -26,6 +26,7 @@
 #define THREADS (32 * WARPS)
 #define ROWS 16               /* of a block */
 #define KEYS 16               /* of a tile */
+#define STEP (WARPS * KEYS)   /* keys from a warp's tile to its next */
 #define RING 384              /* columns of K, and of V, of the tiles of a ring: 3 tiles at heads of 128, 6 at 64 */
 #define RESIDENT 2            /* blocks of an SM, where there are so many: one begins while the other works */
 #define LEAST 64              /* keys of a piece, at least: a tile for each warp */
@@ -56,6 +57,11 @@ template <int DIM> static __device__ uint32_t swizzled(int row, int chunk)
     return row * DIM * 2 + (chunk ^ row % 8) * 16;
 }
 
+/* A sequence's keys and values of a head: (seq_k, DIM). */
+template <class T> struct cache {
+    const T *K, *V;
+};
+
 /* A warp begins to copy a tile of K or V: (KEYS, DIM). Rows from `there` on become zeros. */
 template <class T, int DIM> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
@@ -65,6 +71,16 @@ template <class T, int DIM> static __device__ void copy_tile(uint32_t to, const 
         int row = i + lane / CHUNKS;
         cp_async(to + swizzled<DIM>(row, chunk), from + row * DIM + 8 * chunk, row < there);
     }
+}
+
+/* The warp begins to copy the tiles of K and V from `key` on, if that comes before `last`. They are a group, even if empty. */
+template <class T, int DIM> static __device__ void copy_tiles(uint32_t to, struct cache<T> c, int key, int last)
+{
+    if (key < last) {
+        copy_tile<T, DIM>(to, c.K + (int64_t)key * DIM, last - key);
+        copy_tile<T, DIM>(to + ring<DIM>::TILE, c.V + (int64_t)key * DIM, last - key);
+    }
+    cp_async_commit();
 }
 
 /* What a block knows of its rows. */
@@ -138,38 +154,28 @@ template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *
     }
 }
 
-/* The warp begins to copy the tiles of K and V from `key` on, if that comes before `last`. They are a group, even if empty. */
-template <class T, int DIM> static __device__ void copy_tiles(uint32_t to, const T *K, const T *V, int key, int last)
-{
-    if (key < last) {
-        copy_tile<T, DIM>(to, K + (int64_t)key * DIM, last - key);
-        copy_tile<T, DIM>(to + ring<DIM>::TILE, V + (int64_t)key * DIM, last - key);
-    }
-    cp_async_commit();
-}
-
 /*
- * Merges the warp's tiles of keys from `first` up to `last` into the states of the block's rows; K, V: (seq_k, DIM). at: its
- * ring, of STAGES tiles, all but one of which travel while that one is multiplied. q: the rows' fragments. visible: keys that
- * rows g and g + 8 see.
+ * Merges the warp's tiles of keys from `first` up to `last` into the states of the block's rows. at: its ring, of STAGES
+ * tiles, all but one of which travel while that one is multiplied. q: the rows' fragments. visible: keys that rows g and g + 8
+ * see.
  */
 template <class T, int DIM>
-static __device__ void attend(struct rows<DIM> *r, uint32_t at, const T *K, const T *V, int first, int last,
-                              const uint32_t (*q)[4], const int *visible, float scale)
+static __device__ void attend(struct rows<DIM> *r, uint32_t at, struct cache<T> c, int first, int last, const uint32_t (*q)[4],
+                              const int *visible, float scale)
 {
-    constexpr int STAGES = ring<DIM>::STAGES, TILES = 2 * ring<DIM>::TILE, STEP = WARPS * KEYS;
+    constexpr int STAGES = ring<DIM>::STAGES, TILES = 2 * ring<DIM>::TILE;
     const int lane = threadIdx.x % 32;
     const uint32_t k_lane = swizzled<DIM>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
     const uint32_t v_lane = swizzled<DIM>(lane % 16, lane / 16) + ring<DIM>::TILE;
 
     first += threadIdx.x / 32 * KEYS;
     for (int i = 0; i < STAGES - 1; i++)
-        copy_tiles<T, DIM>(at + i * TILES, K, V, first + i * STEP, last);
+        copy_tiles<T, DIM>(at + i * TILES, c, first + i * STEP, last);
     int stage = 0;
     for (int key = first; key < last; key += STEP) {
         cp_async_wait<STAGES - 2>();
         __syncwarp(); /* this tile has arrived, and no lane uses the one before it any more: it is the next to be replaced */
-        copy_tiles<T, DIM>(at + (stage + STAGES - 1) % STAGES * TILES, K, V, key + (STAGES - 1) * STEP, last);
+        copy_tiles<T, DIM>(at + (stage + STAGES - 1) % STAGES * TILES, c, key + (STAGES - 1) * STEP, last);
 
         float s[KEYS / 8][4] = {};
         products<T, DIM>(s, q, at + stage * TILES + k_lane);
@@ -245,24 +251,14 @@ template <class T> static __device__ void finish(T *O, float *lse, struct part<C
         *lse = whole.s.m + logf(whole.s.l);
 }
 
-/* Counts this block of a block of rows. Whether it is the last to come: then all parts of these rows are there to be merged. */
-static __device__ bool is_last(unsigned *count, int pieces)
-{
-    __shared__ bool last;
-    __syncthreads();
-    if (threadIdx.x == 0) /* from 0 to pieces - 1, and then to 0 again: for the next launch */
-        last = count_around(count, pieces - 1) == pieces - 1;
-    __syncthreads();
-    return last;
-}
-
 /*
  * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes. group: attention_group(p); tiles: blocks of
  * rows of a head of K and V. parts: (head, tile, piece, ROWS), counts: (head, tile), zeros, and left so.
  */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RESIDENT)
-    grouped_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, int group, int tiles,
-                             int pieces, struct part<DIM> *parts, unsigned *counts)
+    grouped_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                             int group, int tiles, int pieces,
+                             struct part<DIM> *parts, unsigned *counts)
 {
     needs_sm_80();
     extern __shared__ __align__(256) unsigned char shared[];
@@ -283,16 +279,15 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RE
 
     struct rows<DIM> r = {};
     r.m[0] = r.m[1] = -INFINITY;
-    K += b.kv_head * p.seq_k * DIM;
-    V += b.kv_head * p.seq_k * DIM;
-    attend<T, DIM>(&r, shared_address(shared) + warp * ring<DIM>::BYTES, K, V, first, last, q, visible, p.scale);
+    const int64_t of_head = b.kv_head * p.seq_k * DIM;
+    const struct cache<T> c = { K + of_head, V + of_head };
+    attend<T, DIM>(&r, shared_address(shared) + warp * ring<DIM>::BYTES, c, first, last, q, visible, p.scale);
 
     struct part<DIM> *warps = (struct part<DIM> *)shared; /* (WARPS, ROWS) */
     __syncthreads(); /* the rings are empty */
     store_parts(warps + warp * ROWS, &r);
     __syncthreads();
-    const int64_t block = b.kv_head * tiles + tile;
-    parts += block * pieces * ROWS;
+    parts += (b.kv_head * tiles + tile) * pieces * ROWS;
     for (int i = threadIdx.x * COLUMNS; i < b.rows * DIM; i += THREADS * COLUMNS) {
         int row = i / DIM, column = i % DIM;
         struct part<COLUMNS> whole = merge_pieces<WARPS>(warps + row, WARPS, column);
@@ -306,7 +301,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RE
             finish(O + at * DIM, lse ? lse + at : NULL, whole, column);
         }
     }
-    if (pieces > 1 && is_last(&counts[block], pieces))
+    if (pieces > 1 && is_last(&counts[b.kv_head * tiles + tile], pieces))
         for (int i = threadIdx.x * COLUMNS; i < b.rows * DIM; i += THREADS * COLUMNS) {
             int row = i / DIM, column = i % DIM;
             int64_t at = row_at(b, p, row);
@@ -336,8 +331,9 @@ static int64_t pieces_of(int64_t blocks, int64_t keys)
     return pieces;
 }
 
-template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
-                                                   void *workspace, cudaStream_t stream)
+template <int DIM, class T>
+static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                       void *workspace, cudaStream_t stream)
 {
     constexpr int bytes = WARPS * ring<DIM>::BYTES;
     static_assert(bytes <= SHARED_SM_80, "more than a block's shared memory");
@@ -355,31 +351,29 @@ template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q,
 /* Whether there are tiles for such heads, and this is code for a GPU that multiplies them. */
 static bool has_tiles(int64_t dim)
 {
-    struct cudaFuncAttributes attributes;
-    return (dim == 64 || dim == 128) && cudaFuncGetAttributes(&attributes, grouped_attention_kernel<fp16, 64>) == cudaSuccess &&
-           attributes.ptxVersion >= 80;
+    return (dim == 64 || dim == 128) && built_for(80, (const void *)grouped_attention_kernel<fp16, 64>);
 }
 
 template <class T>
-static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p, void *workspace,
-                   cudaStream_t stream)
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+                   void *workspace, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, p))
         return;
     if (p.dim == 64)
-        launch_for<T, 64>(O, lse, Q, K, V, p, workspace, stream);
+        launch_for<64>(O, lse, Q, K, V, p, workspace, stream);
     else
-        launch_for<T, 128>(O, lse, Q, K, V, p, workspace, stream);
+        launch_for<128>(O, lse, Q, K, V, p, workspace, stream);
 }
 
-void grouped_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
-                           void *workspace, cudaStream_t stream)
+void grouped_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V,
+                           struct attention p, void *workspace, cudaStream_t stream)
 {
     split_attention_gpu(O, lse, Q, K, V, p, workspace, stream);
 }
 
-void grouped_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,
-                                void *workspace, cudaStream_t stream)
+void grouped_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V,
+                                struct attention p, void *workspace, cudaStream_t stream)
 {
     if (has_tiles(p.dim))
         launch(O, lse, Q, K, V, p, workspace, stream);
@@ -387,8 +381,8 @@ void grouped_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *
         split_attention_fp16_gpu(O, lse, Q, K, V, p, workspace, stream);
 }
 
-void grouped_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V, struct attention p,
-                                void *workspace, cudaStream_t stream)
+void grouped_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V,
+                                struct attention p, void *workspace, cudaStream_t stream)
 {
     if (has_tiles(p.dim))
         launch(O, lse, Q, K, V, p, workspace, stream);

@@ -275,17 +275,6 @@ template <class T> static __device__ void finish(T *O, float *lse, struct part<C
         *lse = whole.s.m + logf(whole.s.l);
 }
 
-/* Counts this block of a block of rows. Whether it is the last to come: then all parts of these rows are there to be merged. */
-static __device__ bool is_last(unsigned *count, int pieces)
-{
-    __shared__ bool last;
-    __syncthreads();
-    if (threadIdx.x == 0) /* from 0 to pieces - 1, and then to 0 again: for the next launch */
-        last = count_around(count, pieces - 1) == pieces - 1;
-    __syncthreads();
-    return last;
-}
-
 /* A piece of a sequence's keys. */
 struct piece {
     int sequence, keys;  /* how many that has */
@@ -305,11 +294,7 @@ static __device__ struct piece find_piece(int at, int each, int most, struct pag
     for (int first = 0, before = 0; first < p.batch; first += 32) {
         bool there = first + lane < p.batch;
         int keys = there ? pages.seqlens[first + lane] : 0;
-        int pieces = there ? max((keys + each - 1) / each, 1) : 0, sum = pieces; /* of the lanes up to this one */
-        for (int distance = 1; distance < 32; distance *= 2) {
-            int others = __shfl_up_sync(ALL_LANES, sum, distance);
-            sum += lane >= distance ? others : 0;
-        }
+        int pieces = there ? max((keys + each - 1) / each, 1) : 0, sum = sum_up_to(pieces);
         unsigned beyond = __ballot_sync(ALL_LANES, before + sum > at);
         if (beyond) {
             int found = __ffs(beyond) - 1;
@@ -329,8 +314,8 @@ static __device__ struct piece find_piece(int at, int each, int most, struct pag
  */
 template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RESIDENT)
     paged_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct pages pages, struct attention p,
-                           int group, int tiles, int each, int most, struct place step, struct part<DIM> *parts,
-                           unsigned *counts)
+                           int group, int tiles, int each, int most, struct place step,
+                           struct part<DIM> *parts, unsigned *counts)
 {
     needs_sm_80();
     extern __shared__ __align__(256) unsigned char shared[];
@@ -339,6 +324,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RE
     const struct piece x = find_piece(blockIdx.x / blocks, each, most, pages, p);
     if (x.sequence < 0)
         return;
+    const int piece = x.piece, pieces = x.pieces;
     const struct block b = { x.sequence * p.kv_heads + head, group, tile * ROWS, min(all - tile * ROWS, ROWS) };
     p.seq_k = x.keys; /* its own, from here on */
 
@@ -348,7 +334,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RE
     for (int h = 0; h < 2; h++)
         visible[h] = (int)attention_visible(p, (b.first + min(g + 8 * h, b.rows - 1)) / group);
     const int seen = (int)attention_visible(p, (b.first + b.rows - 1) / group); /* by the last row, and so by any */
-    const int first = x.piece * each, last = min(first + each, seen);
+    const int first = piece * each, last = min(first + each, seen);
     for (int h = 0; h < 2; h++)
         visible[h] = min(visible[h], last);
 
@@ -363,12 +349,12 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RE
     __syncthreads(); /* the rings are empty */
     store_parts(warps + warp * ROWS, &r);
     __syncthreads();
-    parts += ((int64_t)x.before * blocks + (head * tiles + tile) * (int64_t)x.pieces) * ROWS;
+    parts += ((int64_t)x.before * blocks + (head * tiles + tile) * (int64_t)pieces) * ROWS;
     for (int i = threadIdx.x * COLUMNS; i < b.rows * DIM; i += THREADS * COLUMNS) {
         int row = i / DIM, column = i % DIM;
         struct part<COLUMNS> whole = merge_pieces<WARPS>(warps + row, WARPS, column);
-        if (x.pieces > 1) {
-            struct part<DIM> *to = &parts[x.piece * ROWS + row];
+        if (pieces > 1) {
+            struct part<DIM> *to = &parts[piece * ROWS + row];
             *(float4 *)&to->o[column] = *(float4 *)whole.o;
             if (column == 0)
                 to->s = whole.s;
@@ -377,11 +363,11 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RE
             finish(O + at * DIM, lse ? lse + at : NULL, whole, column);
         }
     }
-    if (x.pieces > 1 && is_last(&counts[b.kv_head * tiles + tile], x.pieces))
+    if (pieces > 1 && is_last(&counts[b.kv_head * tiles + tile], pieces))
         for (int i = threadIdx.x * COLUMNS; i < b.rows * DIM; i += THREADS * COLUMNS) {
             int row = i / DIM, column = i % DIM;
             int64_t at = row_at(b, p, row);
-            finish(O + at * DIM, lse ? lse + at : NULL, merge_pieces<16>(parts + row, x.pieces, column), column);
+            finish(O + at * DIM, lse ? lse + at : NULL, merge_pieces<16>(parts + row, pieces, column), column);
         }
 }
 
@@ -434,7 +420,7 @@ static int64_t pieces_in_all(struct attention p, struct pages pages)
     return min(pages.keys / keys_of_piece(p, pages) + p.batch, p.batch * most_pieces(p, pages));
 }
 
-template <class T, int DIM>
+template <int DIM, class T>
 static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct pages pages, struct attention p,
                        void *workspace, cudaStream_t stream)
 {
@@ -443,6 +429,7 @@ static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, str
     static_assert(WARPS * ROWS * sizeof(struct part<DIM>) <= bytes, "parts take the place of the rings");
     int64_t tiles = tiles_of(p), blocks = pieces_in_all(p, pages) * p.kv_heads * tiles;
     struct part<DIM> *parts = (struct part<DIM> *)workspace;
+    unsigned *counts = (unsigned *)(parts + blocks * ROWS);
     int64_t rows = pages.pool * p.kv_heads * pages.size; /* of the pool: they are counted in 32 bits */
     if (attention_group(p) * p.seq_q > INT_MAX / 2 || blocks > INT_MAX || rows > INT_MAX)
         return refuse();
@@ -450,20 +437,19 @@ static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, str
     struct place step = { STEP, STEP / size, STEP % size };
     cudaFuncSetAttribute(paged_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     paged_attention_kernel<T, DIM><<<(unsigned)blocks, THREADS, bytes, stream>>>(
-        O, lse, Q, K, V, pages, p, (int)attention_group(p), (int)tiles, each, most, step, parts,
-        (unsigned *)(parts + blocks * ROWS));
+        O, lse, Q, K, V, pages, p, (int)attention_group(p), (int)tiles, each, most, step, parts, counts);
 }
 
 template <class T>
-static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct pages pages, struct attention p, void *workspace,
-                   cudaStream_t stream)
+static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct pages pages, struct attention p,
+                   void *workspace, cudaStream_t stream)
 {
     if (!takes_16_bits(O, Q, K, V, p))
         return;
     if (p.dim == 64)
-        launch_for<T, 64>(O, lse, Q, K, V, pages, p, workspace, stream);
+        launch_for<64>(O, lse, Q, K, V, pages, p, workspace, stream);
     else
-        launch_for<T, 128>(O, lse, Q, K, V, pages, p, workspace, stream);
+        launch_for<128>(O, lse, Q, K, V, pages, p, workspace, stream);
 }
 
 void paged_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct pages pages,
@@ -481,8 +467,6 @@ void paged_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K,
 size_t paged_attention_workspace(struct attention p, struct pages pages, enum dtype)
 {
     int64_t blocks = p.kv_heads * tiles_of(p);
-    if (most_pieces(p, pages) == 1)
-        return 0;
-    return (size_t)blocks * ((size_t)pieces_in_all(p, pages) * ROWS * sizeof(struct part<128>) +
-                             (size_t)p.batch * sizeof(unsigned));
+    size_t of_piece = ROWS * sizeof(struct part<128>), of_counts = (size_t)p.batch * sizeof(unsigned);
+    return most_pieces(p, pages) > 1 ? (size_t)blocks * ((size_t)pieces_in_all(p, pages) * of_piece + of_counts) : 0;
 }
