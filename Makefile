@@ -12,6 +12,7 @@
 STEPS := $(patsubst steps/%/main.c,%,$(sort $(wildcard steps/[0-9][0-9]_*/main.c)))
 
 .DEFAULT_GOAL := help
+.SUFFIXES: # every rule is here: none of make's own, which would look for start-.o where a number was forgotten
 # Numbers have decimal points and lists are sorted by bytes, whatever the reader's language is.
 export LC_ALL := C
 
@@ -33,6 +34,9 @@ CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(shell command -v nvcc 2>/dev/null || \
              ls /usr/local/cuda/bin/nvcc /opt/cuda/bin/nvcc 2>/dev/null | head -n 1))
 NVCC := $(CUDA_HOME)/bin/nvcc
 CUDA ?= $(if $(wildcard $(NVCC)),1,0)
+ifeq ($(filter 0 1,$(CUDA)),)
+$(error CUDA=$(CUDA): 0, for the CPU alone, and 1 are allowed)
+endif
 ifeq ($(COUNT),1)
 override CUDA := 0
 endif

@@ -211,7 +211,9 @@ static double processor_seconds(void)
 
 int main(int argc, char **argv)
 {
-    double budget = argc > 1 ? atof(argv[1]) : 3;
+    double budget = argc > 1 ? strtod(argv[1], NULL) : 3;
+    if (!(budget > 0) || (argc > 2 && strcmp(argv[2], "processor")) || argc > 3)
+        return fprintf(stderr, "usage: library_speed [SECONDS A LINE [processor]]\n"), 2;
     if (argc > 2)
         now = processor_seconds;
     printf("%s, %d threads\n%-24s %-5s %10s %10s ms  library over step: medians, p10s\n", cpu_name(), cpu_threads(), "", "",

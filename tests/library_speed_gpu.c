@@ -227,8 +227,10 @@ static void time_host(const struct line *l)
 
 int main(int argc, char **argv)
 {
-    double budget = argc > 1 ? atof(argv[1]) : 2;
+    double budget = argc > 1 ? strtod(argv[1], NULL) : 2;
     const char *some = argc > 2 ? argv[2] : "";
+    if (!(budget > 0) || argc > 3)
+        return fprintf(stderr, "usage: library_speed_gpu [SECONDS A LINE [PART OF A NAME]]\n"), 2;
     if (gpu_count() == 0) {
         printf("library: skipped: %s\n", gpu_missing());
         return 0;
