@@ -12,6 +12,7 @@
 #include "wgmma.cuh"
 
 #define WARPGROUP_ROWS 64  /* queries of a warpgroup: what wgmma multiplies at once */
+#define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 18: P <= 2^LAG fits fp16, too */
 #define FAR 0x1p20f        /* from here on the rounding of c r would be felt in 2^(c s - c r): see center() */
 #define SHARED_BYTES (227 * 1024)  /* of shared memory that a block can have */
 
@@ -315,12 +316,6 @@ template <class C> INLINE void begin_values(float (&o)[C::DIM / 2], uint32_t (&w
 {
     uint64_t v = wgmma_descriptor(shared_address(shared<C>().v), C::BC * 128) + n % C::STAGES * (C::BYTES / 16);
     begin_values(o, weights, v, add, typename C::T());
-}
-
-/* Fragments as steps 15 to 21 write them, four floats for 8 columns: the registers of a product, one after the other. */
-template <int N> INLINE float (&registers(float (&x)[N][4]))[4 * N]
-{
-    return *(float (*)[4 * N])x;
 }
 
 /* ---- fragments: what a thread has of the 64 rows. wgmma.cuh says which: parts of two rows, h = 0 and 1, 8 below each other */

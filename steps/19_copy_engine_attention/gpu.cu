@@ -8,14 +8,15 @@
  * Products and softmax are step 18's. Tiles of keys are taken from the right to the left, so that those that need a mask come
  * first.
  *
- * Changed since step 18: copies; where a tile lies; the loop over tiles. What all Hopper steps share is in hopper.cuh.
+ * Changed since step 18: copies; where a tile lies; the loop over tiles. What all Hopper steps share is in hopper.cuh;
+ * step 18's softmax, as it was, in lean.cuh.
  */
 #include "hopper.cuh"
+#include "lean.cuh"
 #include "steps.h"
 
 #define WARPS 4                    /* of a block */
 #define PARTS 2                    /* of 16 query rows each, that a warp owns */
-#define LAG 8.0f                   /* log2 of how far exp(scores) may exceed exp(m): P <= 2^LAG fits fp16, too */
 #define THREADS (32 * WARPS)
 
 constexpr int BC = 64;             /* keys of a tile */
@@ -23,12 +24,6 @@ constexpr int BC = 64;             /* keys of a tile */
 /* What a block is made of: config in hopper.cuh says what is what. */
 template <int D> struct sizes {
     static constexpr int DIM = D, WARPGROUPS = WARPS * PARTS / 4, BC = ::BC, STAGES = 2;
-};
-
-/* What a lane holds of 16 x DIM of O: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
-template <int DIM> struct rows {
-    float o[DIM / 8][4];
-    float m[2], l[2];  /* what o and l refer to, at most LAG / c below the maximum; this lane's part of the sum */
 };
 
 /*
@@ -88,71 +83,6 @@ static __device__ void mask(float (*s)[4], int visible, int step)
         for (int i = 0; i < 4; i++)
             if (8 * n + i % 2 >= visible + i / 2 * step)
                 s[n][i] = -INFINITY;
-}
-
-/*
- * Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much: by LAG, times c. l and O follow.
- * Other rows have no say in it.
- */
-template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
-{
-    for (int h = 0; h < 2; h++) {
-        bool exceeded = (m[h] - r->m[h]) * c > LAG;
-        float factor = exceeded ? ex2((r->m[h] - m[h]) * c) : 1.0f;
-        r->m[h] = exceeded ? m[h] : r->m[h];
-        r->l[h] *= factor;
-        for (int n = 0; n < DIM / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++)
-                r->o[n][i] *= factor;
-    }
-}
-
-/*
- * What the exponents c s - base refer to is base = c m, rounded once for all of a row, while no product c s is rounded. Where
- * that would be felt, s becomes s - m, and base 0; and where a row has seen nothing: -inf - -inf would be NaN.
- */
-static __device__ void center(float (*s)[4], float *base, const float *m)
-{
-    for (int h = 0; h < 2; h++) {
-        bool far = !(fabsf(base[h]) < FAR);
-        float shift = far && m[h] != -INFINITY ? m[h] : 0.0f;
-        for (int n = 0; n < BC / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++)
-                s[n][i] -= shift;
-        base[h] = far ? 0.0f : base[h];
-    }
-}
-
-/*
- * Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). m moves only by follow(), and
- * only where some row of the warp needs that, or center().
- */
-template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
-{
-    float m[2] = { -INFINITY, -INFINITY }, base[2];
-    for (int n = 0; n < BC / 8; n++)
-        for (int i = 0; i < 4; i++)
-            m[i / 2] = fmaxf(m[i / 2], s[n][i]);
-    bool rare = false;
-    for (int h = 0; h < 2; h++) { /* the four lanes of a row are neighbours */
-        m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 1));
-        m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 2));
-        base[h] = r->m[h] * c;
-        rare |= (m[h] - r->m[h]) * c > LAG || !(fabsf(base[h]) < FAR);
-    }
-    if (__any_sync(ALL_LANES, rare)) {
-        follow(r, m, c);
-        for (int h = 0; h < 2; h++)
-            base[h] = r->m[h] * c;
-        center(s, base, r->m);
-    }
-
-    for (int h = 0; h < 2; h++)
-        for (int n = 0; n < BC / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = ex2(s[n][i] * c - base[h]);
-                r->l[h] += s[n][i];
-            }
 }
 
 /* o += P V, where P: PARTS times 16 x BC is what softmax() left in s. v_at: as q_at and k_at in scores(). */
@@ -246,7 +176,7 @@ template <class T, int DIM> INLINE void attend(T *O, const problem &p)
                 int row = first_row + 16 * part, visible = min(p.seq_k, row + p.more);
                 if (key + BC > visible)
                     mask(s[part], visible - key - lane % 4 * 2, min(p.seq_k, row + 8 + p.more) - visible);
-                softmax(&r[part], s[part], p.c);
+                softmax<BC>(&r[part], s[part], p.c);
             }
             add_values<T, DIM>(r, s, v_at + stage);
         }

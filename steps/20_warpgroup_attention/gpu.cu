@@ -12,8 +12,6 @@
 #include "hopper.cuh"
 #include "steps.h"
 
-#define LAG 8.0f                   /* log2 of how far exp(scores) may exceed exp(m): P <= 2^LAG fits fp16, too */
-
 /* What a block is made of: config in hopper.cuh says what is what. */
 struct dim_64  { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 128, STAGES = 2; };
 struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 3, BC = 128, STAGES = 2; };

@@ -8,22 +8,13 @@
  * Changed since step 20: two kinds of warps; K and V arrive, and are let go, separately.
  */
 #include "hopper.cuh"
+#include "lean.cuh"
 #include "steps.h"
 #include "timeline.cuh"
 
-#define LAG 8.0f                   /* log2 of how far exp(scores) may exceed exp(m): P <= 2^LAG fits fp16, too */
-
-constexpr int BC = 128;            /* keys of a tile */
-
 /* What a block is made of: config in hopper.cuh says what is what. */
-struct dim_64  { static constexpr int DIM = 64,  WARPGROUPS = 3, BC = ::BC, STAGES = 4, REGISTERS = 160; };
-struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 3, BC = ::BC, STAGES = 2, REGISTERS = 160; };
-
-/* What a lane holds of 16 x DIM of O: of rows g and g + 8, the columns 2t and 2t + 1 of every eight. */
-template <int DIM> struct rows {
-    float o[DIM / 8][4];
-    float m[2], l[2];  /* what o and l refer to, at most LAG / c below the maximum; this lane's part of the sum */
-};
+struct dim_64  { static constexpr int DIM = 64,  WARPGROUPS = 3, BC = 128, STAGES = 4, REGISTERS = 160; };
+struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 3, BC = 128, STAGES = 2, REGISTERS = 160; };
 
 template <class C> struct __align__(1024) memory {
     typename C::T q[C::WARPGROUPS][WARPGROUP_ROWS * C::DIM]; /* 64 queries each; at the end their results on the way out */
@@ -91,74 +82,7 @@ template <class C> INLINE void produce(const problem &p)
         produce_queries<C>(p);
 }
 
-/* ---- consumers: softmax */
-
-/*
- * Let a row's state refer to the row's maximum m, if that exceeds what it refers to by too much: by LAG, times c. l and O follow.
- * Other rows have no say in it.
- */
-template <int DIM> static __device__ void follow(struct rows<DIM> *r, const float *m, float c)
-{
-    for (int h = 0; h < 2; h++) {
-        bool exceeded = (m[h] - r->m[h]) * c > LAG;
-        float factor = exceeded ? ex2((r->m[h] - m[h]) * c) : 1.0f;
-        r->m[h] = exceeded ? m[h] : r->m[h];
-        r->l[h] *= factor;
-        for (int n = 0; n < DIM / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++)
-                r->o[n][i] *= factor;
-    }
-}
-
-/*
- * What the exponents c s - base refer to is base = c m, rounded once for all of a row, while no product c s is rounded. Where
- * that would be felt, s becomes s - m, and base 0; and where a row has seen nothing: -inf - -inf would be NaN.
- */
-static __device__ void center(float (*s)[4], float *base, const float *m)
-{
-    for (int h = 0; h < 2; h++) {
-        bool far = !(fabsf(base[h]) < FAR);
-        float shift = far && m[h] != -INFINITY ? m[h] : 0.0f;
-        for (int n = 0; n < BC / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++)
-                s[n][i] -= shift;
-        base[h] = far ? 0.0f : base[h];
-    }
-}
-
-/*
- * Merge the tile's scores s into the rows' states; s becomes exp(scale (s - m)). c: scale log2(e). m moves only by follow(), and
- * only where some row of the warp needs that, or center().
- */
-template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4], float c)
-{
-    float m[2] = { -INFINITY, -INFINITY }, base[2];
-    for (int n = 0; n < BC / 8; n++)
-        for (int i = 0; i < 4; i++)
-            m[i / 2] = fmaxf(m[i / 2], s[n][i]);
-    bool rare = false;
-    for (int h = 0; h < 2; h++) { /* the four lanes of a row are neighbours */
-        m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 1));
-        m[h] = fmaxf(m[h], __shfl_xor_sync(ALL_LANES, m[h], 2));
-        base[h] = r->m[h] * c;
-        rare |= (m[h] - r->m[h]) * c > LAG || !(fabsf(base[h]) < FAR);
-    }
-    if (__any_sync(ALL_LANES, rare)) {
-        follow(r, m, c);
-        for (int h = 0; h < 2; h++)
-            base[h] = r->m[h] * c;
-        center(s, base, r->m);
-    }
-
-    for (int h = 0; h < 2; h++)
-        for (int n = 0; n < BC / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = ex2(s[n][i] * c - base[h]);
-                r->l[h] += s[n][i];
-            }
-}
-
-/* ---- consumers: a tile */
+/* ---- consumers */
 
 template <class C> INLINE void next_block(consumer<C> &me, const problem &p)
 {
@@ -175,7 +99,7 @@ template <class C> INLINE void next_block(consumer<C> &me, const problem &p)
     release_together(shm.keys, me.keys++);
     if (me.block >= me.masked_from)
         mask_block(s, p, me.tile.first_row, me.warpgroup, me.block * C::BC);
-    softmax(&me.rows, (float (*)[4])s, p.c);
+    softmax<C::BC>(&me.rows, (float (*)[4])s, p.c);
     pack_weights(weights, s, typename C::T());
     mark(DID_SOFTMAX, me.keys - 1);
     wait_full(shm.values, me.values);

@@ -15,8 +15,6 @@
 #include "steps.h"
 #include "timeline.cuh"
 
-#define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 18 */
-
 /* What a block is made of, by head dimension and number of keys: config in hopper.cuh says what is what. */
 struct dim_64_short { static constexpr int DIM = 64,  WARPGROUPS = 4, BC = 64,  STAGES = 4, REGISTERS = 112, EARLY = 4; };
 struct dim_64_long  { static constexpr int DIM = 64,  WARPGROUPS = 3, BC = 128, STAGES = 4, REGISTERS = 160, EARLY = 4; };

@@ -23,7 +23,6 @@
 #include "steps.h"
 #include "timeline.cuh"
 
-#define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 18 */
 #define TILES 4            /* announced, and not yet finished */
 
 /* What a block is made of, by head dimension and number of keys: config in hopper.cuh says what is what. */
