@@ -128,6 +128,14 @@ class Diff(unittest.TestCase):
         self.assertIn("begins to use common/merge.h: 2 lines\n", said)
         self.assertIn("begins to use common/deep.h: 2 lines\n", said)
 
+    def test_lines_that_went_to_common_have_moved(self):
+        self.write("common/one.h", ONE)
+        kept = "int kept;\nint kept_too;\n"
+        self.step("02_two", kept + ONE)
+        self.step("03_three", '#include "one.h"\n' + kept)
+        self.assertEqual(self.counts("03_three", "02_two")[:3], (1, 0, 10))
+        self.assertIn("@ moved to common/one.h, line ", self.run_tool("03_three", "02_two"))
+
     def test_without_a_parent_all_is_new(self):
         self.assertEqual(self.counts("01_one"), (10, 0, 0, 3, 2))
 

@@ -4,8 +4,8 @@
     diff.py [--all] [--html] STEP [PARENT]      --all: comments, blank lines and main.c, too; --html: a page, in build/diff
 
 Compared are the files of the step, and those of other steps that they include. The two steps' names count as one name;
-indentation and comments do not count; lines that left one place and stand in another are moved, not new. Without a
-PARENT, or where hardly a line of it is left, all is new.
+indentation and comments do not count; lines that left one place and stand in another, or in a header of common/ that
+the step begins to use, are moved, not new. Without a PARENT, or where hardly a line of it is left, all is new.
 """
 import difflib
 import html
@@ -91,9 +91,11 @@ def changed(files):
     return [[pair[side] for pair in pairs if pair[side] and not pair[side].moved] for side in (0, 1)]
 
 
-def find_moved(files):
-    """Marks lines that are gone here and new there. At each new line the longest block that was the same is taken."""
+def find_moved(files, common):
+    """Marks lines that are gone here and new there, or in `common`. At each such line the longest block that was the same is
+    taken."""
     gone, new = changed(files)
+    new += [line for lines in common for line in lines if line.code]
 
     def block(i, j):
         """How many lines from gone[i] on are those from new[j] on, within a file."""
@@ -132,17 +134,21 @@ def rows(pairs):
             last, block = i, other and (b is None, other.path)
 
 
+def begins_to_use(before, now):
+    return [lines for name, lines in now.common.items() if name not in before.common]
+
+
 def summary(name, parent, before, now, code):
     """What is said first: how many lines carry the idea."""
     gone, new = changed(code)
     size = lambda *what: sum(map(len, changed(compare(*what))))
-    moved = sum(1 for pairs in code.values() for a, b in pairs if not a and b.moved)
+    moved = sum(1 for pairs in code.values() for a, b in pairs if not b and a.moved)
     first = [
         "%s %s: %d lines carry the idea (%d new, %d gone)" % (
             name, "over " + parent if parent else "begins anew", len(new + gone), len(new), len(gone)),
         "apart: %d moved, %d of main.c, %d of comments" % (
             moved, size(before.main, now.main, "code"), size(before.files, now.files, "comment"))]
-    for lines in (lines for name, lines in now.common.items() if parent and name not in before.common):
+    for lines in begins_to_use(before, now) if parent else []:
         first.append("begins to use %s: %d lines" % (lines[0].path, sum(1 for line in lines if line.code)))
     return first
 
@@ -235,7 +241,7 @@ def main(words):
         parent, before.files = None, {}  # hardly a line of it is left: what is gone would show no idea
         code = compare({}, now.files, "code")
     everything = compare({**before.files, **before.main}, {**now.files, **now.main}, "all")
-    find_moved(code)
+    find_moved(code, begins_to_use(before, now))
     first = summary(name, parent, before, now, code)
     if "--html" in flags:
         os.makedirs("build/diff", exist_ok=True)
