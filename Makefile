@@ -112,10 +112,13 @@ PROGRAMS := $(STEPS:%=$B/%)
 STEP_O := $(foreach s,$(STEPS),$(call parts,$s))
 
 # Commands are shown in short; V=1 shows them whole. Other flags than last time: everything is built again.
+# Who builds nothing (make help, diff-3) leaves them.
 Q := $(if $(V),,@)
 FLAGS := $(C) $(NVCCFLAGS) $(LINK)
-$B/flags: ; $(error the folder $B cannot be made)
-$(shell mkdir -p $B 2>/dev/null && { echo '$(FLAGS)' | cmp -s - $B/flags || echo '$(FLAGS)' >$B/flags; })
+written = $(shell mkdir -p $B 2>/dev/null && { echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' >$@; } && echo 1)
+$B/flags: FORCE
+	+$(if $(written),,$(error the folder $B cannot be made))
+FORCE:
 
 $B/%.o: %.c $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<")

@@ -31,8 +31,8 @@ is "$(arch 'Failed to initialize NVML: Driver/library version mismatch' 18)" "" 
 is "$(arch 'No devices were found' 0)" "" "a driver without a device"
 is "$(arch '[N/A]' 0)" "" "a device without a number"
 program nvidia-smi 'echo "Failed to initialize NVML: Driver/library version mismatch"; exit 18'
-(unset ARCH; MAKEFLAGS= PATH=$work/bin:$PATH ${MAKE:-make} CUDA=1 CUDA_HOME="$work" -n build/cuda/common/harness/gpu.o) \
-    >"$work/out" 2>&1
+(unset ARCH; MAKEFLAGS= PATH=$work/bin:$PATH ${MAKE:-make} CUDA=1 CUDA_HOME="$work" B="$work/b" -n \
+    "$work/b/common/harness/gpu.o") >"$work/out" 2>&1
 says "$(cat "$work/out")" "code=sm_75" "the build beside a broken driver"
 
 # ---- the Makefile, for GNU make from 3.81 on
