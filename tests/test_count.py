@@ -26,6 +26,7 @@ BESIDES = {
     "37_overlapped_ring": 1 / 128 + 3 / KEYS,
 }
 STEPS = [path.parent.name for path in sorted(ROOT.glob("steps/[0-9][0-9]_*/cpu.c"))][1:]  # without the ceilings
+STEPS = [step for step in STEPS if step[:2] in os.environ.get("COUNTED", step)]  # for one test, of a mutant: COUNTED=03
 
 
 def run(step, words, **more):
