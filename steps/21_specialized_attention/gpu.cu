@@ -129,7 +129,7 @@ template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS
     specialized_attention_kernel(const __grid_constant__ struct problem p)
 {
     needs_hopper();
-    if (HOPPER) {
+    if constexpr (HOPPER) {
         begin_rings<C>(C::WARPGROUPS);
         int warpgroup = uniform(threadIdx.x / 128);
         if (warpgroup == C::WARPGROUPS) {
