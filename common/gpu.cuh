@@ -18,6 +18,11 @@
 #define LOG2E 1.4426950408889634f
 #define LN2 0.6931471805599453f
 
+static inline int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
 /* ---- limits: launchers choose by what the device has. `make older-gpus` makes less of it, as an older one would have */
 
 #ifndef SHARED_LIMIT

@@ -12,9 +12,9 @@
  * Trips over the tensor: 1 read, 1 write.
  * Changed since step 07: clusters of blocks, and their merge; shared memory holds packs, too.
  */
-#include <cooperative_groups.h>
 #include <cuda_pipeline.h>
 
+#include "cluster.cuh"
 #include "gpu.cuh"
 #include "merge.h"
 #include "steps.h"
@@ -164,14 +164,6 @@ static __device__ void store_share(T *y, const T *x, const struct share<T, THREA
             from_float(y + mine->end[i], fast_exp(mine->held_end[i] - s.m) * scale);
 }
 
-/* All blocks of the cluster are here. */
-static __device__ void cluster_barrier(void)
-{
-#if __CUDA_ARCH__ >= 900
-    cooperative_groups::this_cluster().sync();
-#endif
-}
-
 /*
  * The merge of the states of a cluster's blocks, in every thread of each of them. s: of the calling thread's block, which has
  * number `rank` of `size`. Every block has an inbox with a place for each. Before sm_90 there are no clusters.
@@ -210,11 +202,6 @@ static __global__ void __launch_bounds__(THREADS, 2)
     store_share(y, x, &mine, s);
 }
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Slots for a thread, at most. Two blocks share an SM's memory; the runtime takes 1 KiB for each, and merges take some. */
 static int64_t most_slots(void)
 {
@@ -229,34 +216,6 @@ static void cut(struct split *how, int64_t packs, int64_t size)
     how->slots = (int)min(ceil_div(max(how->chunk - PACKS * BLOCK, (int64_t)0), BLOCK), most_slots());
 }
 
-/* A launch of `kernel`. attribute: what makes it one of clusters. */
-static cudaLaunchConfig_t configure(const void *kernel, const struct split *how, cudaLaunchAttribute *attribute,
-                                    cudaStream_t stream)
-{
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((unsigned)how->rows * how->size);
-    config.blockDim = dim3(BLOCK);
-    config.dynamicSmemBytes = (size_t)how->slots * BLOCK * 16;
-    config.stream = stream;
-    config.attrs = attribute;
-    config.numAttrs = 1;
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)config.dynamicSmemBytes);
-    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-    return config;
-}
-
-/* Can its clusters be had? The kernel must be compiled for sm_90 or later, so that the device is one, and they must fit it. */
-static bool has_clusters(const void *kernel, const cudaLaunchConfig_t *config)
-{
-    struct cudaFuncAttributes attributes;
-    int clusters = 0;
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-    bool has = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90 &&
-               cudaOccupancyMaxActiveClusters(&clusters, kernel, config) == cudaSuccess && clusters > 0;
-    cudaGetLastError(); /* a "no" is not an error */
-    return has;
-}
-
 template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t cols, cudaStream_t stream)
 {
     bool aligned = (uintptr_t)x % 128 == 0 && cols * sizeof(T) % 128 == 0;
@@ -269,37 +228,37 @@ template <class T> static void launch(T *y, const T *x, int64_t rows, int64_t co
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = { (unsigned)how.size, 1, 1 };
-    cudaLaunchConfig_t config = configure(kernel, &how, &attribute, stream);
+    cudaLaunchConfig_t config = configure(kernel, rows * how.size, BLOCK, how.slots * BLOCK * 16, &attribute, stream);
     if (!has_clusters(kernel, &config)) { /* a block a row */
         cut(&how, packs, 1);
         kernel = one;
-        config = configure(kernel, &how, &attribute, stream);
+        config = configure(kernel, rows * how.size, BLOCK, how.slots * BLOCK * 16, &attribute, stream);
         config.numAttrs = 0;
     }
     void *arguments[] = { &y, &x, &how };
     cudaLaunchKernelExC(&config, kernel, arguments);
 }
 
-void cluster_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
+void cluster_softmax_gpu(float *y, const float *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)
 {
     if (cols / PER<float> <= RESIDENT_PACKS)
-        narrow_softmax_gpu(y, x, rows, cols, workspace, stream);
+        narrow_softmax_gpu(y, x, rows, cols, NULL, stream);
     else
         launch(y, x, rows, cols, stream);
 }
 
-void cluster_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
+void cluster_softmax_fp16_gpu(fp16 *y, const fp16 *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)
 {
     if (cols / PER<fp16> <= RESIDENT_PACKS)
-        narrow_softmax_fp16_gpu(y, x, rows, cols, workspace, stream);
+        narrow_softmax_fp16_gpu(y, x, rows, cols, NULL, stream);
     else
         launch(y, x, rows, cols, stream);
 }
 
-void cluster_softmax_bf16_gpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *workspace, cudaStream_t stream)
+void cluster_softmax_bf16_gpu(bf16 *y, const bf16 *x, int64_t rows, int64_t cols, void *, cudaStream_t stream)
 {
     if (cols / PER<bf16> <= RESIDENT_PACKS)
-        narrow_softmax_bf16_gpu(y, x, rows, cols, workspace, stream);
+        narrow_softmax_bf16_gpu(y, x, rows, cols, NULL, stream);
     else
         launch(y, x, rows, cols, stream);
 }
