@@ -109,7 +109,7 @@ says "$out" "the folder /dev/null/b cannot be made" "what it says where nothing 
 is "$(echo "$out" | grep -vc '^found:')" 1 "how many lines that is"
 is "$(grep -c '@python3' Makefile)" 0 "targets that would not say so"
 says "$(make CUDA=yes help 2>&1)" "CUDA=yes: 0, for the CPU alone, and 1 are allowed" "make CUDA=yes"
-says "$(make CUDA=0 start- 2>&1)" "No rule to make target 'start-'" "make start- without a number"
+says "$(LC_ALL=C LANGUAGE= make CUDA=0 start- 2>&1)" "No rule to make target 'start-'" "make start- without a number"
 
 # ---- make bench: what a step has on another device alone is not asked of this one
 
