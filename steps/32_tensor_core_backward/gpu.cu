@@ -28,7 +28,7 @@
 #define THREADS 256                     /* of a block of the small kernels */
 #define STAGES 2                        /* tiles of Q and dO, and of dS, with a place in shared memory */
 #define MAX_GRID_Y INT64_C(65535)       /* blocks in a grid's second dimension: the hardware's limit */
-#define QUERIES 64                      /* the most queries of a tile */
+#define QUERIES 64                      /* of a head there is a multiple of so many in dQ's sums: the most of a tile */
 #define FRAGMENT 128                    /* elements of a 16 x 8 fragment of dQ */
 #define QUARTER 128                     /* bytes of 8 x 8 elements of dS: lane 4g + t has the word 4g + t */
 
@@ -95,7 +95,10 @@ template <class S> static __device__ uint32_t swizzled(int row, int chunk)
     return row * S::ROW + (chunk ^ row % 8) * 16;
 }
 
-/* Begin to copy a tile, (ROWS, DIM), this being one of COPIERS threads. Rows from `there` on become zeros. */
+/*
+ * Begin to copy a tile, (ROWS, DIM), this being one of COPIERS threads. Rows from `there` on become zeros. (A thread may have
+ * every fourth row, and the swizzle repeats after eight.)
+ */
 template <class S, class T, int ROWS, int COPIERS>
 static __device__ void copy_tile(uint32_t to, const T *from, int there, int thread)
 {
@@ -103,7 +106,7 @@ static __device__ void copy_tile(uint32_t to, const T *from, int there, int thre
     int first = thread / CHUNKS, chunk = thread % CHUNKS;
     to += swizzled<S>(first, chunk), from += first * S::DIM + chunk * 8, there -= first;
     for (int row = 0; row < ROWS; row += STEP)
-        cp_async(to + row * S::ROW, from + row * S::DIM, row < there);
+        cp_async((to ^ row % 8 * 16) + row * S::ROW, from + row * S::DIM, row < there);
 }
 
 /* A tile of queries: of which head, and which one there. */
@@ -322,8 +325,8 @@ template <class S, class T> static __global__ void __launch_bounds__(32 * S::WAR
     const int64_t kv = first_head + blockIdx.y;
     const int seq_q = (int)p.seq_q, seq_k = (int)p.seq_k, block_key = (int)blockIdx.x * S::BC;
     const int first_key = block_key + pair * S::KEYS;
-    const int tiles = (seq_q + BR - 1) / BR, first = p.causal ? max(0, block_key + seq_q - seq_k) / BR : 0;
-    const int steps = (tiles - first) * (int)group;
+    const int tiles = (seq_q + QUERIES - 1) / QUERIES * (QUERIES / BR);
+    const int first = p.causal ? max(0, block_key + seq_q - seq_k) / BR : 0, steps = (tiles - first) * (int)group;
     const int slope = p.causal, limit = p.causal ? seq_k - seq_q + 1 : seq_k; /* query i sees the first limit + slope i keys */
 
     /* This lane's row for ldmatrix in 16 x 16. Quarters: below each other, then side by side; or the other way. */
