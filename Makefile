@@ -158,11 +158,11 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 
 # Steps 08 and 09 leave short rows to step 07.
 $B/09_split_softmax: $(call parts,07_narrow_softmax)
-# Step 27, which takes turns with 28, leaves short caches to step 26 on a GPU.
-$B/28_paged_attention: $(call parts,26_split_attention)
+# On a CPU the step before 30 is 27.
+$B/30_paged_attention: $(call parts,27_grouped_attention) $B/steps/27_grouped_attention/claims.o
 # What a rank of a ring does with a block is step 14, on a GPU step 24. A block travels by MPI where there is one, and mpirun
 # starts the ranks; between GPUs by NCCL where there is one.
-RINGS := $(addprefix $B/,$(filter 35% 36% 37%,$(STEPS)))
+RINGS := $(addprefix $B/,$(filter 46% 47% 48%,$(STEPS)))
 LOCAL := $(foreach s,14_register_tiled_attention 24_optimistic_attention,$(call parts,$s))
 NCCL_O := $(if $(NCCL_FLAGS),$B/common/ring/nccl.o)
 $(RINGS): $(LOCAL) $(if $(MPI_FLAGS),$B/common/ring/mpi.o) $(NCCL_O)
@@ -217,7 +217,7 @@ $B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12% $(notdir $(RINGS)),$
 	@$(if $(V),,echo "  link    $@")
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Icommon/harness -Wno-deprecated-gpu-targets $^ -o $@
 
-peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) $B/31_recomputed_backward ## time PyTorch's softmax and attention
+peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) $B/34_joined_backward ## time PyTorch's softmax and attention
 	@$(PYTHON) common/scripts/peers.py --programs $B $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
 # Differences, tables, pictures and records are made by Python programs; no step and no Check suite needs it.
@@ -235,8 +235,8 @@ timeline: ## what the warps of step 22 do, and when: a chart, from a debug build
 	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
-# RATE=200mbit, RANKS=2 on each, STEP=36, and ARGS.
-machines: RING = $(or $(filter $B/$(or $(STEP),37)_%,$(RINGS)),$(error STEP=$(STEP): 35, 36 and 37 are the rings))
+# RATE=200mbit, RANKS=2 on each, STEP=47, and ARGS.
+machines: RING = $(or $(filter $B/$(or $(STEP),48)_%,$(RINGS)),$(error STEP=$(STEP): 46, 47 and 48 are the rings))
 machines: $(RINGS) ## a ring over two machines, made of this one, and a cable of 1 Gbit/s (RATE, RANKS, STEP choose; Linux, MPI)
 	@common/scripts/machines.sh '$(or $(RATE),1gbit)' '$(or $(RANKS),1)' $(RING) --device cpu $(ARGS)
 

@@ -1,6 +1,6 @@
 /*
- * What the Hopper steps, 19 to 24, 33 and 34, have in common and do not change: maps for the copy engine, the problem as a kernel
- * is given it, rings of places in shared memory, and what a thread does with its share of the scores and of the output.
+ * What the Hopper steps, 19 to 24 and 39 to 45, have in common and do not change: maps for the copy engine, the problem as a
+ * kernel is given it, rings of places in shared memory, and what a thread does with its share of the scores and of the output.
  */
 #ifndef HOPPER_CUH
 #define HOPPER_CUH

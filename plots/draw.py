@@ -444,7 +444,7 @@ def panel(picture, title, xlabel, curves, high, tics, names, key="bottom left"):
                  dash=[c.dash for c in curves])
 
 
-READERS = (("reading K and V, one launch", 51), ("27_grouped_attention", 27), ("26_split_attention", 26),
+READERS = (("reading K and V, one launch", 51), ("29_streamed_attention", 29), ("26_split_attention", 26),
            ("torch.sdpa-cudnn", 53), ("flash-attention-3", 55))
 
 
@@ -482,7 +482,7 @@ def ring_ranks(most=1024):
     curves = [Curve(name, kind, [(1, 100)] + [(p.ranks, share(p, p.ms_said)) for p in of[:2]], dash=2,
                     dots=[(p.ranks, share(p, p.ms)) for p in of if p.why != ring_model.CROWDED],
                     apart=[(p.ranks, share(p, p.ms)) for p in of if p.why == ring_model.CROWDED])
-              for name, kind, causal in (("35, no mask", 22, False), ("35, causal", 25, True), ("36, causal", 26, True))
+              for name, kind, causal in (("46, no mask", 22, False), ("46, causal", 25, True), ("47, causal", 26, True))
               for of in [[p for p in points if (p.what[:2], p.what.endswith("causal")) == (name[:2], causal)]]]
     picture.set(ylabel="efficiency, %")
     panel(picture, "two cores: 2048 tokens, 16 heads of 64. Dashed: predicted", "ranks", curves, 105, [1, 2, 4], ["1", "2", "4"])

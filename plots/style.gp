@@ -35,16 +35,27 @@ set linetype 24 lc rgb "#c2185b" lw 2 pt 13 ps 1.1              # 24_optimistic_
 set linetype 25 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 25_decode_attention: and the same again
 set linetype 26 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 26_split_attention
 set linetype 27 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 27_grouped_attention
-set linetype 28 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 28_paged_attention
-set linetype 29 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 29_softmax_backward: and the same again
-set linetype 30 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 30_attention_backward
-set linetype 31 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 31_recomputed_backward
-set linetype 32 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 32_tensor_core_backward
-set linetype 33 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 33_hopper_backward
-set linetype 34 lc rgb "#56b4e9" lw 2 pt 9 ps 1.0               # 34_ordered_backward
-set linetype 35 lc rgb "#0072b2" lw 2 pt 7 ps 0.8              # 35_ring_attention: and the same again
-set linetype 36 lc rgb "#009e73" lw 2 pt 15 ps 0.8             # 36_zigzag_ring
-set linetype 37 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0             # 37_overlapped_ring
+set linetype 28 lc rgb "#d55e00" lw 2 pt 9 ps 1.0               # 28_packed_attention
+set linetype 29 lc rgb "#5e4fa2" lw 2 pt 7 ps 0.8               # 29_streamed_attention
+set linetype 30 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 30_paged_attention
+set linetype 31 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 31_softmax_backward: and the same again
+set linetype 32 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 32_attention_backward
+set linetype 33 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 33_recomputed_backward
+set linetype 34 lc rgb "#aa4499" lw 2 pt 13 ps 1.1              # 34_joined_backward
+set linetype 35 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 35_tensor_core_backward
+set linetype 36 lc rgb "#d55e00" lw 2 pt 13 ps 1.1              # 36_paired_backward
+set linetype 37 lc rgb "#44aa99" lw 2 pt 7 ps 0.8               # 37_coalesced_backward
+set linetype 38 lc rgb "#5e4fa2" lw 2 pt 5 ps 0.8               # 38_staged_backward
+set linetype 39 lc rgb "#d55e00" lw 2 pt 13 ps 1.1              # 39_copy_engine_backward
+set linetype 40 lc rgb "#44aa99" lw 2 pt 7 ps 0.8               # 40_warpgroup_backward
+set linetype 41 lc rgb "#5e4fa2" lw 2 pt 5 ps 0.8               # 41_across_backward
+set linetype 42 lc rgb "#999933" lw 2 pt 9 ps 1.0               # 42_specialized_backward
+set linetype 43 lc rgb "#882255" lw 2 pt 11 ps 1.0              # 43_bulk_add_backward
+set linetype 44 lc rgb "#e69f00" lw 2 pt 5 ps 0.8               # 44_hopper_backward
+set linetype 45 lc rgb "#56b4e9" lw 2 pt 9 ps 1.0               # 45_ordered_backward
+set linetype 46 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 46_ring_attention: and the same again
+set linetype 47 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 47_zigzag_ring
+set linetype 48 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 48_overlapped_ring
 set linetype 51 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other limits
 set linetype 52 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
 set linetype 53 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn

@@ -135,51 +135,99 @@ attention_fp16_cpu_fn grouped_attention_fp16_cpu;     attention_fp16_gpu_fn grou
 attention_bf16_cpu_fn grouped_attention_bf16_cpu;     attention_bf16_gpu_fn grouped_attention_bf16_gpu;
 attention_pieces_fn grouped_attention_pieces;
 attention_workspace_fn grouped_attention_scratch, grouped_attention_workspace;
-/* 28_paged_attention */
+/* 28_packed_attention */
+extern const struct attention_step packed_attention;
+attention_fp16_gpu_fn packed_attention_fp16_gpu; attention_bf16_gpu_fn packed_attention_bf16_gpu;
+attention_workspace_fn packed_attention_workspace;
+/* 29_streamed_attention */
+extern const struct attention_step streamed_attention;
+attention_fp16_gpu_fn streamed_attention_fp16_gpu; attention_bf16_gpu_fn streamed_attention_bf16_gpu;
+attention_workspace_fn streamed_attention_workspace;
+/* 30_paged_attention */
 extern const struct attention_step paged_attention;
 attention_paged_cpu_fn paged_attention_cpu;
 attention_paged_fp16_cpu_fn paged_attention_fp16_cpu; attention_paged_fp16_gpu_fn paged_attention_fp16_gpu;
 attention_paged_bf16_cpu_fn paged_attention_bf16_cpu; attention_paged_bf16_gpu_fn paged_attention_bf16_gpu;
 attention_paged_pieces_fn paged_attention_pieces;
 attention_paged_workspace_fn paged_attention_scratch, paged_attention_workspace;
-/* 29_softmax_backward */
+/* 31_softmax_backward */
 extern const struct softmax_step softmax_backward;
 softmax_backward_cpu_fn softmax_backward_cpu;   softmax_backward_gpu_fn softmax_backward_gpu;
 softmax_backward_fp16_cpu_fn softmax_backward_fp16_cpu;
 softmax_backward_bf16_cpu_fn softmax_backward_bf16_cpu;
-/* 30_attention_backward */
+/* 32_attention_backward */
 extern const struct attention_step attention_backward;
 attention_backward_cpu_fn attention_backward_cpu; attention_backward_gpu_fn attention_backward_gpu;
 attention_workspace_fn attention_backward_workspace;
-/* 31_recomputed_backward */
+/* 33_recomputed_backward */
 extern const struct attention_step recomputed_backward;
 attention_backward_cpu_fn recomputed_backward_cpu; attention_backward_gpu_fn recomputed_backward_gpu;
-attention_backward_fp16_cpu_fn recomputed_backward_fp16_cpu;
-attention_backward_bf16_cpu_fn recomputed_backward_bf16_cpu;
 attention_workspace_fn recomputed_backward_scratch, recomputed_backward_workspace;
 attention_shared_fn recomputed_backward_shared;
-/* 32_tensor_core_backward */
+/* 34_joined_backward */
+extern const struct attention_step joined_backward;
+attention_backward_cpu_fn joined_backward_cpu; attention_backward_gpu_fn joined_backward_gpu;
+attention_backward_fp16_cpu_fn joined_backward_fp16_cpu;
+attention_backward_bf16_cpu_fn joined_backward_bf16_cpu;
+attention_workspace_fn joined_backward_scratch, joined_backward_workspace;
+attention_shared_fn joined_backward_shared;
+/* 35_tensor_core_backward */
 extern const struct attention_step tensor_core_backward;
 attention_backward_fp16_gpu_fn tensor_core_backward_fp16_gpu;
 attention_backward_bf16_gpu_fn tensor_core_backward_bf16_gpu;
 attention_workspace_fn tensor_core_backward_workspace;
-/* 33_hopper_backward */
+/* 36_paired_backward */
+extern const struct attention_step paired_backward;
+attention_backward_fp16_gpu_fn paired_backward_fp16_gpu;
+attention_backward_bf16_gpu_fn paired_backward_bf16_gpu;
+attention_workspace_fn paired_backward_workspace;
+/* 37_coalesced_backward */
+extern const struct attention_step coalesced_backward;
+attention_backward_fp16_gpu_fn coalesced_backward_fp16_gpu;
+attention_backward_bf16_gpu_fn coalesced_backward_bf16_gpu;
+attention_workspace_fn coalesced_backward_workspace;
+/* 38_staged_backward */
+extern const struct attention_step staged_backward;
+attention_backward_fp16_gpu_fn staged_backward_fp16_gpu;
+attention_backward_bf16_gpu_fn staged_backward_bf16_gpu;
+attention_workspace_fn staged_backward_workspace;
+/* 39_copy_engine_backward */
+extern const struct attention_step copy_engine_backward;
+attention_backward_fp16_gpu_fn copy_engine_backward_fp16_gpu; attention_backward_bf16_gpu_fn copy_engine_backward_bf16_gpu;
+attention_workspace_fn copy_engine_backward_workspace;
+/* 40_warpgroup_backward */
+extern const struct attention_step warpgroup_backward;
+attention_backward_fp16_gpu_fn warpgroup_backward_fp16_gpu; attention_backward_bf16_gpu_fn warpgroup_backward_bf16_gpu;
+attention_workspace_fn warpgroup_backward_workspace;
+/* 41_across_backward */
+extern const struct attention_step across_backward;
+attention_backward_fp16_gpu_fn across_backward_fp16_gpu; attention_backward_bf16_gpu_fn across_backward_bf16_gpu;
+attention_workspace_fn across_backward_workspace;
+/* 42_specialized_backward */
+extern const struct attention_step specialized_backward;
+attention_backward_fp16_gpu_fn specialized_backward_fp16_gpu; attention_backward_bf16_gpu_fn specialized_backward_bf16_gpu;
+attention_workspace_fn specialized_backward_workspace;
+/* 43_bulk_add_backward */
+extern const struct attention_step bulk_add_backward;
+attention_backward_fp16_gpu_fn bulk_add_backward_fp16_gpu; attention_backward_bf16_gpu_fn bulk_add_backward_bf16_gpu;
+attention_workspace_fn bulk_add_backward_workspace;
+/* 44_hopper_backward */
 extern const struct attention_step hopper_backward;
 attention_backward_fp16_gpu_fn hopper_backward_fp16_gpu; attention_backward_bf16_gpu_fn hopper_backward_bf16_gpu;
 attention_workspace_fn hopper_backward_workspace;
-/* 34_ordered_backward */
+/* 45_ordered_backward */
 extern const struct attention_step ordered_backward;
 attention_backward_fp16_gpu_fn ordered_backward_fp16_gpu; attention_backward_bf16_gpu_fn ordered_backward_bf16_gpu;
 attention_workspace_fn ordered_backward_workspace;
-/* 35_ring_attention */
+/* 46_ring_attention */
 extern const struct attention_step ring_attention;
 attention_cpu_fn ring_attention_cpu;
 attention_fp16_gpu_fn ring_attention_fp16_gpu; attention_bf16_gpu_fn ring_attention_bf16_gpu;
-/* 36_zigzag_ring */
+/* 47_zigzag_ring */
 extern const struct attention_step zigzag_ring;
 attention_cpu_fn zigzag_ring_cpu;
 attention_fp16_gpu_fn zigzag_ring_fp16_gpu; attention_bf16_gpu_fn zigzag_ring_bf16_gpu;
-/* 37_overlapped_ring */
+/* 48_overlapped_ring */
 extern const struct attention_step overlapped_ring;
 attention_cpu_fn overlapped_ring_cpu;
 attention_fp16_gpu_fn overlapped_ring_fp16_gpu; attention_bf16_gpu_fn overlapped_ring_bf16_gpu;

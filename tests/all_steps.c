@@ -17,7 +17,7 @@ static const struct attention_step *const attention_steps[] = {
     &tensor_core_attention, &swizzled_attention, &pipelined_attention, &lean_attention, &copy_engine_attention,
     &warpgroup_attention, &specialized_attention,
     &overlapped_attention, &persistent_attention, &optimistic_attention,
-    &decode_attention, &split_attention, &grouped_attention, &paged_attention,
+    &decode_attention, &split_attention, &grouped_attention, &packed_attention, &streamed_attention, &paged_attention,
     &ring_attention, &zigzag_ring, &overlapped_ring,
 };
 

@@ -253,8 +253,9 @@ END_TEST
 /* ---- attention's */
 
 static const struct attention_step *const attention_steps[] = {
-    &attention_backward, &recomputed_backward, &tensor_core_backward, &hopper_backward,
-    &ordered_backward,
+    &attention_backward, &recomputed_backward, &joined_backward, &tensor_core_backward, &paired_backward,
+    &coalesced_backward, &staged_backward, &copy_engine_backward, &warpgroup_backward, &across_backward,
+    &specialized_backward, &bulk_add_backward, &hopper_backward, &ordered_backward,
 };
 enum { ATTENTION_STEPS = sizeof attention_steps / sizeof *attention_steps };
 
@@ -268,7 +269,7 @@ static const struct attention shapes[] = {
     { 1, 2, 1, 70, 70, 100, true, 1.5f }, { 1, 2, 2, 70, 90, 64, false, -0.4f }, { 1, 1, 1, 70, 90, 64, false, 0 },
     { 1, 2, 1, 257, 191, 64, true, 0 },  { 1, 2, 2, 256, 192, 128, false, 0 }, { 1, 2, 2, 500, 2, 64, false, 0 },
     { 1, 2, 2, 500, 3, 128, true, 0 },
-    { 1, 70, 70, 1000, 400, 128, true, 0 }, /* on GPUs: two sections of step 34, and more blocks than run at once */
+    { 1, 70, 70, 1000, 400, 128, true, 0 }, /* on GPUs: two sections of step 45, and more blocks than run at once */
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -406,7 +407,7 @@ START_TEST(test_attention_of_given_results)
     struct options o = { .is_attention = true, .attention = { 1, 2, 2, 100, 90, 64, true, 0.125f }, .dtype = BF16,
                          .input = "normal", .seed = 1 };
     const struct attention_rounding none = { 0 }, as_tensor_cores = { .weights = true };
-    struct run r = { .kind = &kind, .step = &recomputed_backward, .o = &o, .device = &cpu_device };
+    struct run r = { .kind = &kind, .step = &joined_backward, .o = &o, .device = &cpu_device };
     problem_judge(&r, "");
     struct answers a = reference_attention(r.host[Q].data, r.host[K].data, r.host[V].data, BF16, o.attention, as_tensor_cores,
                                            NULL, 200, false);
@@ -451,7 +452,7 @@ START_TEST(test_attention_beyond_its_type)
     struct kind kind = attention_backward_kind();
     struct options o = { .is_attention = true, .attention = { 1, 2, 2, 100, 90, 64, true, 0.125f }, .dtype = (enum dtype)_i,
                          .input = "normal", .seed = 1 };
-    struct run r = { .kind = &kind, .step = &recomputed_backward, .o = &o, .device = &cpu_device };
+    struct run r = { .kind = &kind, .step = &joined_backward, .o = &o, .device = &cpu_device };
     problem_judge(&r, "");
     for (int64_t i = 0; i < 200 * 64; i++)
         element_set(r.host[DO].data, o.dtype, i, o.dtype == FP16 ? 6e4 : i / 64 % 2 ? 2e38 : -2e38);
@@ -471,7 +472,7 @@ START_TEST(test_attention_of_deep_scores)
     for (int dim = 27; dim <= 28; dim++) {
         struct options o = { .is_attention = true, .attention = { 1, 1, 1, 64, 64, dim, false, default_scale(dim) },
                              .input = "deep", .seed = 1 };
-        struct run r = { .kind = &kind, .step = &recomputed_backward, .o = &o, .device = &cpu_device };
+        struct run r = { .kind = &kind, .step = &joined_backward, .o = &o, .device = &cpu_device };
         struct verdict v = problem_judge(&r, "");
         ck_assert_msg(v.wrong == 0 && v.doubtful == (dim == 27 ? 0 : 64), "heads of %d: %s", dim, v.what);
         problem_free(&r);
@@ -596,7 +597,7 @@ static void judge_bits(const struct kind *kind, const void *step, const char *na
     problem_free(&one);
 }
 
-/* What lesson 31 promises: bits that do not depend on the threads, in 31 unless some of them share a head of K and V. */
+/* What lesson 33 promises: bits that do not depend on the threads, in 34 unless some of them share a head of K and V. */
 START_TEST(test_bits_of_any_threads)
 {
     struct kind softmax = softmax_backward_kind(), attention = attention_backward_kind();
@@ -606,7 +607,8 @@ START_TEST(test_bits_of_any_threads)
                              .input = "normal", .seed = 1 };
     judge_bits(&softmax, &softmax_backward, softmax_backward.name, &rows, 5);
     judge_bits(&attention, &attention_backward, attention_backward.name, &heads, 7);
-    judge_bits(&attention, &recomputed_backward, recomputed_backward.name, &heads, 4);
+    judge_bits(&attention, &recomputed_backward, recomputed_backward.name, &heads, 7);
+    judge_bits(&attention, &joined_backward, joined_backward.name, &heads, 4);
 }
 END_TEST
 

@@ -58,7 +58,7 @@ static void by_step_27(struct problem *x)
 }
 
 /* Of one length or of several, in one page a sequence. */
-static void by_step_28(struct problem *x, const int32_t *lengths)
+static void by_step_30(struct problem *x, const int32_t *lengths)
 {
     struct attention p = x->p;
     int32_t *table = malloc((size_t)p.batch * sizeof *table), *all = malloc((size_t)p.batch * sizeof *all);
@@ -134,7 +134,7 @@ static void compare(struct attention_call *c, const struct problem *x, const cha
     REQUIRE(untouched(&c->O, q, x->dtype), "%s: something beside O was written", what);
 }
 
-/* A few queries of keys that are dense, or must be copied, as where values lie otherwise: by step 27; of others, by step 28. */
+/* A few queries of keys that are dense, or must be copied, as where values lie otherwise: by step 27; of others, by step 30. */
 static void by_step(struct problem *x, enum layout keys, enum layout values)
 {
     if (x->p.seq_q > 20)
@@ -142,7 +142,7 @@ static void by_step(struct problem *x, enum layout keys, enum layout values)
     else if (keys == DENSE || keys == GAPS || keys != values)
         by_step_27(x);
     else
-        by_step_28(x, NULL);
+        by_step_30(x, NULL);
 }
 
 /* batch, heads, kv_heads, seq_q, seq_k, dim, causal, scale */
@@ -172,13 +172,13 @@ START_TEST(test_attention_in_any_layout)
 }
 END_TEST
 
-/* Decoding asks for the workspace that step 28 does, a table and lengths: not for a copy, but where there are gaps. */
+/* Decoding asks for the workspace that step 30 does, a table and lengths: not for a copy, but where there are gaps. */
 START_TEST(test_a_cache_is_read_as_it_lies)
 {
     struct problem x = problem_new((struct attention){ 4, 8, 4, 2, 300, 64, true, 0.1f }, (enum dtype)_i);
     const int32_t lengths[] = { 300, 0, 17, 299 };
     const struct fsa_cache cache = { .seqlens = lengths };
-    by_step_28(&x, lengths);
+    by_step_30(&x, lengths);
     for (int keys = 0; keys < LAYOUTS; keys++) {
         struct attention_call c = attention_call_new(&x, DENSE, (enum layout)keys, (enum layout)keys);
         struct fsa_run run = { .threads = 1, .flags = FSA_ASK };
@@ -193,7 +193,7 @@ START_TEST(test_a_cache_is_read_as_it_lies)
 }
 END_TEST
 
-/* Pages as step 28 has them, and (pool, page, heads, dim), with and without room between; all else is poison, and the table has
+/* Pages as step 30 has them, and (pool, page, heads, dim), with and without room between; all else is poison, and the table has
    no pages behind a sequence's own. */
 START_TEST(test_pages)
 {
@@ -222,7 +222,7 @@ START_TEST(test_pages)
                 memcpy((char *)c.v.b.data + (size_t)to * size, (char *)x.v.data + (size_t)from * row, row);
             }
         }
-    by_step_28(&x, lengths);
+    by_step_30(&x, lengths);
     well(call(do_attention, &c, 0), layout_names[layouts[_i % 3]]);
     compare(&c, &x, layout_names[layouts[_i % 3]]);
     for (int i = 0; i < 2; i++) { /* a page that is not there is not read */
@@ -261,9 +261,9 @@ static void backward_by_step(struct buffer *want, struct problem *x, void *dO, c
     const void *q = x->q.data, *k = x->k.data, *v = x->v.data, *O = x->O.data;
     const float *lse = x->lse.data;
     switch (x->dtype) {
-    case FP16: recomputed_backward_fp16_cpu(dQ, dK, dV, q, k, v, O, lse, dO, dlse, x->p); break;
-    case BF16: recomputed_backward_bf16_cpu(dQ, dK, dV, q, k, v, O, lse, dO, dlse, x->p); break;
-    default:   recomputed_backward_cpu(dQ, dK, dV, q, k, v, O, lse, dO, dlse, x->p); break;
+    case FP16: joined_backward_fp16_cpu(dQ, dK, dV, q, k, v, O, lse, dO, dlse, x->p); break;
+    case BF16: joined_backward_bf16_cpu(dQ, dK, dV, q, k, v, O, lse, dO, dlse, x->p); break;
+    default:   joined_backward_cpu(dQ, dK, dV, q, k, v, O, lse, dO, dlse, x->p); break;
     }
 }
 

@@ -95,8 +95,12 @@ static struct chosen choose(const struct problem *x)
 {
     const struct attention_step *fast[] = { &optimistic_attention, &lean_attention };
     int64_t dim = x->p.dim <= 64 ? 64 : 128;
-    if (x->p.seq_q <= 16)
-        return (struct chosen){ &grouped_attention, x->dtype, x->p.dim };
+    if (x->p.seq_q <= 16) {
+        bool tiles = attention_has(&streamed_attention, &gpu_device, x->dtype) && (x->p.dim == 64 || x->p.dim == 128) &&
+                     !attention_gpu_missing(&streamed_attention, x->dtype, x->p.dim);
+        const struct attention_step *cores = x->p.heads * x->p.seq_q == x->p.kv_heads ? &split_attention : &grouped_attention;
+        return (struct chosen){ tiles ? &streamed_attention : cores, x->dtype, x->p.dim };
+    }
     for (int i = 0; i < 2; i++)
         if (x->p.dim <= dim && attention_has(fast[i], &gpu_device, x->dtype) && !attention_gpu_missing(fast[i], x->dtype, dim))
             return (struct chosen){ fast[i], x->dtype, dim };
@@ -224,8 +228,8 @@ START_TEST(test_attention_in_any_layout)
 }
 END_TEST
 
-/* x->O and x->lse by step 28, each sequence a page, and told what the library can know of lengths, which are on the GPU. */
-static void by_step_28(struct problem *x, const int32_t *lengths)
+/* x->O and x->lse by step 30, each sequence a page, and told what the library can know of lengths, which are on the GPU. */
+static void by_step_30(struct problem *x, const int32_t *lengths)
 {
     struct attention p = x->p;
     struct buffer *of[] = { &x->O, &x->q, &x->k, &x->v }, lse = upload(&x->lse), device[4],
@@ -242,7 +246,7 @@ static void by_step_28(struct problem *x, const int32_t *lengths)
         t[i] = device[i].data;
     }
     paged_run(&paged_attention, &gpu_device, x->dtype, t[0], lse.data, t[1], t[2], t[3], g, p, workspace.data, NULL);
-    gpu_finish("step 28");
+    gpu_finish("step 30");
     gpu_download(x->O.data, device[0].data, x->O.bytes);
     gpu_download(x->lse.data, lse.data, lse.bytes);
     for (int i = 0; i < 4; i++)
@@ -268,7 +272,7 @@ static struct buffer pool_of(const struct problem *x, const struct buffer *keys,
     return pool;
 }
 
-/* Of one length or of several, in pages as step 28 has them, as (pool, page, heads, dim), and with room between; the table has no
+/* Of one length or of several, in pages as step 30 has them, as (pool, page, heads, dim), and with room between; the table has no
    pages behind a sequence's own. */
 START_TEST(test_pages)
 {
@@ -277,7 +281,7 @@ START_TEST(test_pages)
     bool ragged = _i / 2 % 2;
     int64_t dim = _i / 4 ? 128 : 64;
     if (attention_gpu_missing(&paged_attention, dtype, dim)) {
-        printf("skipped: pages: this GPU is none for step 28\n");
+        printf("skipped: pages: this GPU is none for step 30\n");
         return;
     }
     const int32_t some[BATCH] = { 290, 0, 1, 33, 257 }, all[BATCH] = { 290, 290, 290, 290, 290 }, *lengths = ragged ? some : all;
@@ -293,7 +297,7 @@ START_TEST(test_pages)
                            pages = { one_page.seqlens, table_there.data, PAGE, POOL, MOST };
     struct problem x = problem_new((struct attention){ BATCH, 8, 2, 3, 290, dim, true, 0.15f }, dtype);
     struct sizes n = { POOL, 2, PAGE, dim };
-    by_step_28(&x, one_page.seqlens);
+    by_step_30(&x, one_page.seqlens);
     for (int layout = 0; layout < LAYOUTS && ragged; layout++)
         check_attention(&x, keys_of(&x.p), DENSE, (enum layout)layout, (enum layout)layout, layout % 2, &one_page);
     struct buffer k = pool_of(&x, &x.k, n, lengths, page), v = pool_of(&x, &x.v, n, lengths, page);
@@ -354,11 +358,11 @@ static void backward_by_step(struct buffer *want, const struct problem *x, const
 {
     const struct buffer *of[] = { &want[0], &want[1], &want[2], &x->q, &x->k, &x->v, &x->O, dO };
     int64_t dim = x->p.dim <= 64 ? 64 : 128;
-    const struct attention_step *step = x->dtype == FP32 || x->p.dim > dim                               ? &recomputed_backward
+    const struct attention_step *step = x->dtype == FP32 || x->p.dim > dim                               ? &joined_backward
                                         : !attention_gpu_missing(&hopper_backward, x->dtype, dim)      ? &hopper_backward
-                                        : !attention_gpu_missing(&tensor_core_backward, x->dtype, dim) ? &tensor_core_backward
-                                                                                                       : &recomputed_backward;
-    bool fast = step != &recomputed_backward;
+                                        : !attention_gpu_missing(&staged_backward, x->dtype, dim)      ? &staged_backward
+                                                                                                       : &joined_backward;
+    bool fast = step != &joined_backward;
     enum dtype as = fast ? x->dtype : FP32;
     struct attention p = x->p;
     p.dim = fast ? dim : p.dim;

@@ -15,7 +15,7 @@
 #include "suites.h"
 
 #define BATCH 7
-#define LONGEST 300  /* keys: more than two tiles of step 28 */
+#define LONGEST 300  /* keys: more than two tiles of step 30 */
 
 static const int64_t sizes[] = { 1, 7, 16, 64, 127, 128, 1000 };
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
@@ -423,21 +423,21 @@ static bool same_outputs(const struct run *a, const struct run *b)
     return same;
 }
 
-/* Step 27 on the same keys, as they usually lie; its outputs take the place of r's. */
-static void run_step_27(struct run *r)
+/* Step 29 on the same keys, as they usually lie; its outputs take the place of r's. */
+static void run_step_29(struct run *r)
 {
     struct run other = *r;
-    other.step = &grouped_attention;
+    other.step = &streamed_attention;
     other.workspace = buffer_new(r->kind->workspace(other.step, r->o, r->device) + 1, &gpu_device);
     gpu_fill(other.workspace.data, 0, other.workspace.bytes);
     r->kind->call(&other);
-    gpu_finish("27_grouped_attention");
+    gpu_finish("29_streamed_attention");
     for (int i = r->kind->inputs; i < r->kind->inputs + r->kind->outputs; i++)
         gpu_download(r->host[i].data, r->tensor[i].data, r->host[i].bytes);
     buffer_free(&other.workspace);
 }
 
-/* Where pages end, and where they lie, changes no bit; and where all sequences are of one length, it is step 27. */
+/* Where pages end, and where they lie, changes no bit; and where all sequences are of one length, it is step 29. */
 START_TEST(test_gpu_same_bits_in_any_pages)
 {
     ON_GPU(ANY_PAGES);
@@ -453,8 +453,8 @@ START_TEST(test_gpu_same_bits_in_any_pages)
             struct run r = outputs_on_gpu(&kind, &other);
             ck_assert_msg(same_outputs(&r, &first), "pages of %d: other bits than in pages of 1", (int)sizes[i]);
             if (even)
-                run_step_27(&r);
-            ck_assert_msg(same_outputs(&r, &first), "other bits than those of step 27");
+                run_step_29(&r);
+            ck_assert_msg(same_outputs(&r, &first), "other bits than those of step 29");
             problem_free(&r);
         }
         problem_free(&first);

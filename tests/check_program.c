@@ -214,36 +214,36 @@ static const struct attention_usage {
 }, gradient_usage[] = {
     { "14_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
     { "14_register_tiled_attention", "--do not-here.npy --device cpu", "--do", "", "no gradient" },
-    { "31_recomputed_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
-    { "31_recomputed_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
-    { "31_recomputed_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
-    { "31_recomputed_backward", "--sweep --o a.npy --lse a.npy --device cpu", "--sweep", "", "files" },
-    { "31_recomputed_backward", "--sweep --dlse a.npy --device cpu", "--sweep", "", "files" },
-    { "31_recomputed_backward", "--sweep-scale --o a.npy --lse a.npy --device cpu", "--sweep-scale", "--o", "leave out" },
-    { "31_recomputed_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
-    { "31_recomputed_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
+    { "34_joined_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
+    { "34_joined_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
+    { "34_joined_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
+    { "34_joined_backward", "--sweep --o a.npy --lse a.npy --device cpu", "--sweep", "", "files" },
+    { "34_joined_backward", "--sweep --dlse a.npy --device cpu", "--sweep", "", "files" },
+    { "34_joined_backward", "--sweep-scale --o a.npy --lse a.npy --device cpu", "--sweep-scale", "--o", "leave out" },
+    { "34_joined_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
+    { "34_joined_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
 }, pages_usage[] = {
     { "27_grouped_attention", "--page-size 16", "--page-size", "27_grouped_attention", "no pages" },
     { "10_standard_attention", "--seqlens 3,4", "--seqlens", "10_standard_attention", "no pages" },
-    { "28_paged_attention", "--page-size 0", "--page-size", "'0'", "from 1" },
-    { "28_paged_attention", "--pages 0", "--pages", "'0'", "from 1" },
-    { "28_paged_attention", "--prefix 0", "--prefix", "'0'", "from 1" },
-    { "28_paged_attention", "--seqlens 3,x", "--seqlens", "'x'", "from 0" },
-    { "28_paged_attention", "--seqlens 3,-1", "--seqlens", "'-1'", "from 0" },
-    { "28_paged_attention", "--seqlens 3,,4", "--seqlens", "''", "from 0" },
-    { "28_paged_attention", "--seqlens 3,", "--seqlens", "''", "from 0" },
-    { "28_paged_attention", "--seqlens 3,2147483648", "--seqlens", "'2147483648'", "from 0" },
-    { "28_paged_attention", "--seqlens 0,0", "--seqlens", "no sequence", "one at least" },
-    { "28_paged_attention", "--seqlens 3,4 --batch 3", "2 lengths", "batch of 3", "one for each" },
-    { "28_paged_attention", "--seqlens 3 --input real --batch 1", "--input real", "", "leave out sizes" },
-    { "28_paged_attention", "--seqlens 3,4 --input real", "2 lengths", "batch of 1", "one for each" },
-    { "28_paged_attention", "--seqlens 3,51 --seq-k 50", "sequence 1", "51", "0 to 50" },
-    { "28_paged_attention", "--seqlens 20,33 --pages 4", "--pages 4", "", "need 5 of 16" },
-    { "28_paged_attention", "--page-size 1 --batch 100000 --seq-k 100000 --heads 1 --dim 1", "--page-size 1", "11250000001",
+    { "30_paged_attention", "--page-size 0", "--page-size", "'0'", "from 1" },
+    { "30_paged_attention", "--pages 0", "--pages", "'0'", "from 1" },
+    { "30_paged_attention", "--prefix 0", "--prefix", "'0'", "from 1" },
+    { "30_paged_attention", "--seqlens 3,x", "--seqlens", "'x'", "from 0" },
+    { "30_paged_attention", "--seqlens 3,-1", "--seqlens", "'-1'", "from 0" },
+    { "30_paged_attention", "--seqlens 3,,4", "--seqlens", "''", "from 0" },
+    { "30_paged_attention", "--seqlens 3,", "--seqlens", "''", "from 0" },
+    { "30_paged_attention", "--seqlens 3,2147483648", "--seqlens", "'2147483648'", "from 0" },
+    { "30_paged_attention", "--seqlens 0,0", "--seqlens", "no sequence", "one at least" },
+    { "30_paged_attention", "--seqlens 3,4 --batch 3", "2 lengths", "batch of 3", "one for each" },
+    { "30_paged_attention", "--seqlens 3 --input real --batch 1", "--input real", "", "leave out sizes" },
+    { "30_paged_attention", "--seqlens 3,4 --input real", "2 lengths", "batch of 1", "one for each" },
+    { "30_paged_attention", "--seqlens 3,51 --seq-k 50", "sequence 1", "51", "0 to 50" },
+    { "30_paged_attention", "--seqlens 20,33 --pages 4", "--pages 4", "", "need 5 of 16" },
+    { "30_paged_attention", "--page-size 1 --batch 100000 --seq-k 100000 --heads 1 --dim 1", "--page-size 1", "11250000001",
       "2147483647" },
-    { "28_paged_attention", "--prefix 3 --table a.npy", "--prefix 3", "", "leave out" },
-    { "28_paged_attention", "--sweep", "--sweep", "", "--page-size" },
-    { "28_paged_attention", "--trace 1:2", "--trace", "", "step 27" },
+    { "30_paged_attention", "--prefix 3 --table a.npy", "--prefix 3", "", "leave out" },
+    { "30_paged_attention", "--sweep", "--sweep", "", "--page-size" },
+    { "30_paged_attention", "--trace 1:2", "--trace", "", "step 27" },
 };
 
 static void assert_bad_usage(struct attention_usage u)
@@ -295,9 +295,9 @@ START_TEST(test_tables_of_pages)
     ck_assert(npy_write(folder_path("t.npy"), table, FP64, all[_i].dims, all[_i].dims == 2 ? shape : flat, why, sizeof why) == 0);
     snprintf(words, sizeof words, "--device cpu --reps 1 --heads 1 --dim 8 --table %s %s", folder_path("t.npy"), all[_i].words);
     if (all[_i].status)
-        assert_refused("28_paged_attention", words, all[_i].status, "--table", "t.npy", all[_i].a, all[_i].b, NULL);
+        assert_refused("30_paged_attention", words, all[_i].status, "--table", "t.npy", all[_i].a, all[_i].b, NULL);
     else
-        ck_assert_msg(run("28_paged_attention", words)->status == 0, "%s: %s%s", words, last.out, last.err);
+        ck_assert_msg(run("30_paged_attention", words)->status == 0, "%s: %s%s", words, last.out, last.err);
 }
 END_TEST
 
@@ -312,7 +312,7 @@ START_TEST(test_lengths_from_a_file)
     snprintf(words, sizeof words, "--device cpu --reps 1 --heads 2 --dim 8 --seqlens %s", folder_path("l.npy"));
     snprintf(words + strlen(words), sizeof words - strlen(words), " --out %s", folder_path("o.npy"));
     snprintf(words + strlen(words), sizeof words - strlen(words), " --lse %s", folder_path("lse.npy"));
-    const struct said *s = run("28_paged_attention", words);
+    const struct said *s = run("30_paged_attention", words);
     ck_assert_msg(s->status == 0 && strstr(s->out, "sequences of 0 to 5 keys"), "%s%s", s->out, s->err);
     ck_assert(npy_read(folder_path("o.npy"), &o, why, sizeof why) == 0 &&
               npy_read(folder_path("lse.npy"), &lse, why, sizeof why) == 0);
@@ -568,14 +568,14 @@ START_TEST(test_softmax_gradient_from_file_to_file)
                    "no gradient", NULL);
     write_tensor("x.npy", 3, 1, 2, 3, 5);
     write_tensor("dy.npy", 3, 1, 2, 5, 3);
-    assert_refused("29_softmax_backward", words, EXIT_FAILED, "dy.npy", "shape", NULL);
+    assert_refused("31_softmax_backward", words, EXIT_FAILED, "dy.npy", "shape", NULL);
     write_tensor("dy.npy", 3, 1, 2, 3, 5);
     struct npy x, dy, dx;
     ck_assert(npy_read(folder_path("dy.npy"), &dy, why, sizeof why) == 0);
     for (int i = 0; i < 30; i++)
         ((float *)dy.data)[i] = (float)(i % 4 - 1);
     ck_assert(npy_write(folder_path("dy.npy"), dy.data, FP32, 3, dy.shape, why, sizeof why) == 0);
-    const struct said *s = run("29_softmax_backward", words);
+    const struct said *s = run("31_softmax_backward", words);
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     ck_assert(npy_read(folder_path("x.npy"), &x, why, sizeof why) == 0);
     ck_assert(npy_read(folder_path("dx.npy"), &dx, why, sizeof why) == 0);
@@ -599,7 +599,7 @@ END_TEST
  */
 START_TEST(test_gradients_of_a_real_layer_are_autograds)
 {
-    static const char *const programs[] = { "30_attention_backward", "31_recomputed_backward" };
+    static const char *const programs[] = { "32_attention_backward", "34_joined_backward" };
     static const char *const names[] = { "dq.npy", "dk.npy", "dv.npy" };
     char words[2048], path[64], why[256];
     snprintf(words, sizeof words, "--input real --causal --do tests/data/q.npy --dq %s --dk %s --dv %s --reps 1 --device cpu",
@@ -672,7 +672,7 @@ START_TEST(test_gradients_of_given_results)
             snprintf(more + at, sizeof more - at, " --dlse %s", folder_path("dlse.npy"));
         in.dO = given & 1 ? t[5].data : zeros;
         in.dlse = given & 2 ? t[6].data : NULL;
-        s = run("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", more));
+        s = run("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", more));
         ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
         compare_gradients(&in, p);
     }
@@ -683,23 +683,23 @@ START_TEST(test_gradients_of_given_results)
     ((float *)t[5].data)[60] = NAN;
     ck_assert(npy_write(folder_path("do.npy"), t[5].data, FP32, 4, t[5].shape, why, sizeof why) == 0);
     snprintf(more, sizeof more, "--do %s", folder_path("do.npy"));
-    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--do", "do.npy",
+    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--do", "do.npy",
                    "nan at [0, 1, 0, 4]", "finite", NULL);
     ((float *)t[3].data)[400] += 1e-3f;
     ck_assert(npy_write(folder_path("o.npy"), t[3].data, FP32, 4, t[3].shape, why, sizeof why) == 0);
-    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
+    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
                    "not what attention makes", "row 50", NULL);
     ((float *)t[3].data)[400] -= 1e-3f;
     ck_assert(npy_write(folder_path("o.npy"), t[3].data, FP32, 4, t[3].shape, why, sizeof why) == 0);
     ((float *)t[4].data)[20] *= 1.4426950f; /* of base 2 */
     ck_assert(npy_write(folder_path("lse.npy"), t[4].data, FP32, 3, shape, why, sizeof why) == 0);
-    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
+    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
                    "not what attention makes", "lse", NULL);
     write_tensor("lse.npy", 4, 2, 4, 7, 1);
-    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
+    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
                    "its shape", "(batch, heads, queries)", NULL);
     write_tensor("o.npy", 4, 2, 4, 8, 7);
-    assert_refused("31_recomputed_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
+    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
                    "its shape", "(batch, heads, queries, dim)", NULL);
     for (int i = 0; i < 7; i++)
         free(t[i].data);
@@ -710,7 +710,7 @@ END_TEST
 START_TEST(test_gradients_in_a_sweep)
 {
     static const char *const words[] = { "--sweep --batch 1 --seq 1024 --dim 16", "--sweep-scale --seq 64" };
-    const struct said *s = run("31_recomputed_backward", words_of("--heads 1 --reps 1 --device cpu %s", words[_i]));
+    const struct said *s = run("34_joined_backward", words_of("--heads 1 --reps 1 --device cpu %s", words[_i]));
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     int lines = 0;
     for (const char *at = s->out; (at = strstr(at, " pass")); at++)
@@ -817,19 +817,19 @@ static bool is_drawn(const char *program, char what)
 /* Or rows of 2 and of 4 ranks could not be told apart. */
 START_TEST(test_row_of_a_ring_says_how_many_ranks)
 {
-    const struct said *s = run("35_ring_attention", "--heads 1 --seq 64 --ranks 3 --reps 1 --device cpu --json");
+    const struct said *s = run("46_ring_attention", "--heads 1 --seq 64 --ranks 3 --reps 1 --device cpu --json");
     ck_assert_msg(strstr(s->out, "\"input\": \"normal, 3 ranks\""), "%s%s", s->out, s->err);
 }
 END_TEST
 
-/* Blocks travel beside computing in step 37 alone. A run that was held up may have drawn that shorter than a column. */
+/* Blocks travel beside computing in step 48 alone. A run that was held up may have drawn that shorter than a column. */
 START_TEST(test_timeline_of_a_ring)
 {
     bool travels = false;
     for (int tries = 0; tries < 20 && !travels; tries++)
-        travels = is_drawn("37_overlapped_ring", '=');
-    ck_assert(travels && is_drawn("37_overlapped_ring", '#') && is_drawn("36_zigzag_ring", '#'));
-    ck_assert(!is_drawn("36_zigzag_ring", '='));
+        travels = is_drawn("48_overlapped_ring", '=');
+    ck_assert(travels && is_drawn("48_overlapped_ring", '#') && is_drawn("47_zigzag_ring", '#'));
+    ck_assert(!is_drawn("47_zigzag_ring", '='));
 }
 END_TEST
 
@@ -888,7 +888,7 @@ START_TEST(test_steps_for_gpus_alone)
     /* which is so of one that computes gradients, too; and of a step before */
     char words[1024];
     snprintf(words, sizeof words, "--heads 1 --seq 64 --device cpu --dq %s", folder_path("dq.npy"));
-    const struct said *s = run("32_tensor_core_backward", words);
+    const struct said *s = run("35_tensor_core_backward", words);
     ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, "nothing ran"), "status %d: %s%s", s->status, s->out, s->err);
     s = run("09_split_softmax", "--rows 2 --cols 64 --reps 1 --device cpu");
     ck_assert_msg(strstr(s->out, "08_cluster_softmax, not timed: it is for GPUs alone"), "%s", s->out);

@@ -28,12 +28,12 @@ static const struct line lines[] = {
     { "softmax, step 07", SOFTMAX, 1, 1, 1, 2048, 1, 8192, FSA_FP32, DENSE },
     { "softmax, step 07", SOFTMAX, 1, 1, 1, 2048, 1, 8192, FSA_BF16, DENSE },
     { "softmax, step 09", SOFTMAX, 1, 1, 1, 1, 1, 1 << 24, FSA_FP32, DENSE },
-    { "gradient, step 29", SOFTMAX_BACKWARD, 1, 1, 1, 2048, 1, 8192, FSA_FP32, DENSE },
+    { "gradient, step 31", SOFTMAX_BACKWARD, 1, 1, 1, 2048, 1, 8192, FSA_FP32, DENSE },
     { "attention, step 14", ATTENTION, 1, 8, 8, 1024, 1024, 64, FSA_FP32, DENSE },
     { "attention, (b, s, h, d)", ATTENTION, 1, 8, 8, 1024, 1024, 64, FSA_FP32, BY_POSITION },
     { "attention, 16 bits", ATTENTION, 1, 8, 8, 1024, 1024, 64, FSA_BF16, DENSE },
-    { "backward, step 31", BACKWARD, 1, 4, 4, 1024, 1024, 64, FSA_FP32, DENSE },
-    { "backward, step 31", BACKWARD, 1, 4, 4, 1024, 1024, 64, FSA_BF16, DENSE },
+    { "backward, step 34", BACKWARD, 1, 4, 4, 1024, 1024, 64, FSA_FP32, DENSE },
+    { "backward, step 34", BACKWARD, 1, 4, 4, 1024, 1024, 64, FSA_BF16, DENSE },
     { "backward, (b, s, h, d)", BACKWARD, 1, 4, 4, 1024, 1024, 64, FSA_FP32, BY_POSITION },
     { "decoding, step 27", DECODE, 1, 32, 8, 1, 16384, 128, FSA_FP32, DENSE },
     { "decoding, step 27", DECODE, 1, 32, 8, 1, 16384, 128, FSA_BF16, DENSE },
@@ -132,7 +132,7 @@ static void run_step(void *job)
     for (int i = 0; i < TENSORS; i++)
         t[i] = j->dense[i].data;
     if (l->kind == BACKWARD && bf16)
-        recomputed_backward_bf16_cpu(t[DQ], t[DK], t[DV], t[Q], t[K], t[V], t[O], lse, t[CHANGE], NULL, p);
+        joined_backward_bf16_cpu(t[DQ], t[DK], t[DV], t[Q], t[K], t[V], t[O], lse, t[CHANGE], NULL, p);
     else if (l->kind == SOFTMAX && bf16)
         split_softmax_bf16_cpu(t[O], t[Q], l->seq_q, l->dim);
     else if (l->kind == SOFTMAX)
@@ -140,7 +140,7 @@ static void run_step(void *job)
     else if (l->kind == SOFTMAX_BACKWARD)
         softmax_backward_cpu(t[O], t[Q], t[CHANGE], l->seq_q, l->dim);
     else if (l->kind == BACKWARD)
-        recomputed_backward_cpu(t[DQ], t[DK], t[DV], t[Q], t[K], t[V], t[O], lse, t[CHANGE], NULL, p);
+        joined_backward_cpu(t[DQ], t[DK], t[DV], t[Q], t[K], t[V], t[O], lse, t[CHANGE], NULL, p);
     else if (l->seq_q > 20)
         register_tiled_attention_cpu(t[O], lse, t[Q], t[K], t[V], p);
     else if (bf16)

@@ -80,8 +80,15 @@ done <<'TABLE' && [ -z "${failed-}" ] && echo "machine code: as the lessons say"
 24 sm_90a 16  -  BESIDE_PV    as in step 22
 24 sm_90a  0 54  R2UR         as in step 22
 24 sm_90a 75  -  REUSE        the two references are an even and an odd register
-33 sm_90a  0  2  USETMAXREG   as in step 21, in one of its three kernels
-33 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-34 sm_90a  0  2  USETMAXREG   as in step 33
-34 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+39 sm_90a  0  0  HGMMA|LDGSTS|STL|LDL  as in step 19
+40 sm_90a  0  0  LDGSTS|USETMAXREG|STL|LDL  four products by wgmma, the fifth by mma.sync; nobody hands over registers
+41 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+42 sm_90a  0  2  USETMAXREG   as in step 21, in one of its three kernels
+42 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+43 sm_90a  0  2  USETMAXREG   as in step 42
+43 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+44 sm_90a  0  2  USETMAXREG   as in step 42
+44 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+45 sm_90a  0  2  USETMAXREG   as in step 44
+45 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
 TABLE

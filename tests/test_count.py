@@ -20,10 +20,10 @@ BESIDES = {
     "25_decode_attention": 1 / 128,
     "26_split_attention": 1 / 128,
     "27_grouped_attention": 1 / 128,
-    "28_paged_attention": 1 / 128,
-    "35_ring_attention": 1 / 128 + 1 / KEYS,       # and one for each block that is merged: one, with two ranks
-    "36_zigzag_ring": 1 / 128 + 3 / KEYS,          # and three for its four pieces
-    "37_overlapped_ring": 1 / 128 + 3 / KEYS,
+    "30_paged_attention": 1 / 128,
+    "46_ring_attention": 1 / 128 + 1 / KEYS,       # and one for each block that is merged: one, with two ranks
+    "47_zigzag_ring": 1 / 128 + 3 / KEYS,          # and three for its four pieces
+    "48_overlapped_ring": 1 / 128 + 3 / KEYS,
 }
 STEPS = [path.parent.name for path in sorted(ROOT.glob("steps/[0-9][0-9]_*/cpu.c"))][1:]  # without the ceilings
 STEPS = [step for step in STEPS if step[:2] in os.environ.get("COUNTED", step)]  # for one test, of a mutant: COUNTED=03

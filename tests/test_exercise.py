@@ -4,7 +4,7 @@
     test_exercise.py                  quick: three steps are judged, by a third of their mutants; Exercises.NAME runs one test
     EXERCISES=all test_exercise.py    every step that has a CPU version: its hole fails, its own code passes, and each of its
                                       mutants that the verifier can see is refused, and named (a quarter of an hour of two cores)
-    EXERCISES=tenth test_exercise.py  the same, with a tenth of the mutants, drawn anew each time
+    EXERCISES=tenth test_exercise.py  half of the steps, with a tenth of their mutants, drawn anew each time
     test_exercise.py gpu              every step that has a GPU version: its hole compiles and fails, and its own code passes,
                                       where there is a GPU that can run it
 """
@@ -29,16 +29,16 @@ FOLDER = "build/exercise-test"
 STEPS = [s for s in sorted(os.listdir("steps")) if os.path.exists(f"steps/{s}/main.c") and exercise.holes(s)]
 FILE = "gpu.cu" if GPU else "cpu.c"
 HERE = [s for s in STEPS if os.path.exists(f"steps/{s}/{FILE}")]
-QUICK = ["03_online_softmax", "12_fused_attention", "29_softmax_backward"]
+QUICK = ["03_online_softmax", "12_fused_attention", "31_softmax_backward"]
 UNSEEN = {  # mutants that a run of an ordinary size cannot see, and why; the Check suites do
     "block_sum_in_float": "takes rows of 16 Mi numbers",
     "zigzag_merge_of_equals": "takes blocks with the same sum, to the bit",
-    "recomputed_backward_blind_too_long": "takes more heads than threads, and a mask",
-    "recomputed_backward_share_for_every_thread": "is right: it has other bits with other threads",
+    "joined_backward_blind_too_long": "takes more heads than threads, and a mask",
+    "joined_backward_share_for_every_thread": "is right: it has other bits with other threads",
     "flash_later_values_count": "takes a NaN behind the mask", "register_tiled_later_values_count": "the same",
 }
 # Refused, but their results are what memory held before: like nothing, not even themselves.
-NAMELESS = ("split_scale_of_the_row_before", "recomputed_backward_stale_sums", "grouped_piece_of_another_row",
+NAMELESS = ("split_scale_of_the_row_before", "joined_backward_stale_sums", "grouped_piece_of_another_row",
             "overlapped_attends_to_what_comes")
 OUTSIDE = ("past_the_end", "prefetch_loads")  # these crash on a guard page, and are told where
 SEEN = ("checks", "invariants", "pieces", "softmax", "attention", "ranks")  # see a wrong result; others, memory beyond 2^31, say
@@ -60,13 +60,14 @@ def judge(step, text, *options, known=""):
     return code, [json.loads(line) for line in said.splitlines() if line.startswith("{")], said
 
 
-def is_drawn(e):
-    return random.Random(SEED + e.name).randrange({"all": 1, "tenth": 10}.get(EXERCISES, 3)) == 0
+def is_drawn(name, of):
+    return random.Random(SEED + name).randrange(of) == 0
 
 
 def drawn_mutants(step):
     of_step = [e for e in mutate.read_lists() if e.kind == "mutant" and {c[0] for c in e.changes} == {f"steps/{step}/cpu.c"}]
-    return [e for e in of_step if e.caught[2] in SEEN and e.name not in UNSEEN and is_drawn(e)]
+    return [e for e in of_step if e.caught[2] in SEEN and e.name not in UNSEEN
+            and is_drawn(e.name, {"all": 1, "tenth": 10}.get(EXERCISES, 3))]
 
 
 def wrong_verdicts(step):
@@ -265,12 +266,12 @@ class Exercises(unittest.TestCase):
 
     def test_a_rank_that_does_not_end_is_ended(self):
         loop = "    for (;;)\n        __asm__ volatile(\"\");\n"
-        own = exercise.read("steps/35_ring_attention/cpu.c")
+        own = exercise.read("steps/46_ring_attention/cpu.c")
         for body, said in (("    if (r->rank == 1)\n    " + loop, "rank 1 has (sent|taken) no block for 2 s"),
                            (loop, "it was ended after 9 s"),
                            ("    if (r->rank == 1)\n        r->O = NULL;\n", "rank 1 of 2 died")):
             exercise.write(f"{FOLDER}/rank.c", own.replace("    struct ring_piece mine", body + "    struct ring_piece mine"))
-            code, out = call("try", "35_ring_attention", "--file", f"{FOLDER}/rank.c", "--seq", "64", TRY_SECONDS="9",
+            code, out = call("try", "46_ring_attention", "--file", f"{FOLDER}/rank.c", "--seq", "64", TRY_SECONDS="9",
                              RING_TIMEOUT="2", TRY_KNOWN="none")
             self.assertEqual(code, 1, out)
             self.assertRegex(out, said)
@@ -280,7 +281,7 @@ class Exercises(unittest.TestCase):
         """Right, to the bit, and not what is asked for."""
         code, lines, said = judge(*mutated("overlapped_in_turn"), known="none")
         self.assertEqual((code, lines[0]["verdict"], lines[0]["solved"]), (1, "right", False), said)
-        code, said = call("try", "37_overlapped_ring", "--file", f"{FOLDER}/37_overlapped_ring.c", "--heads", "2", "--seq", "128",
+        code, said = call("try", "48_overlapped_ring", "--file", f"{FOLDER}/48_overlapped_ring.c", "--heads", "2", "--seq", "128",
                           "--budget", "0.02", TRY_KNOWN="none")
         self.assertIn("right, but while a rank computes no block travels", said)
 
@@ -290,8 +291,8 @@ class Exercises(unittest.TestCase):
             self.assertEqual((name, code, name in lines[0]["like"]), (name, 1, True), said)
 
     def test_heads_of_other_dimensions_are_judged(self):
-        text = exercise.read("steps/31_recomputed_backward/cpu.c")
-        code, lines, said = judge("31_recomputed_backward", text.replace("sum_dV + tile * width;", "sum_dV + tile * dim;"),
+        text = exercise.read("steps/34_joined_backward/cpu.c")
+        code, lines, said = judge("34_joined_backward", text.replace("sum_dV + tile * width;", "sum_dV + tile * dim;"),
                                   known="none")
         self.assertEqual((code, lines[0]["verdict"]), (1, "wrong"), said)
 
@@ -322,7 +323,7 @@ class Exercises(unittest.TestCase):
 
 class Judge(unittest.TestCase):  # behind Exercises, each on one core: it has all cores to the end
     def test_every_step(self):
-        steps = HERE if EXERCISES or GPU else [s for s in QUICK if s in HERE]
+        steps = [s for s in HERE if is_drawn(s, 2)] if EXERCISES == "tenth" else HERE if EXERCISES or GPU else QUICK
         if EXERCISES != "all":
             print(f"exercises: a {EXERCISES or 'third'} of the mutants, seed {SEED}: EXERCISES_SEED={SEED} draws the same",
                   flush=True)

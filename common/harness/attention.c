@@ -445,12 +445,23 @@ static void write_outputs(const struct run *r)
         fatal("%s", why);
 }
 
+const struct attention_step *before_on_cpu;
+
+static const void *before(const struct device *device, const char **name)
+{
+    if (device->apart || !before_on_cpu)
+        return NULL;
+    *name = before_on_cpu->name;
+    return before_on_cpu;
+}
+
 const struct kind attention_kind = {
     .options = ATTENTION_STEP, .inputs = 3, .outputs = 2,
     .error = "worst error %.2g of the row's largest, allowed there %.2g",
     .unit = "a score", .units = units, .compulsory = "Q, K, V and O", .useful = useful, .products = 4,
     .usual = usual, .finish = finish, .sweep = sweep, .small = small, .rows = rows, .inputs_new = inputs_new, .bytes = bytes,
     .missing = missing, .workspace = workspace, .call = call, .clock = clock_of, .predict = predict,
+    .before = before,
     .verify = verify, .verify_bytes = verify_bytes, .beside = beside, .measure = measure,
     .print_problem = print_problem, .print_cost = print_cost, .print_line = print_line, .write = write_outputs,
 };

@@ -674,6 +674,8 @@ void pages_gather(void *plain, const void *pool, struct pages pages, struct atte
  */
 void pages_draw(int32_t *table, struct pages pages, int64_t batch, int64_t shared);
 
+/* The step before on a CPU, where that is another, which has a CPU version: main() says so. NULL: none. */
+extern const struct attention_step *before_on_cpu;
 /* main() of an attention step. Returns the exit status. */
 int attention_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);
 int attention_backward_main(const struct attention_step *step, const struct attention_step *before, int argc, char **argv);

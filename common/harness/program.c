@@ -222,9 +222,11 @@ static struct before run_before(const struct run *r, const struct names *names, 
     if (!names->before_step)
         return (struct before){ 0 };
     struct run other = *r;
-    other.step = names->before_step;
+    const char *name = names->before;
+    const void *another = r->kind->before ? r->kind->before(r->device, &name) : NULL;
+    other.step = another ? another : names->before_step;
     struct cost cost = r->kind->predict(other.step, r->o, r->device);
-    struct before b = { .step = names->before, .bytes = cost.bytes, .exps = cost.exps };
+    struct before b = { .step = name, .bytes = cost.bytes, .exps = cost.exps };
     const char *why = r->kind->missing(other.step, r->o, r->device);
     size_t bytes = why ? 0 : r->kind->workspace(other.step, r->o, r->device);
     if (why)

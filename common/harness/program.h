@@ -62,6 +62,8 @@ struct kind {
     void (*call)(const struct run *r);
     timed_fn *(*clock)(const void *step, const struct device *device); /* its own, if it has one. Or NULL: none has */
     struct cost (*predict)(const void *step, const struct options *o, const struct device *device);
+    /* The step before, where that is another on this device, and its name. Or NULL: it is what program_main() is told */
+    const void *(*before)(const struct device *device, const char **name);
 
     /* Judging and measuring it. beside: what takes turns with the step when that is timed; its run is NULL where nothing does. */
     struct verdict (*verify)(const struct run *r);

@@ -14,7 +14,7 @@
 
 #define FEW 20 /* queries of a head, up to which fsa_attention reads keys as decoding does: step 14 takes as long for up to 48 */
 
-/* ---- softmax: step 07, step 09 where threads share rows, and step 29 */
+/* ---- softmax: step 07, step 09 where threads share rows, and step 31 */
 
 /* The first tensor is written. */
 static struct tensor *rows_of(struct call *c, const char *name, const void *data, int64_t stride, int64_t rows, int64_t cols)
@@ -161,7 +161,7 @@ static struct call begin_attention(const struct fsa_problem *p, struct fsa_run *
     return c;
 }
 
-/* ---- decoding: step 27 where keys and values lie as it takes them, and step 28 elsewhere */
+/* ---- decoding: step 27, on a GPU 29, where keys and values lie as it takes them, and step 30 elsewhere */
 
 static enum fsa_status decode(struct call *c, float *lse, const struct fsa_cache *cache)
 {
@@ -189,7 +189,7 @@ static enum fsa_status decode(struct call *c, float *lse, const struct fsa_cache
     return finish(c);
 }
 
-/* ---- attention: step 14, or as decoding for a few queries; its gradient: step 31 */
+/* ---- attention: step 14, or as decoding for a few queries; its gradient: step 34 */
 
 enum fsa_status fsa_decode(const struct fsa_problem *p, const struct fsa_out *out, float *lse, const struct fsa_in *q,
                            const struct fsa_in *k, const struct fsa_in *v, const struct fsa_cache *cache, struct fsa_run *run)
@@ -270,9 +270,9 @@ enum fsa_status fsa_attention_backward(const struct fsa_problem *p, const struct
     if (c.gpu)
         return attention_backward_on_gpu(&c, lse, dlse);
     use(&c, 0, 8, c.dtype);
-    if (!start(&c, c.status ? 0 : recomputed_backward_scratch(c.p, c.dtype), false))
+    if (!start(&c, c.status ? 0 : joined_backward_scratch(c.p, c.dtype), false))
         return c.status;
-    ON_CPU(c.dtype, recomputed_backward, t[0], t[1], t[2], t[3], t[4], t[5], t[6], lse, t[7], dlse, c.p);
+    ON_CPU(c.dtype, joined_backward, t[0], t[1], t[2], t[3], t[4], t[5], t[6], lse, t[7], dlse, c.p);
     return finish(&c);
 }
 

@@ -3,9 +3,9 @@
 # no other (no PTX: it would be compiled twice); the tensors of Hopper's may lie in other ways than the step's (strided.cuh).
 
 comma := ,
-LIBRARY_STEPS := $(filter 07% 09% 14% 27% 28% 29% 31%,$(STEPS))
-LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 28% 29% 31% \
-                     $(if $(filter-out sm_90a,$(ARCH)),18% 32%) $(if $(filter sm_90a,$(ARCH)),24% 33%),$(STEPS)))
+LIBRARY_STEPS := $(filter 07% 09% 14% 27% 30% 31% 34%,$(STEPS))
+LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 30% 31% 34% 29% \
+                     $(if $(filter-out sm_90a,$(ARCH)),18% 38%) $(if $(filter sm_90a,$(ARCH)),24% 44%),$(STEPS)))
 LIBRARY_O := $(patsubst %,$B/library/%.o,$(basename $(wildcard common/library/*.c)) \
              $(LIBRARY_STEPS:%=steps/%/cpu) $(if $(filter 1,$(CUDA)),common/library/gpu) $(LIBRARY_GPU_STEPS:%=steps/%/gpu))
 LIBRARY := $B/libfrom_softmax.a $B/libfrom_softmax.so

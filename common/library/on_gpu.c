@@ -7,7 +7,7 @@
 
 /* ---- softmax */
 
-/* Steps 09 and 29, of which there is a half for fp32 alone. */
+/* Steps 09 and 31, of which there is a half for fp32 alone. */
 static struct {
     softmax_gpu_fn *fp32;
     softmax_fp16_gpu_fn *fp16;
@@ -58,6 +58,8 @@ struct gpu_step {
     int capability;  /* code for such a GPU, or a newer one */
     bool hopper;     /* code of sm_90a */
     bool tiles;      /* heads of 64 or 128: others are filled up with zeros */
+    bool as_is;      /* nothing is filled up: heads of 64 or 128, in its types */
+    bool alone;      /* each head of K and V has one query */
     bool strided;    /* it is compiled with strided.cuh */
     bool counts;     /* its workspace begins as zeros, and it leaves them so */
     attention_gpu_fn *fp32;
@@ -81,6 +83,10 @@ static const struct gpu_step forward_steps[] = {
     { .fp32 = GPU(register_tiled_attention_gpu) },
 };
 static const struct gpu_step decoding_steps[] = {
+    { .capability = 80, .as_is = true, .fp16 = GPU(streamed_attention_fp16_gpu), .bf16 = GPU(streamed_attention_bf16_gpu),
+      .workspace = GPU(streamed_attention_workspace), .counts = true },
+    { .alone = true, .fp32 = GPU(split_attention_gpu), .fp16 = GPU(split_attention_fp16_gpu),
+      .bf16 = GPU(split_attention_bf16_gpu), .workspace = GPU(split_attention_workspace), .counts = true },
     { .fp32 = GPU(grouped_attention_gpu), .fp16 = GPU(grouped_attention_fp16_gpu), .bf16 = GPU(grouped_attention_bf16_gpu),
       .workspace = GPU(grouped_attention_workspace), .counts = true },
 };
@@ -90,10 +96,10 @@ static const struct gpu_step backward_steps[] = {
       .workspace = hopper_backward_workspace },
 #endif
 #ifdef FOR_OTHERS
-    { .capability = 80, .tiles = true, .back_fp16 = GPU(tensor_core_backward_fp16_gpu),
-      .back_bf16 = GPU(tensor_core_backward_bf16_gpu), .workspace = GPU(tensor_core_backward_workspace) },
+    { .capability = 80, .tiles = true, .back_fp16 = GPU(staged_backward_fp16_gpu),
+      .back_bf16 = GPU(staged_backward_bf16_gpu), .workspace = GPU(staged_backward_workspace) },
 #endif
-    { .back_fp32 = GPU(recomputed_backward_gpu), .workspace = GPU(recomputed_backward_workspace) },
+    { .back_fp32 = GPU(joined_backward_gpu), .workspace = GPU(joined_backward_workspace) },
 };
 
 static bool has_type(const struct gpu_step *s, enum dtype dtype)
@@ -104,6 +110,7 @@ static bool has_type(const struct gpu_step *s, enum dtype dtype)
 static const struct gpu_step *choose(const struct gpu_step *s, const struct call *c)
 {
     while (s->capability > c->gpu->capability || (s->hopper && !c->gpu->hopper) || (s->tiles && c->p.dim > 128) ||
+           (s->as_is && c->p.dim != 64 && c->p.dim != 128) || (s->alone && c->p.heads * c->p.seq_q != c->p.kv_heads) ||
            !(has_type(s, c->dtype) || has_type(s, FP32)))
         s++;
     return s;
@@ -171,7 +178,7 @@ enum fsa_status attention_on_gpu(struct call *c, float *lse)
     return finish(c);
 }
 
-/* Step 28, for caches in pages and sequences of unlike length. Its table and its lengths are the GPU's: nobody looks at them
+/* Step 30, for caches in pages and sequences of unlike length. Its table and its lengths are the GPU's: nobody looks at them
    before the step does. */
 static struct {
     attention_paged_fp16_gpu_fn *fp16;

@@ -10,7 +10,8 @@ results=${RESULTS:-build/results.tsv}
 # Whether the step has this type where BENCH_ARGS has it timed: a program that has nothing to time ends with status 1.
 has() {
     case "$step $1 ${BENCH_ARGS:-}" in
-    "28_"*" fp32 "*"--device gpu"* | "29_"*"16 "*"--device gpu"* | "31_"*"16 "*"--device gpu"*) return 1 ;;
+    "28_"*" fp32 "* | "29_"*" fp32 "* | "33_"*"16 "*) return 1 ;;
+    "30_"*" fp32 "*"--device gpu"* | "31_"*"16 "*"--device gpu"* | "34_"*"16 "*"--device gpu"*) return 1 ;;
     esac
 }
 
@@ -18,8 +19,8 @@ has() {
 # fewer.) Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
     case $step in
-    10_* | 12_* | 1[34]_* | 3[05-7]_*) types=fp32 ;;
-    11_* | 31_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
+    10_* | 12_* | 1[34]_* | 3[23]_* | 4[678]_*) types=fp32 ;;
+    11_* | 34_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
     *) types=${BENCH_DTYPES:-fp16 bf16} ;;
     esac
     for dtype in $types; do
@@ -28,7 +29,7 @@ attention() {
         "$1" --dtype $dtype --sweep-scale --heads 8 --seq 1024 --reps 1 ${BENCH_ARGS:-}
         for size in "--dim 64 --heads ${BENCH_HEADS:-32}" "--dim 128 --heads $((${BENCH_HEADS:-32} / 2))"; do
             case $step$dtype in
-            1[34]_* | 3[5-7]_* | *bf16)
+            1[34]_* | 4[678]_* | *bf16)
                 for mask in "" --causal; do
                     "$1" --dtype $dtype --batch 1 --seq ${BENCH_TOKENS:-16384} --sweep $size $mask ${BENCH_ARGS:-}
                 done ;;
@@ -44,7 +45,7 @@ decoding() {
         has $dtype || continue
         "$1" --dtype $dtype ${BENCH_ARGS:-}
         case $step in # keys of a page, in place of keys of a cache
-        28_*) for size in 1 4 16 64 256; do "$1" --dtype $dtype --page-size $size ${BENCH_ARGS:-}; done ;;
+        30_*) for size in 1 4 16 64 256; do "$1" --dtype $dtype --page-size $size ${BENCH_ARGS:-}; done ;;
         *) "$1" --dtype $dtype --sweep ${BENCH_ARGS:-} ;;
         esac
         for shape in llama3-8b-token llama3-70b-token; do
@@ -67,7 +68,7 @@ for program; do
     "$program" --sweep ${BENCH_ARGS:-}
     "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
     case $step in
-    29_*)
+    31_*)
         for dtype in ${BENCH_DTYPES:-fp16 bf16}; do
             has $dtype || continue
             "$program" --dtype $dtype ${BENCH_ARGS:-}

@@ -159,9 +159,11 @@ def as_text(first, files, colour):
     paint = (lambda code, words: "\033[%sm%s\033[0m" % (code, words)) if colour else (lambda code, words: words)
     yield from [paint("1", first[0]), first[1] + " (ARGS=--all shows them, ARGS=--html makes a page)", *first[2:]]
     for pairs in files.values():
+        before, now = (next((pair[side].path for pair in pairs if pair[side]), "") for side in (0, 1))
+        older = ", over " + before if now and before.startswith("steps/") and before.split("/")[1] not in first[0] else ""
         for k, (mark, a, b, note) in enumerate(rows(pairs)):
             if k == 0:
-                yield "\n" + paint("1", next((now for _, now in pairs if now), a or b).path)
+                yield "\n" + paint("1", (now or before) + older)
             yield paint({"+": "32", "-": "31", "@": "36", " ": "0"}[mark], (mark + " " + (note or (b or a).text)).rstrip())
 
 

@@ -102,7 +102,9 @@ def body(text, name):
 
 
 def longest_loop(lines, at):
-    loops = [(k + 1, lines.index("    }", k)) for k in range(at, lines.index("}", at)) if re.match(r"    for .*{$", lines[k])]
+    loops = [(k + 1, lines.index(found[1] + "}", k)) for k in range(at, lines.index("}", at))
+             for found in [re.match(r"( {4}| {8})for .*{$", lines[k])]
+             if found and (len(found[1]) == 4 or re.match(r" {4}for .*\)$", lines[k - 1]))]  # of two without braces between
     return ("void", *max(loops, key=lambda loop: loop[1] - loop[0]))
 
 
@@ -116,8 +118,9 @@ def cut(text, names, step, cuda):
         kind, first, last = found
         lines = text.split("\n")
         size = sum(1 for line in lines[first:last] if line.strip())
-        indent, where = ("        ", "The lesson says what a turn of this loop does") if "." in name else \
-            ("    ", "The comment above says what must hold at the end")
+        where = ("The lesson says what a turn of this loop does" if "." in name else
+                 "The comment above says what must hold at the end")
+        indent = re.match(" *", lines[last])[0] + "    "
         hole = [f"{indent}{OPEN}about {size} line{'s' * (size > 1)}. {where}; make hint-{number(step)} helps. */"]
         if kind != "void":
             hole.append("    return {};" if cuda else f"    return ({kind}){{ 0 }};")

@@ -611,6 +611,29 @@ def chain():
     return f
 
 
+def owners():
+    f = Figure(740, 262, "Who owns a query makes its row of weights, who owns a key its column: each weight is made twice")
+    size, y0 = 26, 70
+    for x0, head, row, out in ((110, "a query walks over its keys", True, "its dQ"),
+                               (450, "a key walks over its queries", False, "its dK and dV")):
+        f.text(x0 + 3 * size, 24, head, "head")
+        for i in range(6):
+            for j in range(6):
+                mine = i == 2 if row else j == 3
+                kind = "none" if not mine else "b" if (i, j) == (2, 3) else "a" if row else "c"
+                f.box(x0 + j * size, y0 + i * size, size - 3, size - 3, kind)
+        if row:
+            f.box(x0 - 28, y0 + 2 * size, 18, size - 3, "a")
+            f.arrow(x0 + 6 * size + 4, y0 + 2.45 * size, x0 + 6 * size + 34, y0 + 2.45 * size)
+            f.text(x0 + 6 * size + 40, y0 + 2.45 * size + 5, out, "", "start")
+        else:
+            f.box(x0 + 3 * size, y0 - 28, size - 3, 18, "c")
+            f.arrow(x0 + 3.45 * size, y0 + 6 * size + 2, x0 + 3.45 * size, y0 + 6 * size + 16)
+            f.text(x0 + 3.45 * size, y0 + 6 * size + 32, out)
+    f.text(110 + 3 * size, y0 + 6 * size + 32, "orange: the same weight, made by both", "small")
+    return f
+
+
 def backward():
     f = Figure(740, 300, "A tile of P and dS is made of rows of Q, dO, K and V; it adds to rows of dQ, dK and dV")
     size, x0, y0 = 30, 250, 70
@@ -635,8 +658,8 @@ def backward():
     return f
 
 
-def pairs():
-    f = Figure(740, 322, "Two warps that own the same keys: scores transposed, and where each fragment goes")
+def two_lines(f, upper, lower, across, behind):
+    """The gradient's two lines of products. Words beside them, between them (two lines), and below."""
     columns = (20, 122, 300, 478, 620)
 
     def row(y, warp, a, b, c, w, other, result):
@@ -653,17 +676,172 @@ def pairs():
         f.arrow(columns[3] + 78, y + 22, columns[4] - 22, y + 22)
         f.box(columns[4] - 16, y, 100, 44, "a", result)
 
-    row(50, "warp w", "K", "Qᵀ", "Sᵀ", "Pᵀ", "dO", "dV")
-    row(184, "warp w + 4", "V", "dOᵀ", "dPᵀ", "dSᵀ", "Q", "dK")
+    row(50, upper, "K", "Qᵀ", "Sᵀ", "Pᵀ", "dO", "dV")
+    row(184, lower, "V", "dOᵀ", "dPᵀ", "dSᵀ", "Q", "dK")
     f.text(336, 60, "lse, 2ˣ", "small")
     f.text(336, 194, "P, D", "small")
     f.arrow(415, 98, 352, 178)
-    f.text(402, 146, "P in 16 bits, through shared memory:", "small", "start")
-    f.text(402, 162, "each lane finds what the same lane left", "small", "start")
+    f.text(402, 146, across[0], "small", "start")
+    f.text(402, 162, across[1], "small", "start")
     f.arrow(415, 232, 415, 262)
-    f.text(415, 280, "dSᵀ of all keys of the block, for dQ += dS K, a step later, by all warps", "small")
-    f.text(370, 308, "blue: rows are keys, the warp's own; green: tiles of queries, which all warps share; orange: in registers",
+    f.text(415, 280, "dSᵀ of all keys of the block, through shared memory, for dQ += dS K, by all warps", "small")
+    f.text(370, 308, f"blue: rows are keys, the {behind} own; green: tiles of queries, which all warps share; "
+           "orange: in registers", "small")
+    return f
+
+
+def transposed():
+    f = Figure(740, 322, "One warp and its keys: scores transposed, and where each fragment goes")
+    return two_lines(f, "a warp: S, P, dV", "the same warp: dP, dS, dK",
+                     ("P stays where it is: each lane has", "what it needs of it for dS"), "warp's")
+
+
+def pairs():
+    f = Figure(740, 322, "Two warps that own the same keys: scores transposed, and where each fragment goes")
+    return two_lines(f, "the upper warp", "the lower warp",
+                     ("P in 16 bits, through shared memory:", "each lane finds what the same lane left"), "pair's")
+
+
+def warpgroup():
+    f = Figure(740, 322, "One warpgroup and its 64 keys: scores transposed, and where each operand of four products is")
+    return two_lines(f, "a warpgroup: S, P, dV", "the same warpgroup: dP, dS, dK",
+                     ("P stays where it is: each thread has", "what it needs of it for dS"), "warpgroup's")
+
+
+def scattered():
+    f = Figure(740, 330, "What a warp adds of a fragment: scattered over rows of dQ, or as neighbours")
+    size, left, top = 20, 90, 62
+    f.add("<style>.d { fill: #8250df33; stroke: #8250df }</style>")
+    f.text(left + 4 * size, 24, "sums in rows", "head")
+    for row in range(8):
+        f.text(left - 10, top + row * size + 14, f"row {row}", "small", "end")
+        for col in range(8):
+            f.box(left + col * size, top + row * size, size - 2, size - 2, "b" if col % 2 == 0 else "a")
+    f.text(left + 4 * size, 50, "8 dims: a sector a row", "small")
+    f.text(left + 4 * size, top + 8 * size + 20, "c[0] of 32 lanes: 8 sectors, half of each", "small")
+    f.text(left + 4 * size, top + 8 * size + 38, "c[1]: the same sectors once more", "small")
+    f.text(left + 4 * size, top + 8 * size + 56, "(c[2], c[3]: rows 8 to 15)", "small")
+    x, size = 350, 22
+    f.text(x + 8 * size, 24, "sums as the fragment lies", "head")
+    f.text(x + 8 * size, 50, "128 numbers, 512 bytes: lane after lane, four each", "small")
+    for row in range(8):
+        for col in range(16):
+            f.box(x + col * size, top + row * 20, size - 2, 18, "bacd"[col % 4])
+    f.text(x + 8 * size, top + 180, "one instruction adds all four of all lanes: 16 whole sectors", "small")
+    f.text(x + 8 * size, top + 198, "(before sm_90: four instructions, 4 whole sectors each)", "small")
+    f.text(370, 318, "orange: c[0], blue: c[1], green: c[2], violet: c[3] of a lane", "small")
+    return f
+
+
+def staggered():
+    f = Figure(740, 262, "A step of a pair of warps: dQ of the tile before fills the wait for P")
+    left, unit = 122, 64
+    upper = ((1.6, "a", "S"), (1.5, "b", "exponentials"), (0.8, "c", "copy"), (1.6, "a", "dV"), (1.9, "c", "dQ of j − 1"))
+    lower = ((1.9, "c", "dQ of j − 1"), (1.6, "a", "dP"), (1.3, "b", "dS"), (1.6, "a", "dK"))
+    for y, name, parts in ((40, "upper warp", upper), (126, "lower warp", lower)):
+        f.text(left - 12, y + 22, name, "", "end")
+        at = left
+        for width, kind, words in parts:
+            f.box(at, y, width * unit - 3, 34, kind, words, "small")
+            at += width * unit
+    f.arrow(left + 3.1 * unit, 76, left + 3.5 * unit, 122)
+    f.text(left + 3.5 * unit + 6, 104, "P, behind a barrier of two", "small", "start")
+    for x in (left - 5, left + 7.4 * unit + 3):
+        f.arrow(x, 26, x, 172, False)
+    f.text(left - 5, 194, "all meet: tile j and dS of j − 1 are there", "small", "start")
+    f.text(370, 232, "step j. The copy is of tile j + 1. Lengths are drawn by hand, not measured", "small")
+    return f
+
+
+def across():
+    f = Figure(740, 322, "dS of all warpgroups in shared memory; each warpgroup multiplies all of it with its dims of K")
+
+    def product(left, groups, title, unit, turns):
+        """K^T, dS^T and dQ^T of so many warpgroups. unit: pixels of 64 keys, queries or dims."""
+        top, across = 84, unit * groups
+        changes, result = left + across + 24, left + across + unit + 50
+        f.text(left + (across + 2 * unit + 50) / 2, 24, title, "head")
+        for x, width, words, more in ((left, across, "Kᵀ", f"{64 * groups} keys"), (changes, unit, "dSᵀ", "64 queries"),
+                                      (result, unit, "dQᵀ", "in turn" if turns else "64 queries")):
+            f.text(x + width / 2 - 2, 52, words, "math")
+            f.text(x + width / 2 - 2, 72, more, "small")
+        f.text(changes - 14, top + unit / 2, "×")
+        f.text(result - 15, top + unit / 2, "=")
+        for i in range(groups):
+            if not turns or i == 0:
+                f.box(left, top + unit * i, across - 4, unit - 4, "none" if turns else "abc"[i], "64 dims", "small")
+            f.box(changes, top + unit * i, unit - 4, unit - 4, "abc"[i], "keys", "small")
+            gap, words = (10, f"block {i}") if turns else (0, "64 dims")
+            f.box(result, top + unit * i + gap, unit - 4, unit - 4 - 2 * gap, "abc"[i], words, "small")
+
+    product(20, 2, "heads of 128: each has its dims", 70, False)
+    product(392, 3, "heads of 64: a block each", 58, True)
+    f.text(370, 290, "blue, orange, green: warpgroups 0, 1, 2. Each has written dSᵀ of its 64 keys, and behind a barrier reads",
            "small")
+    f.text(370, 310, "dSᵀ of all keys. In dQᵀ a colour says who computes it, and in Kᵀ who reads it; empty: who has a turn",
+           "small")
+    return f
+
+
+def apart():
+    f = Figure(740, 396, "Three warpgroups that meet at one barrier in each step, and three that wait for what they need")
+    left, unit, steps = 112, 46, 4
+    lengths = ((2, 2, 2, 3.4), (2, 2, 2, 2), (2, 2, 3.4, 2))  # of P and dS, by warpgroup and step
+
+    def play(y, rings):
+        """Draws it, and returns when all are through with each block."""
+        free, ready = [0.6] * 3, []
+        for n in range(steps):
+            ends = [begin + row[n] for begin, row in zip(free, lengths)]
+            ready.append(max(ends))
+            for k in range(3):
+                f.box(left + unit * free[k], y + 36 * k, unit * lengths[k][n] - 3, 28, "c", f"P, dS {n}", "small")
+                turn = n % 3 == k
+                if (turn or not rings) and ready[n] > ends[k]:
+                    f.box(left + unit * ends[k], y + 36 * k, unit * (ready[n] - ends[k]) - 3, 28, "none")
+                if turn:
+                    f.box(left + unit * ready[n], y + 36 * k, unit - 3, 28, "a", f"dQ {n}", "small")
+                free[k] = ready[n] + 1 if turn else ends[k] if rings else ready[n]
+            if not rings:
+                f.arrow(left + unit * ready[n] - 1.5, y - 8, left + unit * ready[n] - 1.5, y + 108, False)
+        return ready
+
+    for y, title, rings in ((38, "step 41: all meet when dS is there", False), (194, "step 42: who needs dS waits for it", True)):
+        f.text(left + 0.6 * unit, y - 14, title, "head", "start")
+        for k in range(3):
+            f.text(left - 8, y + 19 + 36 * k, f"warpgroup {k}", "small", "end")
+        ready = play(y, rings)
+    f.text(left - 8, 321, "producer", "small", "end")
+    for n, at in enumerate([0, 0.5, 1, 1.5, *ready[:2]]):
+        f.box(left + unit * at, 302, unit / 2 - 3, 28, "b", f"{n}", "small")
+    f.text(370, 360, "orange: asks for Q and dO of a block, which have four places: for 4 when all are through with 0", "small")
+    f.text(370, 380, "empty: waits; a line: a barrier of all. Heads of 64; lengths are drawn by hand, not measured", "small")
+    return f
+
+
+def outward():
+    f = Figure(740, 330, "dQ leaves: each number added by a thread, or all in one piece by the copy engine")
+    for left, words in ((20, "step 42: threads add"), (390, "step 43: the copy engine adds")):
+        f.text(left + 164, 24, words, "head")
+        for i in range(8):
+            f.box(left + 41 * i, 62, 38, 30, "a", f"{i}", "small")
+        f.text(left + 164, 52, "dQ in registers of 8 warps", "small")
+    for i in range(8):
+        for j in range(4):
+            f.arrow(39 + 41 * i, 94, 24 + 10.3 * (8 * j + i), 226)
+            f.box(20 + 10.3 * (8 * j + i), 230, 8, 26, "c")
+    f.text(184, 276, "sums of dQ, in L2", "small")
+    f.text(184, 296, "256 instructions, each 4 sectors of 32 bytes", "small")
+    for i in range(8):
+        f.arrow(409 + 41 * i, 94, 409 + 41 * i, 124)
+    f.box(390, 128, 325, 26, "b", "dQ in shared memory, as registers lie", "small")
+    f.arrow(552, 156, 552, 226)
+    f.text(562, 188, "one thread tells", "small", "start")
+    f.text(562, 206, "the copy engine", "small", "start")
+    f.box(390, 230, 325, 26, "c")
+    f.text(552, 276, "sums of dQ, in L2, in the same order", "small")
+    f.text(552, 296, "1 instruction, 32 KiB", "small")
+    f.text(370, 322, "heads of 128, a block of 64 queries; an arrow on the left is one of many", "small")
     return f
 
 
@@ -698,7 +876,7 @@ def late():
 def queue():
     f = Figure(740, 232, "Four blocks of keys under a mask add to eight blocks of queries, rising and falling: who waits")
     size, queries = 27, 8
-    for panel, words in enumerate(("queries rising", "queries falling: step 34")):
+    for panel, words in enumerate(("queries rising", "queries falling: step 45")):
         left = 74 + 352 * panel
         f.text(left + 5.5 * size, 24, words, "head")
         for keys in range(4):
@@ -767,7 +945,7 @@ def rings():
 def zigzag():
     f = Figure(740, 300, "Three ranks under a causal mask: pieces side by side, and pieces from both ends")
     size, of_ranks = 32, ("a", "b", "c")
-    panels = ("step 35: neighbours", [0, 0, 1, 1, 2, 2]), ("zigzag: from both ends", [0, 1, 2, 2, 1, 0])
+    panels = ("step 46: neighbours", [0, 0, 1, 1, 2, 2]), ("zigzag: from both ends", [0, 1, 2, 2, 1, 0])
     for panel, (words, owner) in enumerate(panels):
         left, top = 120 + 370 * panel, 58
         f.text(left + 3 * size, 24, words, "head")
@@ -944,8 +1122,8 @@ def overlap():
     f = Figure(740, 282, "Rank 1 of 3: blocks travel between what is computed, and blocks travel while it is computed")
     left, block, hop = 120, 150, 60
     words = "own block", "block of rank 0", "block of rank 2"
-    for y, gap, head in ((38, hop, "step 36: a block travels when it is done with"),
-                         (126, 12, "step 37: while it is attended to")):
+    for y, gap, head in ((38, hop, "step 47: a block travels when it is done with"),
+                         (126, 12, "step 48: while it is attended to")):
         f.text(left, y - 14, head, "head", "start")
         f.text(left - 12, y + 19, "rank 1", "small", "end")
         for i in range(3):
@@ -1012,8 +1190,8 @@ def waiting():
 
 FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle,
            pipeline, ring, edge, descriptors, gantt,
-           bound, cache, group, pages, chain, backward, pairs, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles,
-           pull, sunk, overlap)
+           bound, cache, group, pages, chain, owners, backward, transposed, pairs, scattered, staggered, warpgroup, across,
+           apart, outward, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
 
 
 def main(words):

@@ -1,20 +1,14 @@
 /*
  * Step 27, grouped attention on the GPU: queries that share a head of K and V share each load of it.
  *
- * The queries of a group, and of several new tokens, are the rows of one tile of a tensor core: 16 rows cost no more than one,
- * and K and V are read once for all of them. The products are step 15's. Rows are in the order of their queries, the heads of a
- * group side by side.
+ * The queries of a group, and of several new tokens, are rows of a head of K and V. A block owns ROWS of them and a piece of the
+ * keys that they see: a key that a lane has loaded is multiplied with all of them, and so is a value. Rows are in the order of
+ * their queries, the heads of a group side by side; each has a state of its own, and is merged by itself, as in step 26.
  *
- * A block owns ROWS rows and a piece of the keys that they see. Its warps go their own ways: each takes every WARPS-th tile of
- * KEYS keys, copies it into a ring of its own, some tiles ahead, and has a state of its own. No barrier, until at the end the
- * warps' states are merged, and then the pieces', as in step 26.
- *
- *     a warp's ring    [K V] [K V] [K V]    one tile is multiplied while the others travel
- *
- * In fp32, with heads of other dimensions than 64 and 128, and on GPUs before sm_80, it is step 26.
+ *     bytes of K and V  ~  blocks of rows of a head = rows / ROWS, rounded up
  *
  * Memory: a part for each row of each piece, and a count for each block of rows.
- * Changed since step 26: rows, tiles of 16 x 16, tensor cores, and rings in shared memory.
+ * Changed since step 26: a block's rows, in place of its query.
  */
 #include "gpu.cuh"
 #include "machine.h"
@@ -22,65 +16,88 @@
 #include "ptx.cuh"
 #include "steps.h"
 
-#define WARPS 4               /* of a block */
+#define WARPS 8               /* of a block */
 #define THREADS (32 * WARPS)
-#define ROWS 16               /* of a block */
-#define KEYS 16               /* of a tile */
-#define STEP (WARPS * KEYS)   /* keys from a warp's tile to its next */
-#define RING 384              /* columns of K, and of V, of the tiles of a ring: 3 tiles at heads of 128, 6 at 64 */
-#define RESIDENT 2            /* blocks of an SM, where there are so many: one begins while the other works */
-#define LEAST 64              /* keys of a piece, at least: a tile for each warp */
-#define IDLE 20               /* one SM in so many may be idle, on average */
-#define COLUMNS 4             /* that a thread merges at once: 16 bytes */
+#define PACKS 4               /* of K, and of V, that a lane has under way */
+#define ROWS 4                /* queries of a block: they share each load */
+#define RESIDENT 2            /* blocks of an SM: its registers hold no more rows, and one loads while the other multiplies */
+#define LEAST 64              /* keys of a piece, at least: twice as many as a block has under way in fp32 at heads of 128 */
+#define MERGED 8              /* parts that are merged at a time: they are asked for together */
+#define IDLE 20               /* one place for a block in so many may be empty, on average */
 
-/* The state of a row over some of its keys, or so many columns of it. */
-template <int DIM> struct __align__(16) part {
-    float o[DIM];
+/* The state of a query over some of its keys, or as many columns of it: the maximum, and the sums of exp(score - m), and of
+   exp(score - m) v. */
+template <int COLUMNS> struct part {
+    float o[COLUMNS];
     struct softmax_state s;
 };
 
-/* What a lane holds of 16 rows: of rows g and g + 8, the columns 2t and 2t + 1 of every eight, as step 15 draws it. */
-template <int DIM> struct rows {
-    float o[DIM / 8][4];
-    float m[2], l[2];  /* the maximum, and this lane's part of the sum */
+/* How a warp has keys of up to DIM elements. */
+template <class T, int DIM> struct shape {
+    static constexpr int LANES = DIM / PER<T> < 32 ? DIM / PER<T> : 32;  /* that have a key together */
+    static constexpr int EACH = DIM / PER<T> / LANES;                    /* packs of it that a lane has, LANES apart */
+    static constexpr int COLUMNS = EACH * PER<T>;
+    static constexpr int GROUPS = 32 / LANES;                            /* of lanes */
+    static constexpr int KEYS = PACKS / EACH;                            /* that a group takes at a time */
+    static constexpr int TILE = KEYS * GROUPS * WARPS;                   /* keys that the block takes at a time */
+    static constexpr int PARTS = GROUPS * WARPS;
 };
 
-/* Tiles of K and V in shared memory. */
-template <int DIM> struct ring {
-    static constexpr int STAGES = RING / DIM, TILE = KEYS * DIM * 2;    /* bytes of a tile of K, or of V */
-    static constexpr int BYTES = STAGES * 2 * TILE;                     /* of a warp */
-};
-
-/* Where 16 bytes of a tile lie, relative to its start; step 16 says why. */
-template <int DIM> static __device__ uint32_t swizzled(int row, int chunk)
+/* The column where a lane's pack i begins. */
+template <class T, int DIM> static __device__ int column(int i)
 {
-    return row * DIM * 2 + (chunk ^ row % 8) * 16;
+    return (i * shape<T, DIM>::LANES + threadIdx.x % shape<T, DIM>::LANES) * PER<T>;
 }
 
-/* A sequence's keys and values of a head: (seq_k, DIM). */
-template <class T> struct cache {
-    const T *K, *V;
-};
-
-/* A warp begins to copy a tile of K or V: (KEYS, DIM). Rows from `there` on become zeros. */
-template <class T, int DIM> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+/* A lane's packs of a row x: (dim); zeros past its end, and if it is not `there`. WIDE: rows are whole packs, where packs lie. */
+template <class T, int DIM, bool WIDE> static __device__ void load_row(pack<T> *p, const T *x, int dim, bool there)
 {
-    constexpr int CHUNKS = DIM / 8;
-    const int lane = threadIdx.x % 32, chunk = lane % CHUNKS;
-    for (int i = 0; i < KEYS; i += 32 / CHUNKS) {
-        int row = i + lane / CHUNKS;
-        cp_async(to + swizzled<DIM>(row, chunk), from + row * DIM + 8 * chunk, row < there);
+    for (int i = 0; i < shape<T, DIM>::EACH; i++) {
+        int at = column<T, DIM>(i);
+        __align__(16) T elements[PER<T>] = {};
+        if (!WIDE)
+            for (int j = 0; j < PER<T>; j++)
+                if (there && at + j < dim)
+                    elements[j] = x[at + j];
+        p[i] = *(pack<T> *)elements;
+        if (WIDE && there && at < dim)
+            p[i] = load_once(x + at);
     }
 }
 
-/* The warp begins to copy the tiles of K and V from `key` on, if that comes before `last`. They are a group, even if empty. */
-template <class T, int DIM> static __device__ void copy_tiles(uint32_t to, struct cache<T> c, int key, int last)
+/* A lane's part of the product of a query and a key. */
+template <class T, int DIM> static __device__ float dot(const float *q, const pack<T> *k)
 {
-    if (key < last) {
-        copy_tile<T, DIM>(to, c.K + (int64_t)key * DIM, last - key);
-        copy_tile<T, DIM>(to + ring<DIM>::TILE, c.V + (int64_t)key * DIM, last - key);
+    float sum = 0.0f, x[PER<T>];
+    for (int i = 0; i < shape<T, DIM>::EACH; i++) {
+        unpack(x, k[i]);
+        for (int j = 0; j < PER<T>; j++)
+            sum += q[i * PER<T> + j] * x[j];
     }
-    cp_async_commit();
+    return sum;
+}
+
+/* Merge keys with scores w and values v into a part: all KEYS of them at once, the merge of step 12 with a set for each key. */
+template <class T, int DIM, int COLUMNS, int KEYS, int EACH>
+static __device__ void merge_keys(struct part<COLUMNS> *part, const float (&w)[KEYS], const pack<T> (&v)[KEYS][EACH])
+{
+    float m = part->s.m, x[PER<T>];
+    for (int key = 0; key < KEYS; key++)
+        m = fmaxf(m, w[key]);
+    float base = m == -INFINITY ? 0.0f : m; /* no key with any weight yet: -inf - -inf would be NaN */
+    float keep = fast_exp(part->s.m - base), l = part->s.l * keep;
+    for (int i = 0; i < COLUMNS; i++)
+        part->o[i] *= keep;
+    for (int key = 0; key < KEYS; key++) {
+        float weight = fast_exp(w[key] - base);
+        l += weight;
+        for (int i = 0; i < EACH; i++) {
+            unpack(x, v[key][i]);
+            for (int j = 0; j < PER<T>; j++)
+                part->o[i * PER<T> + j] += weight * x[j];
+        }
+    }
+    part->s = { m, l };
 }
 
 /* What a block knows of its rows. */
@@ -96,112 +113,43 @@ static __device__ int64_t row_at(struct block b, struct attention p, int i)
     return (b.kv_head * b.group + row % b.group) * p.seq_q + row / b.group;
 }
 
-/* A lane's fragments of the block's rows of Q, A of the product. What is not there is 0. */
-template <class T, int DIM> static __device__ void load_q(uint32_t (*q)[4], const T *Q, struct block b, struct attention p)
-{
-    for (int h = 0; h < 2; h++) {
-        int row = threadIdx.x % 32 / 4 + 8 * h;
-        const T *from = Q + row_at(b, p, row) * DIM + threadIdx.x % 4 * 2;
-        for (int i = 0; i < DIM / 8; i++)
-            q[i / 2][i % 2 * 2 + h] = row < b.rows ? *(const uint32_t *)(from + 8 * i) : 0;
-    }
-}
-
-/* s: 16 x KEYS = Q K^T. k_at: what the lane passes to the first ldmatrix. */
-template <class T, int DIM> static __device__ void products(float (*s)[4], const uint32_t (*q)[4], uint32_t k_at)
-{
-    for (int k = 0; k < DIM / 16; k++) {
-        uint32_t b[4]; /* two quarters for 8 keys, two for the next 8 */
-        ldmatrix(b, k_at ^ 32 * k);
-        mma(s[0], q[k], b[0], b[1], T());
-        mma(s[1], q[k], b[2], b[3], T());
-    }
-}
-
-/* Merge the scores of a tile into the rows' states; s becomes exp(s - m). */
-template <int DIM> static __device__ void softmax(struct rows<DIM> *r, float (*s)[4])
-{
-    for (int h = 0; h < 2; h++) { /* row g, and row g + 8 */
-        float m = fmaxf(fmaxf(s[0][2 * h], s[0][2 * h + 1]), fmaxf(s[1][2 * h], s[1][2 * h + 1]));
-        m = fmaxf(r->m[h], warp_max<4>(m)); /* the four lanes of a row are neighbours */
-
-        float base = m == -INFINITY ? 0.0f : m; /* -inf - -inf would be NaN */
-        float keep = fast_exp(r->m[h] - base);
-        r->m[h] = m;
-        r->l[h] *= keep;
-        for (int n = 0; n < DIM / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++)
-                r->o[n][i] *= keep;
-        for (int n = 0; n < KEYS / 8; n++)
-            for (int i = 2 * h; i < 2 * h + 2; i++) {
-                s[n][i] = fast_exp(s[n][i] - base);
-                r->l[h] += s[n][i];
-            }
-    }
-}
-
-/* o += P V, where P: 16 x KEYS is what softmax() left in s. v_at: as k_at. */
-template <class T, int DIM> static __device__ void add_values(struct rows<DIM> *r, const float (*s)[4], uint32_t v_at)
-{
-    uint32_t weights[4];
-    for (int i = 0; i < 4; i++) /* four quarters of S are four quarters of P */
-        weights[i] = word_of_floats(&s[i / 2][i % 2 * 2], T());
-    for (int n = 0; n < DIM / 16; n++) {
-        uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
-        ldmatrix_trans(b, v_at ^ 32 * n);
-        mma(r->o[2 * n], weights, b[0], b[1], T());
-        mma(r->o[2 * n + 1], weights, b[2], b[3], T());
-    }
-}
-
 /*
- * Merges the warp's tiles of keys from `first` up to `last` into the states of the block's rows. at: its ring, of STAGES
- * tiles, all but one of which travel while that one is multiplied. q: the rows' fragments. visible: keys that rows g and g + 8
- * see.
+ * A lane's columns of the states of the block's rows over its group's share of the keys; K, V: (keys, dim). A row sees the first
+ * visible[row] of them.
  */
-template <class T, int DIM>
-static __device__ void attend(struct rows<DIM> *r, uint32_t at, struct cache<T> c, int first, int last, const uint32_t (*q)[4],
-                              const int *visible, float scale)
+template <class T, int DIM, bool WIDE>
+static __device__ void attend(struct part<shape<T, DIM>::COLUMNS> *part, const T *Q, const T *K, const T *V, struct block b,
+                              int keys, const int *visible, struct attention p)
 {
-    constexpr int STAGES = ring<DIM>::STAGES, TILES = 2 * ring<DIM>::TILE;
-    const int lane = threadIdx.x % 32;
-    const uint32_t k_lane = swizzled<DIM>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
-    const uint32_t v_lane = swizzled<DIM>(lane % 16, lane / 16) + ring<DIM>::TILE;
-
-    first += threadIdx.x / 32 * KEYS;
-    for (int i = 0; i < STAGES - 1; i++)
-        copy_tiles<T, DIM>(at + i * TILES, c, first + i * STEP, last);
-    int stage = 0;
-    for (int key = first; key < last; key += STEP) {
-        cp_async_wait<STAGES - 2>();
-        __syncwarp(); /* this tile has arrived, and no lane uses the one before it any more: it is the next to be replaced */
-        copy_tiles<T, DIM>(at + (stage + STAGES - 1) % STAGES * TILES, c, key + (STAGES - 1) * STEP, last);
-
-        float s[KEYS / 8][4] = {};
-        products<T, DIM>(s, q, at + stage * TILES + k_lane);
-        for (int n = 0; n < KEYS / 8; n++)
-            for (int i = 0; i < 4; i++) {
-                bool sees = key + 8 * n + lane % 4 * 2 + i % 2 < visible[i / 2];
-                s[n][i] = sees ? s[n][i] * scale : -INFINITY;
-            }
-        softmax(r, s);
-        add_values<T, DIM>(r, s, at + stage * TILES + v_lane);
-        stage = (stage + 1) % STAGES;
+    using S = shape<T, DIM>;
+    const int64_t dim = p.dim;
+    pack<T> q_packs[S::EACH];
+    float query[ROWS][S::COLUMNS];
+    for (int row = 0; row < ROWS; row++) {
+        load_row<T, DIM, WIDE>(q_packs, Q + row_at(b, p, row) * dim, dim, row < b.rows);
+        for (int i = 0; i < S::EACH; i++)
+            unpack(query[row] + i * PER<T>, q_packs[i]);
+        for (int i = 0; i < S::COLUMNS; i++)
+            part[row].o[i] = 0.0f;
+        part[row].s = softmax_empty();
     }
-    cp_async_wait_all(); /* none are left that write */
-}
 
-/* The warp's states as parts: (ROWS). */
-template <int DIM> static __device__ void store_parts(struct part<DIM> *parts, const struct rows<DIM> *r)
-{
-    const int lane = threadIdx.x % 32;
-    for (int h = 0; h < 2; h++) {
-        struct part<DIM> *part = &parts[lane / 4 + 8 * h];
-        for (int n = 0; n < DIM / 8; n++)
-            *(float2 *)&part->o[8 * n + lane % 4 * 2] = make_float2(r->o[n][2 * h], r->o[n][2 * h + 1]);
-        float l = warp_sum<4>(r->l[h]);
-        if (lane % 4 == 0)
-            part->s = { r->m[h], l };
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int tile = 0; tile < keys; tile += S::TILE) {
+        int first = tile + warp * S::KEYS * S::GROUPS + lane / S::LANES;
+        pack<T> k[S::KEYS][S::EACH], v[S::KEYS][S::EACH];
+        float w[ROWS][S::KEYS];
+        for (int i = 0; i < S::KEYS; i++)
+            load_row<T, DIM, WIDE>(k[i], K + first * dim + i * S::GROUPS * dim, dim, first + i * S::GROUPS < keys);
+        for (int i = 0; i < S::KEYS; i++)
+            load_row<T, DIM, WIDE>(v[i], V + first * dim + i * S::GROUPS * dim, dim, first + i * S::GROUPS < keys);
+        for (int i = 0; i < S::KEYS; i++)
+            for (int row = 0; row < ROWS; row++) {
+                float score = p.scale * warp_sum<S::LANES>(dot<T, DIM>(query[row], k[i]));
+                w[row][i] = first + i * S::GROUPS < visible[row] ? score : -INFINITY;
+            }
+        for (int row = 0; row < ROWS; row++)
+            merge_keys<T, DIM>(&part[row], w[row], v);
     }
 }
 
@@ -211,18 +159,22 @@ static __device__ float share(struct softmax_state part, float m)
     return part.l == 0.0f ? 0.0f : fast_exp(part.m - m);
 }
 
-/* The union of `pieces` parts that lie ROWS apart, in their order, MERGED at a time: its state, and columns of its o. */
-template <int MERGED, int DIM>
-static __device__ struct part<COLUMNS> merge_pieces(const struct part<DIM> *parts, int pieces, int column)
+/*
+ * The union of every STEP-th of `pieces` parts, from `first` on, in their order, MERGED at a time: its state, and columns
+ * `column`, `column` + 32, ... of its o.
+ */
+template <int STEP, int COLUMNS, int DIM>
+static __device__ struct part<COLUMNS> merge_pieces(const struct part<DIM> *parts, int first, int pieces, int column)
 {
     struct part<COLUMNS> whole = { {}, softmax_empty() };
-    for (int piece = 0; piece < pieces; piece += MERGED) {
+    for (int piece = first; piece < pieces; piece += MERGED * STEP) {
         struct part<COLUMNS> some[MERGED];
         float m = whole.s.m;
         for (int k = 0; k < MERGED; k++) {
-            const struct part<DIM> *part = &parts[min(piece + k, pieces - 1) * ROWS];
-            some[k].s = piece + k < pieces ? part->s : softmax_empty();
-            *(float4 *)some[k].o = *(const float4 *)&part->o[column];
+            const struct part<DIM> *part = &parts[min(piece + k * STEP, pieces - 1)];
+            some[k].s = piece + k * STEP < pieces ? part->s : softmax_empty();
+            for (int i = 0; i < COLUMNS; i++)
+                some[k].o[i] = part->o[column + 32 * i];
         }
         for (int k = 0; k < MERGED; k++)
             m = fmaxf(m, some[k].s.m);
@@ -241,72 +193,79 @@ static __device__ struct part<COLUMNS> merge_pieces(const struct part<DIM> *part
     return whole;
 }
 
-/* Columns of a row of O, and once its lse. No weight: zeros and -inf. */
-template <class T> static __device__ void finish(T *O, float *lse, struct part<COLUMNS> whole, int column)
+/* Column i of O, and once the lse. No weight: zeros and -inf. */
+template <class T> static __device__ void finish(T *O, float *lse, struct part<1> whole, int i)
 {
-    float inverse = whole.s.l == 0.0f ? 0.0f : 1.0f / whole.s.l;
-    for (int i = 0; i < COLUMNS; i++)
-        from_float(O + column + i, whole.o[i] * inverse);
-    if (lse && column == 0)
+    from_float(O + i, whole.s.l == 0.0f ? 0.0f : whole.o[0] / whole.s.l);
+    if (lse && i == 0)
         *lse = whole.s.m + logf(whole.s.l);
 }
 
+/* The part of the block, in the thread's column: all groups of lanes have left theirs in `groups`. */
+template <int DIM, int PARTS> static __device__ struct part<1> block_part(const struct part<DIM> *groups)
+{
+    __syncthreads();
+    return merge_pieces<1, 1>(groups, 0, PARTS, threadIdx.x % DIM);
+}
+
 /*
- * As attention_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes. group: attention_group(p); tiles: blocks of
- * rows of a head of K and V. parts: (head, tile, piece, ROWS), counts: (head, tile), zeros, and left so.
+ * Q, O: (batch, heads, seq_q, dim), K, V: (batch, kv_heads, seq_k, dim), with dim <= DIM. lse: (batch, heads, seq_q), or NULL.
+ * group: attention_group(p); tiles: blocks of rows of a head of K and V. parts: (row, piece), counts: (head, tile),
+ * zeros, and left so.
  */
-template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, RESIDENT)
+template <class T, int DIM, bool WIDE> static __global__ void __launch_bounds__(THREADS, RESIDENT)
     grouped_attention_kernel(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                              int group, int tiles, int pieces,
                              struct part<DIM> *parts, unsigned *counts)
 {
-    needs_sm_80();
-    extern __shared__ __align__(256) unsigned char shared[];
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
+    using S = shape<T, DIM>;
+    __shared__ struct part<DIM> shared[ROWS][S::PARTS];
+    const int dim = (int)p.dim, thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int tile = blockIdx.x % tiles, piece = blockIdx.x / tiles % pieces, all = group * (int)p.seq_q;
     const struct block b = { blockIdx.x / tiles / pieces, group, tile * ROWS, min(all - tile * ROWS, ROWS) };
+    const int64_t seen = attention_visible(p, (b.first + b.rows - 1) / group); /* by the last row, and so by any */
+    const int first = (int)(seen * piece / pieces), keys = (int)(seen * (piece + 1) / pieces) - first;
+    const int64_t at = (b.kv_head * p.seq_k + first) * dim;
+    int visible[ROWS];
+    for (int i = 0; i < ROWS; i++)
+        visible[i] = min((int)attention_visible(p, (b.first + min(i, b.rows - 1)) / group) - first, keys);
 
-    uint32_t q[DIM / 16][4];
-    load_q<T, DIM>(q, Q, b, p);
-    int visible[2];
-    for (int h = 0; h < 2; h++)
-        visible[h] = (int)attention_visible(p, (b.first + min(g + 8 * h, b.rows - 1)) / group);
-    const int seen = (int)attention_visible(p, (b.first + b.rows - 1) / group); /* by the last row, and so by any */
-    const int each = ((seen + pieces - 1) / pieces + KEYS - 1) / KEYS * KEYS;
-    const int first = piece * each, last = min(first + each, seen);
-    for (int h = 0; h < 2; h++)
-        visible[h] = min(visible[h], last);
-
-    struct rows<DIM> r = {};
-    r.m[0] = r.m[1] = -INFINITY;
-    const int64_t of_head = b.kv_head * p.seq_k * DIM;
-    const struct cache<T> c = { K + of_head, V + of_head };
-    attend<T, DIM>(&r, shared_address(shared) + warp * ring<DIM>::BYTES, c, first, last, q, visible, p.scale);
-
-    struct part<DIM> *warps = (struct part<DIM> *)shared; /* (WARPS, ROWS) */
-    __syncthreads(); /* the rings are empty */
-    store_parts(warps + warp * ROWS, &r);
-    __syncthreads();
-    parts += (b.kv_head * tiles + tile) * pieces * ROWS;
-    for (int i = threadIdx.x * COLUMNS; i < b.rows * DIM; i += THREADS * COLUMNS) {
-        int row = i / DIM, column = i % DIM;
-        struct part<COLUMNS> whole = merge_pieces<WARPS>(warps + row, WARPS, column);
-        if (pieces > 1) {
-            struct part<DIM> *to = &parts[piece * ROWS + row];
-            *(float4 *)&to->o[column] = *(float4 *)whole.o;
-            if (column == 0)
-                to->s = whole.s;
-        } else {
-            int64_t at = row_at(b, p, row);
-            finish(O + at * DIM, lse ? lse + at : NULL, whole, column);
-        }
+    struct part<S::COLUMNS> mine[ROWS];
+    attend<T, DIM, WIDE>(mine, Q, K + at, V + at, b, keys, visible, p);
+    for (int row = 0; row < ROWS; row++) {
+        for (int i = 0; i < S::COLUMNS; i++)
+            shared[row][thread / S::LANES].o[column<T, DIM>(i / PER<T>) + i % PER<T>] = mine[row].o[i];
+        shared[row][thread / S::LANES].s = mine[row].s;
     }
+    for (int i = 0; i < b.rows; i++) {
+        int64_t row = row_at(b, p, i);
+        struct part<1> whole = block_part<DIM, S::PARTS>(shared[i]);
+        struct part<DIM> *to = &parts[row * pieces + piece];
+        if (pieces > 1 && thread < DIM)
+            to->o[thread] = whole.o[0];
+        if (pieces > 1 && thread == 0)
+            to->s = whole.s;
+        if (pieces == 1 && thread < dim)
+            finish(O + row * dim, lse ? lse + row : NULL, whole, thread);
+    }
+
     if (pieces > 1 && is_last(&counts[b.kv_head * tiles + tile], pieces))
-        for (int i = threadIdx.x * COLUMNS; i < b.rows * DIM; i += THREADS * COLUMNS) {
-            int row = i / DIM, column = i % DIM;
-            int64_t at = row_at(b, p, row);
-            finish(O + at * DIM, lse ? lse + at : NULL, merge_pieces<16>(parts + row, pieces, column), column);
+        for (int i = 0; i < b.rows; i++) {
+            /* A warp merges every WARPS-th piece, and then the block what its warps have. */
+            int64_t row = row_at(b, p, i);
+            struct part<DIM / 32> some = merge_pieces<WARPS, DIM / 32>(parts + row * pieces, warp, pieces, lane);
+            for (int j = 0; j < DIM / 32; j++)
+                shared[i][warp].o[lane + 32 * j] = some.o[j];
+            shared[i][warp].s = some.s;
+            struct part<1> whole = block_part<DIM, WARPS>(shared[i]);
+            if (thread < dim)
+                finish(O + row * dim, lse ? lse + row : NULL, whole, thread);
         }
+}
+
+static int64_t rows_of(struct attention p)
+{
+    return p.batch * p.heads * p.seq_q;
 }
 
 /* Blocks of rows of a head of K and V. */
@@ -316,13 +275,12 @@ static int64_t tiles_of(struct attention p)
 }
 
 /*
- * How many pieces the keys of each of so many blocks of rows are cut into: the fewest that leave no more than one SM in IDLE
- * without a block, and no more than keys allow. (One block has enough bytes under way for an SM.) With as many pieces as SMs none
- * is idle: the search ends there.
+ * How many pieces the keys of each of so many blocks of rows are cut into: the fewest that leave no more than one place for a
+ * block in IDLE empty, and no more than keys allow. With as many pieces as places none is empty: the search ends there.
  */
 static int64_t pieces_of(int64_t blocks, int64_t keys)
 {
-    int64_t pieces = 1, most = keys / LEAST, places = gpu_sms();
+    int64_t pieces = 1, most = keys / LEAST, places = gpu_sms() * RESIDENT;
     for (; pieces < most; pieces++) {
         int64_t rounds = (blocks * pieces + places - 1) / places;
         if (IDLE * blocks * pieces >= (IDLE - 1) * rounds * places)
@@ -331,69 +289,52 @@ static int64_t pieces_of(int64_t blocks, int64_t keys)
     return pieces;
 }
 
-template <int DIM, class T>
+template <int DIM, bool WIDE = true, class T>
 static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                        void *workspace, cudaStream_t stream)
 {
-    constexpr int bytes = WARPS * ring<DIM>::BYTES;
-    static_assert(bytes <= SHARED_SM_80, "more than a block's shared memory");
-    static_assert(WARPS * ROWS * sizeof(struct part<DIM>) <= bytes, "parts take the place of the rings");
-    int64_t tiles = tiles_of(p), blocks = p.batch * p.kv_heads * tiles, pieces = pieces_of(blocks, p.seq_k);
-    struct part<DIM> *parts = (struct part<DIM> *)workspace;
-    unsigned *counts = pieces > 1 ? (unsigned *)(parts + blocks * pieces * ROWS) : NULL;
-    if (attention_group(p) * p.seq_q > INT_MAX / 2 || blocks * pieces > INT_MAX)
+    static_assert(THREADS >= DIM, "at the end a thread has a column");
+    int64_t rows = rows_of(p), tiles = tiles_of(p), blocks = p.batch * p.kv_heads * tiles, pieces = pieces_of(blocks, p.seq_k);
+    struct part<DIM> *parts = (struct part<DIM> *)((unsigned *)workspace + rows);
+    if (p.seq_k > INT_MAX / 2 || attention_group(p) * p.seq_q > INT_MAX / 2 || blocks * pieces > INT_MAX)
         return refuse();
-    cudaFuncSetAttribute(grouped_attention_kernel<T, DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    grouped_attention_kernel<T, DIM><<<(unsigned)(blocks * pieces), THREADS, bytes, stream>>>(
-        O, lse, Q, K, V, p, (int)attention_group(p), (int)tiles, (int)pieces, parts, counts);
-}
-
-/* Whether there are tiles for such heads, and this is code for a GPU that multiplies them. */
-static bool has_tiles(int64_t dim)
-{
-    return (dim == 64 || dim == 128) && built_for(80, (const void *)grouped_attention_kernel<fp16, 64>);
+    grouped_attention_kernel<T, DIM, WIDE><<<(unsigned)(blocks * pieces), THREADS, 0, stream>>>(
+        O, lse, Q, K, V, p, (int)attention_group(p), (int)tiles, (int)pieces, parts, (unsigned *)workspace);
 }
 
 template <class T>
 static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                    void *workspace, cudaStream_t stream)
 {
-    if (!takes_16_bits(O, Q, K, V, p))
-        return;
-    if (p.dim == 64)
-        launch_for<64>(O, lse, Q, K, V, p, workspace, stream);
+    bool wide = p.dim % PER<T> == 0 && ((uintptr_t)Q | (uintptr_t)K | (uintptr_t)V) % 16 == 0;
+    if (p.dim > 256)
+        refuse();
+    else if (!wide)
+        launch_for<256, false>(O, lse, Q, K, V, p, workspace, stream);
     else
-        launch_for<128>(O, lse, Q, K, V, p, workspace, stream);
+        BY_DIM(p.dim, launch_for, O, lse, Q, K, V, p, workspace, stream);
 }
 
 void grouped_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V,
                            struct attention p, void *workspace, cudaStream_t stream)
 {
-    split_attention_gpu(O, lse, Q, K, V, p, workspace, stream);
+    launch(O, lse, Q, K, V, p, workspace, stream);
 }
 
 void grouped_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V,
                                 struct attention p, void *workspace, cudaStream_t stream)
 {
-    if (has_tiles(p.dim))
-        launch(O, lse, Q, K, V, p, workspace, stream);
-    else
-        split_attention_fp16_gpu(O, lse, Q, K, V, p, workspace, stream);
+    launch(O, lse, Q, K, V, p, workspace, stream);
 }
 
 void grouped_attention_bf16_gpu(bf16 *O, float *lse, const bf16 *Q, const bf16 *K, const bf16 *V,
                                 struct attention p, void *workspace, cudaStream_t stream)
 {
-    if (has_tiles(p.dim))
-        launch(O, lse, Q, K, V, p, workspace, stream);
-    else
-        split_attention_bf16_gpu(O, lse, Q, K, V, p, workspace, stream);
+    launch(O, lse, Q, K, V, p, workspace, stream);
 }
 
-size_t grouped_attention_workspace(struct attention p, enum dtype dtype)
+size_t grouped_attention_workspace(struct attention p, enum dtype)
 {
-    if (dtype == FP32 || !has_tiles(p.dim))
-        return split_attention_workspace(p, dtype);
-    int64_t blocks = p.batch * p.kv_heads * tiles_of(p), pieces = pieces_of(blocks, p.seq_k);
-    return pieces > 1 ? (size_t)blocks * ((size_t)pieces * ROWS * sizeof(struct part<128>) + sizeof(unsigned)) : 0;
+    int64_t rows = rows_of(p), pieces = pieces_of(p.batch * p.kv_heads * tiles_of(p), p.seq_k);
+    return pieces > 1 ? (size_t)rows * (sizeof(unsigned) + (size_t)pieces * sizeof(struct part<256>)) : 0;
 }

@@ -4,7 +4,10 @@
 
 static struct cost grouped_attention_cost(struct attention p, enum dtype dtype)
 {
-    return (struct cost){ .bytes = attention_bytes(p, dtype), .exps = attention_pairs(p) };
+    return (struct cost){
+        .bytes = attention_bytes(p, dtype), /* on a GPU K and V are read again for each 4 rows, from its cache */
+        .exps = attention_pairs(p),
+    };
 }
 
 const struct attention_step grouped_attention = {
@@ -20,7 +23,6 @@ const struct attention_step grouped_attention = {
     .gpu_bf16 = GPU(grouped_attention_bf16_gpu),
     .workspace = GPU(grouped_attention_workspace),
     .scratch = grouped_attention_scratch,
-    .rounding = { .weights = true },
     .usual = { .heads = 32, .kv_heads = 8, .seq_q = 1, .seq_k = 16384, .dim = 128 },
 };
 
