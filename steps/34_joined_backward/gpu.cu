@@ -73,7 +73,7 @@ template <int DIM> static __device__ void weigh(struct tiles<DIM> *s, bool seen,
 template <int DIM>
 static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
     joined_backward_kernel(float *dQ, float *dK, float *dV, const float *Q, const float *K, const float *V, const float *lse,
-                               const float *dO, const float *D, struct attention p)
+                           const float *dO, const float *D, struct attention p)
 {
     constexpr int T = TILE<DIM>, EACH = DIM / T; /* dims of a key that a thread holds: x, x + T, ... */
     extern __shared__ float shared[];
@@ -143,8 +143,8 @@ size_t joined_backward_workspace(struct attention p, enum dtype)
 }
 
 void joined_backward_gpu(float *dQ, float *dK, float *dV, const float *Q, const float *K, const float *V, const float *O,
-                             const float *lse, const float *dO, const float *dlse, struct attention p, void *workspace,
-                             cudaStream_t stream)
+                         const float *lse, const float *dO, const float *dlse, struct attention p, void *workspace,
+                         cudaStream_t stream)
 {
     float *D = (float *)workspace;
     int64_t rows = p.batch * p.heads * p.seq_q;

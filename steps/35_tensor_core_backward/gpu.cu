@@ -205,7 +205,7 @@ template <class S, class T> static __device__ void store(T *to, const float (*su
  */
 template <class S, class T> static __global__ void __launch_bounds__(32 * S::WARPS, S::BLOCKS)
     tensor_core_backward_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO, const float2 *rows,
-                           struct attention p, float c, unsigned first_head, unsigned group)
+                                struct attention p, float c, unsigned first_head, unsigned group)
 {
     needs_sm_80();
     constexpr int BR = S::BR, DIM = S::DIM;

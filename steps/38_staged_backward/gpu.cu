@@ -300,7 +300,7 @@ template <class S, class T> static __device__ void store(T *to, const float (*su
  */
 template <class S, class T> static __global__ void __launch_bounds__(32 * S::WARPS, S::BLOCKS)
     staged_backward_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO, const float2 *rows,
-                                struct attention p, float c, unsigned first_head, unsigned group)
+                           struct attention p, float c, unsigned first_head, unsigned group)
 {
     needs_sm_80();
     constexpr int TILE = S::TILE, DIM = S::DIM;
@@ -458,15 +458,15 @@ static void launch(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, cons
 }
 
 void staged_backward_fp16_gpu(fp16 *dQ, fp16 *dK, fp16 *dV, const fp16 *Q, const fp16 *K, const fp16 *V, const fp16 *O,
-                                   const float *lse, const fp16 *dO, const float *dlse, struct attention p, void *workspace,
-                                   cudaStream_t stream)
+                              const float *lse, const fp16 *dO, const float *dlse, struct attention p, void *workspace,
+                              cudaStream_t stream)
 {
     launch(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
 }
 
 void staged_backward_bf16_gpu(bf16 *dQ, bf16 *dK, bf16 *dV, const bf16 *Q, const bf16 *K, const bf16 *V, const bf16 *O,
-                                   const float *lse, const bf16 *dO, const float *dlse, struct attention p, void *workspace,
-                                   cudaStream_t stream)
+                              const float *lse, const bf16 *dO, const float *dlse, struct attention p, void *workspace,
+                              cudaStream_t stream)
 {
     launch(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
 }
