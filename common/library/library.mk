@@ -4,7 +4,7 @@
 
 comma := ,
 LIBRARY_STEPS := $(filter 07% 09% 14% 27% 30% 31% 34%,$(STEPS))
-LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 30% 31% 34% 29% \
+LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 29% 30% 31% 34% \
                      $(if $(filter-out sm_90a,$(ARCH)),18% 38%) $(if $(filter sm_90a,$(ARCH)),24% 44%),$(STEPS)))
 LIBRARY_O := $(patsubst %,$B/library/%.o,$(basename $(wildcard common/library/*.c)) \
              $(LIBRARY_STEPS:%=steps/%/cpu) $(if $(filter 1,$(CUDA)),common/library/gpu) $(LIBRARY_GPU_STEPS:%=steps/%/gpu))

@@ -753,6 +753,26 @@ def staggered():
     return f
 
 
+def ahead():
+    f = Figure(740, 262, "Three places for blocks of Q and dO: what travels, and what is read, around one barrier a step")
+    left, unit, barrier = 90, 128, 0.8
+    for n in range(5):
+        f.text(left + unit * (n + 0.5), 24, f"step {n}", "head")
+        f.arrow(left + unit * (n + barrier), 34, left + unit * (n + barrier), 190, False)
+    for place in range(3):
+        y = 46 + 48 * place
+        f.text(left - 12, y + 22, f"place {place}", "", "end")
+        for block in range(place, 6, 3):
+            asked, begin, end = max(0, block - 2 + barrier) if block > 1 else 0, block, min(5, block + barrier)
+            if asked < min(5, begin):
+                f.box(left + unit * asked + 3, y, unit * (min(5, begin) - asked) - 6, 34, "c", f"{block} travels", "small")
+            if begin < end:
+                f.box(left + unit * begin + 3, y, unit * (end - begin) - 6, 34, "a", f"{block} is read", "small")
+    f.text(370, 222, "a line: the barrier of all, behind which thread 0 asks for another block", "small")
+    f.text(370, 242, "in step n for block n + 2, in the place that block n − 1 left a step ago", "small")
+    return f
+
+
 def across():
     f = Figure(740, 322, "dS of all warpgroups in shared memory; each warpgroup multiplies all of it with its dims of K")
 
@@ -1189,7 +1209,7 @@ def waiting():
 
 
 FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle,
-           pipeline, ring, edge, descriptors, gantt,
+           pipeline, ring, edge, descriptors, gantt, ahead,
            bound, cache, group, pages, chain, owners, backward, transposed, pairs, scattered, staggered, warpgroup, across,
            apart, outward, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
 
