@@ -30,14 +30,14 @@ do for [panel = 1 : panels] {
     if (panel == panels) { prefix = p; load "plots/labels.gp" }
     if (panel > 1) { unset object }
     if (limit > 0) {
-        set arrow from graph 0, first limit to graph 1, first limit nohead back lt 51
+        set arrow from graph 0, first limit to graph 1, first limit nohead back lt 91
         if (panel == 1) {
             set label sprintf("%s, %.0f", setting("limitname"), limit) \
                 at graph 0.01, first limit left offset 0,0.7 textcolor rgb ink
         }
     }
     if (exps > 0 && exps < 1.1 * top) {
-        set arrow from graph 0, first exps to graph 1, first exps nohead back lt 51
+        set arrow from graph 0, first exps to graph 1, first exps nohead back lt 91
         if (panel == 1) {
             set label sprintf("exp, one a score, %.0f", exps) at graph 0.01, first exps left offset 0,0.7 textcolor rgb ink
         }

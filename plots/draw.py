@@ -12,7 +12,7 @@ from results import (Problem, ROOT, TOKEN, Table, bytes_name, digits3, heads, le
                      slug, write_whole)
 
 # A step keeps its colour in every plot: line type 1 is step 01, ... (style.gp). The copy and peers have their own.
-PEERS = (("copy", 51), ("compile", 53), ("cudnn", 53), ("math", 54), ("attention-", 55), ("quack", 55), ("", 52))
+PEERS = (("copy", 91), ("compile", 93), ("cudnn", 93), ("math", 94), ("attention-", 95), ("quack", 95), ("", 92))
 LETTERS = {"copy": "c", "torch.softmax": "t", "torch.compile": "T", "flash-attention-3": "F"}  # in the terminal
 BITS = {"fp32": 23, "fp16": 10, "bf16": 7}  # of a number, behind its leading one
 LOG_BEYOND = 8  # an axis of speeds is logarithmic when the best of one step is so many times the best of another
@@ -444,8 +444,8 @@ def panel(picture, title, xlabel, curves, high, tics, names, key="bottom left"):
                  dash=[c.dash for c in curves])
 
 
-READERS = (("reading K and V, one launch", 51), ("29_streamed_attention", 29), ("26_split_attention", 26),
-           ("torch.sdpa-cudnn", 53), ("flash-attention-3", 55))
+READERS = (("reading K and V, one launch", 91), ("29_streamed_attention", 29), ("26_split_attention", 26),
+           ("torch.sdpa-cudnn", 93), ("flash-attention-3", 95))
 
 
 def decoding():
@@ -461,11 +461,11 @@ def decoding():
                       device + ": bf16, heads of 128, one query; K and V once, over the time")
     picture.set(ylabel="GB/s")
     one = [s for s in shapes if s[:2] == (1, "32 heads, 8 of K and V")]
-    curves = [Curve(name, kind, points, dots=() if kind == 51 else points)
+    curves = [Curve(name, kind, points, dots=() if kind == 91 else points)
               for i, (name, kind) in enumerate(READERS) for points in [[(s[2], s[4][i]) for s in one]]]
     tics = [2 ** n for n in (10, 12, 14, 16)]
     panel(picture, "one sequence, 32 heads, 8 of K and V", "keys", curves, 3500, tics, map(length_name, tics), "top left")
-    curves = [Curve(name, kind, points if kind == 51 else (), dots=() if kind == 51 else points)
+    curves = [Curve(name, kind, points if kind == 91 else (), dots=() if kind == 91 else points)
               for i, (name, kind) in enumerate(READERS) for points in [sorted((s[3], s[4][i]) for s in shapes)]]
     panel(picture, "all that was recorded: 1 to 64 sequences", "bytes of K and V", curves, 3500, [4, 32, 256, 2048],
           ["4 MB", "32 MB", "256 MB", "2 GB"], "none")

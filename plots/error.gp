@@ -17,7 +17,7 @@ set format y "10^{%T}"
 set xlabel attention ? "tokens of a sequence" : "columns (length of a row)" textcolor rgb ink
 set ylabel "relative error" textcolor rgb ink
 set lmargin at screen 0.09; set rmargin at screen attention ? 0.7 : 0.785; set tmargin at screen 0.84; set bmargin at screen 0.12
-set arrow from shortest, epsilon to longest, epsilon nohead back lt 51
+set arrow from shortest, epsilon to longest, epsilon nohead back lt 91
 set label sprintf("machine epsilon of %s, 2^{-%d}", setting("dtype"), bits) \
     at longest, epsilon right offset -1,-0.8 textcolor rgb quiet
 set label odd_text at screen 0.97, screen 0.045 right textcolor rgb quiet

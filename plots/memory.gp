@@ -29,7 +29,7 @@ set lmargin at screen 0.09; set rmargin at screen 0.745; set tmargin at screen 0
 # Two sizes of GPU memory, and where standard attention stops fitting into them.
 array sizes[2] = [24, 80]
 do for [i = 1 : 2] {
-    set arrow from shortest, sizes[i] to 1.01 * last, sizes[i] nohead back lt 51
+    set arrow from shortest, sizes[i] to 1.01 * last, sizes[i] nohead back lt 91
     set label sprintf("a GPU of %d GiB", sizes[i]) at shortest, sizes[i] left offset 1,0.6 textcolor rgb ink
     do for [size = 2 : 4 : 2] {
         n = longest(sizes[i] * GiB, size)

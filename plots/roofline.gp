@@ -21,7 +21,7 @@ set lmargin at screen 0.09; set rmargin at screen 0.655; set tmargin at screen 0
 # Under the slope memory limits, under a flat roof the arithmetic; they meet at a ridge. The text ends where the roof begins.
 start = from_y / slope > from_x ? from_y / slope : from_x
 middle = start ** 0.3 * number("firstridge") ** 0.7
-set arrow from start, slope * start to ridge, slope * ridge nohead back lt 51
+set arrow from start, slope * start to ridge, slope * ridge nohead back lt 91
 set label sprintf("copy, %.4g GB/s", 1000 * slope / (in_tflops ? 1 : 1000)) \
     at middle, slope * middle right offset -1.5,0.3 textcolor rgb ink
 
@@ -37,7 +37,7 @@ if (has("beside")) {
         set label setting("btext".i) at number("bx".i), number("by".i) left noenhanced front boxed textcolor rgb ink offset 1,0
     }
 }
-plot data("roofs") using 1:2:(to_x - $1):(0) with vectors nohead lt 51, \
+plot data("roofs") using 1:2:(to_x - $1):(0) with vectors nohead lt 91, \
      data("roofs") using 1:(from_y):(0):($2 - from_y) with vectors nohead lw 1 lc rgb faint dt (2, 4), \
      data("roofs") using 1:2:(sprintf("%s, %.4g", strcol(3), $2)) with labels right offset -1,0.4 textcolor rgb ink, \
      data("roofs") using 1:(from_y):(sprintf("%.3g FLOP/B", $1)) with labels left offset 0.5,0.8 textcolor rgb quiet, \

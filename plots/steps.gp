@@ -30,7 +30,7 @@ set xlabel setting("measure") textcolor rgb ink
 set lmargin at screen (copy > 0 ? 0.21 : 0.27); set rmargin at screen 0.97
 set tmargin at screen 1 - (copy > 0 ? 114.0 : 82.0) / height; set bmargin at screen 72.0 / height
 if (copy > 0) {
-    set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 51
+    set arrow 1 from copy, graph 0 to copy, graph 1.02 nohead back lt 91
     limitname = limitname.sprintf(copy < 100 ? ", %.1f GB/s" : ", %.0f GB/s", copy)
     set label 1 limitname at graph 1, graph 1.045 right textcolor rgb ink
     set arrow 2 from graph 0.008, graph 1.02 to graph 0.008, graph 1.07 nohead lw 3 lc rgb ink

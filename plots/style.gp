@@ -56,12 +56,13 @@ set linetype 45 lc rgb "#56b4e9" lw 2 pt 9 ps 1.0               # 45_ordered_bac
 set linetype 46 lc rgb "#0072b2" lw 2 pt 7 ps 0.8               # 46_ring_attention: and the same again
 set linetype 47 lc rgb "#009e73" lw 2 pt 15 ps 0.8              # 47_zigzag_ring
 set linetype 48 lc rgb "#cc79a7" lw 2 pt 11 ps 1.0              # 48_overlapped_ring
-set linetype 51 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other limits
-set linetype 52 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
-set linetype 53 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn
-set linetype 54 lc rgb "#777777" lw 1.3 pt 6 ps 0.7 dt (4, 3) # torch.sdpa-math
-set linetype 55 lc rgb "#777777" lw 1.3 pt 12 ps 0.8 dt (4, 3) # flash-attention-3
-set linetype cycle 55
+# 91 and up: what is no step
+set linetype 91 lc rgb ink lw 1.5 pt 0 dt (10, 5)             # copy, and other limits
+set linetype 92 lc rgb "#777777" lw 1.3 pt 4 ps 0.7 dt (4, 3) # torch.softmax, torch.sdpa-flash
+set linetype 93 lc rgb "#777777" lw 1.3 pt 8 ps 0.8 dt (4, 3) # torch.compile, torch.sdpa-cudnn
+set linetype 94 lc rgb "#777777" lw 1.3 pt 6 ps 0.7 dt (4, 3) # torch.sdpa-math
+set linetype 95 lc rgb "#777777" lw 1.3 pt 12 ps 0.8 dt (4, 3) # flash-attention-3
+set linetype cycle 95
 
 set border 3 lc rgb faint
 set tics nomirror textcolor rgb ink scale 0.5

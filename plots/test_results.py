@@ -463,7 +463,7 @@ class Choosing(Case):
         rows += [attention("%02d_step" % n, 20, dim=128, dtype=t) for n in (7, 8) for t in ("bf16", "fp32")[n - 7:]]
         bars = draw.ladder(self.view(rows)).files["bars"][0]
         self.assertEqual([(line[1], line[3], line[5].split(", ")[1:]) for line in bars], [
-            ("07_step", 7, []), ("08_step", 8, ["fp32"]), ("torch.sdpa-b", 52, ["fp32"]), ("torch.sdpa-a", 52, ["fp32"])])
+            ("07_step", 7, []), ("08_step", 8, ["fp32"]), ("torch.sdpa-b", 92, ["fp32"]), ("torch.sdpa-a", 92, ["fp32"])])
         with self.assertRaises(draw.NothingToDraw):
             draw.ladder(self.view(rows[:1]))
 
