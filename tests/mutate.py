@@ -453,13 +453,14 @@ def mutants(names, tenth):
         for e in chosen:
             if key(e) not in checks:
                 checks[key(e)] = pool.submit(passes_itself, e, trees)
-        verdicts = {}
-        for e in chosen:
-            wrong = checks[key(e)].result()
-            verdicts[e.name] = wrong or pool.submit(judge, e, trees)
-        for e in chosen:
-            result = verdicts[e.name]
-            good, said, seconds = (False, result, 0) if isinstance(result, str) else result.result()
+
+        def verdict(e):
+            wrong = checks[key(e)].result()  # begun before
+            return (False, wrong, 0) if wrong else judge(e, trees)
+
+        verdicts = {pool.submit(verdict, e): e for e in chosen}
+        for done in concurrent.futures.as_completed(verdicts):
+            e, (good, said, seconds) = verdicts[done], done.result()
             untried = " (untried: it does not count)" if not good and "untried" in e.flags else ""
             print(f"{e.name}: {said}{untried} [{seconds:.0f} s]", flush=True)
             bad += not good and not untried
