@@ -70,7 +70,7 @@ NCCL_FLAGS := $(if $(filter 1,$(CUDA)),$(or $(call has_nccl,-lnccl),$(if $(NCCL_
               -L$(NCCL_HOME)/lib -l:libnccl.so.2 -Xlinker -rpath=$(NCCL_HOME)/lib))))
 
 # Never -ffast-math: it breaks vexp.h, and the verifier's NaN checks. These two parts of it are harmless and needed to vectorise.
-# (clang takes no maximum of floats in vectors without the rest of it, and warns of it in step 11: slower there, not wrong.)
+# (clang takes no maximum of floats in vectors without the rest of it, and warns of it in step 12: slower there, not wrong.)
 C := $(CC) -std=gnu11 $(CFLAGS) -fno-math-errno -fno-trapping-math $(OPENMP) \
      -Wall -Wextra -Wmissing-prototypes $(PASS_FAILED) $(WERROR) \
      -Icommon -Isteps $(if $(filter 1,$(COUNT)),-DCOUNT) $(if $(filter 1,$(CUDA)),-DUSE_CUDA) $(if $(CBLAS),-DUSE_CBLAS) -MMD -MP
@@ -156,21 +156,22 @@ $(PROGRAMS): $B/%: $B/steps/%/main.o $$(sort $$(foreach s,% 00_ceilings $$(call 
 	@$(if $(V),,echo "  link    $@")
 	$Q$(LINK) $^ -o $@ $(LIBS) -lm
 
-# Steps 08 and 09 leave short rows to step 07.
-$B/09_split_softmax: $(call parts,07_narrow_softmax)
-# On a CPU the step before 30 is 27.
-$B/30_paged_attention: $(call parts,27_grouped_attention) $B/steps/27_grouped_attention/claims.o
-# What a rank of a ring does with a block is step 14, on a GPU step 24. A block travels by MPI where there is one, and mpirun
+# Steps 08, 09 and 10 leave short rows to step 07.
+$B/09_cluster_softmax $B/10_split_softmax: $(call parts,07_narrow_softmax)
+# On a CPU the step before 41 is 35, and before 46 it is 43.
+$B/41_paged_attention: $(call parts,35_grouped_attention) $B/steps/35_grouped_attention/claims.o
+$B/46_recomputed_backward: $(call parts,43_attention_backward) $B/steps/43_attention_backward/claims.o
+# What a rank of a ring does with a block is step 15, on a GPU step 32. A block travels by MPI where there is one, and mpirun
 # starts the ranks; between GPUs by NCCL where there is one.
-RINGS := $(addprefix $B/,$(filter 46% 47% 48%,$(STEPS)))
-LOCAL := $(foreach s,14_register_tiled_attention 24_optimistic_attention,$(call parts,$s))
+RINGS := $(addprefix $B/,$(filter 68% 69% 70%,$(STEPS)))
+LOCAL := $(foreach s,15_register_tiled_attention 32_optimistic_attention,$(call parts,$s))
 NCCL_O := $(if $(NCCL_FLAGS),$B/common/ring/nccl.o)
 $(RINGS): $(LOCAL) $(if $(MPI_FLAGS),$B/common/ring/mpi.o) $(NCCL_O)
 $(RINGS): LIBS := $(filter -L% -l%,$(MPI_FLAGS)) $(filter-out -I%,$(NCCL_FLAGS))
 $B/common/ring/mpi.o: C += $(filter -I%,$(MPI_FLAGS))
 $B/common/ring/nccl.o: C += $(filter -I%,$(NCCL_FLAGS)) -I$(CUDA_HOME)/include
 
-$B/00_ceilings $B/11_library_attention $B/12_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
+$B/00_ceilings $B/12_library_attention $B/13_fused_attention $B/main_cpu $B/main_gpu $B/bug $B/delayed/main_gpu: \
     LIBS := $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas)
 $B/main_gpu $B/delayed/main_gpu: LIBS += $(filter-out -I%,$(NCCL_FLAGS))
 
@@ -209,15 +210,15 @@ progress: ## which exercises are solved: start-N cuts the heart out of step N, i
 bench: $(PROGRAMS) ## time every step at every row length and type, into build/results.tsv (takes minutes)
 	@common/scripts/bench.sh $(PROGRAMS)
 
-# The GPU steps from 13 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
+# The GPU steps from 14 on, for a process that runs them in turn with PyTorch's attention: the objects that the programs are made
 # of.
-$B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12% $(notdir $(RINGS)),$(STEPS)),$(filter %/gpu.o,$(call parts,$s))) \
+$B/libattention.so: $(foreach s,$(filter-out 0% 10% 11% 12% 13% $(notdir $(RINGS)),$(STEPS)),$(filter %/gpu.o,$(call parts,$s))) \
                     $B/common/harness/gpu.o \
                     common/harness/error.c
 	@$(if $(V),,echo "  link    $@")
 	$Q$(NVCC) -shared -Xcompiler -fPIC -Icommon -Icommon/harness -Wno-deprecated-gpu-targets $^ -o $@
 
-peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) $B/34_joined_backward ## time PyTorch's softmax and attention
+peers: $(if $(filter 1,$(CUDA)),$B/libattention.so) $B/47_joined_backward ## time PyTorch's softmax and attention
 	@$(PYTHON) common/scripts/peers.py --programs $B $(if $(filter 1,$(CUDA)),--library $B/libattention.so) $(ARGS)
 
 # Differences, tables, pictures and records are made by Python programs; no step and no Check suite needs it.
@@ -226,17 +227,17 @@ PYTHON := $(if $(shell command -v python3 2>/dev/null),python3,echo 'this needs 
 plots: ## draw build/results.tsv as SVG and PNG into build/plots
 	@$(PYTHON) plots/results.py plots
 
-# A debug build, in a tree of its own: step 22 leaves clocks behind, and step 24 (SMALL_PROBLEMS=0 make step-24
+# A debug build, in a tree of its own: step 29 leaves clocks behind, and step 32 (SMALL_PROBLEMS=0 make step-32
 # NVCC_EXTRA=-DTIMELINE B=build/debug) counts.
-timeline: ## what the warps of step 22 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
-	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/22_overlapped_attention
+timeline: ## what the warps of step 29 do, and when: a chart, from a debug build on a Hopper GPU, into build/plots
+	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/29_overlapped_attention
 	@rm -f build/timeline.txt
-	@SMALL_PROBLEMS=0 RESULTS=build/debug/results.tsv build/debug/22_overlapped_attention $(TIMED)
+	@SMALL_PROBLEMS=0 RESULTS=build/debug/results.tsv build/debug/29_overlapped_attention $(TIMED)
 	@if [ -f build/timeline.txt ]; then $(PYTHON) plots/results.py timeline build/timeline.txt '$(TIMED)'; fi
 timeline: TIMED = $(or $(ARGS),--dim 128 --heads 16 --seq 4096)
 
-# RATE=200mbit, RANKS=2 on each, STEP=47, and ARGS.
-machines: RING = $(or $(filter $B/$(or $(STEP),48)_%,$(RINGS)),$(error STEP=$(STEP): 46, 47 and 48 are the rings))
+# RATE=200mbit, RANKS=2 on each, STEP=69, and ARGS.
+machines: RING = $(or $(filter $B/$(or $(STEP),70)_%,$(RINGS)),$(error STEP=$(STEP): 68, 69 and 70 are the rings))
 machines: $(RINGS) ## a ring over two machines, made of this one, and a cable of 1 Gbit/s (RATE, RANKS, STEP choose; Linux, MPI)
 	@common/scripts/machines.sh '$(or $(RATE),1gbit)' '$(or $(RANKS),1)' $(RING) --device cpu $(ARGS)
 

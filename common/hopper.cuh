@@ -1,5 +1,5 @@
 /*
- * What the Hopper steps, 19 to 24 and 39 to 45, have in common and do not change: maps for the copy engine, the problem as a
+ * What the Hopper steps, 24 to 32 and 58 to 67, have in common and do not change: maps for the copy engine, the problem as a
  * kernel is given it, rings of places in shared memory, and what a thread does with its share of the scores and of the output.
  */
 #ifndef HOPPER_CUH
@@ -12,7 +12,7 @@
 #include "wgmma.cuh"
 
 #define WARPGROUP_ROWS 64  /* queries of a warpgroup: what wgmma multiplies at once */
-#define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 18: P <= 2^LAG fits fp16, too */
+#define LAG 8.0f           /* log2 of how far exp(scores) may exceed exp(m), as in step 23: P <= 2^LAG fits fp16, too */
 #define FAR 0x1p20f        /* from here on the rounding of c r would be felt in 2^(c s - c r): see center() */
 #define SHARED_BYTES (227 * 1024)  /* of shared memory that a block can have */
 
@@ -33,8 +33,8 @@ constexpr int registers_left(int warpgroups, int keep)
  *     WARPGROUPS   that compute, of WARPGROUP_ROWS queries each: these are a tile
  *     BC           keys of a block of K or V
  *     STAGES       places for blocks of K, and as many for blocks of V
- *     REGISTERS    of a consumer's thread: from step 21 on, where producers hand over theirs
- *     EARLY        eights of a block's keys that are exponentiated before the wait for P V, from step 22 on
+ *     REGISTERS    of a consumer's thread: from step 28 on, where producers hand over theirs
+ *     EARLY        eights of a block's keys that are exponentiated before the wait for P V, from step 29 on
  */
 template <class ELEMENT, class SIZES> struct config : SIZES {
     typedef ELEMENT T;
@@ -383,7 +383,7 @@ template <int N> INLINE float2 refer(float (&s)[N], float2 r, float c)
 }
 
 /*
- * From step 22 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m
+ * From step 29 on references lie in shared memory: m where each thread has its own, r where the four lanes of a row have one. m
  * is what a block takes; where a row is not near, it is NaN, and no block can overlook it. keep_reference() returns what the
  * exponents refer to, in a pair of registers: m, or what center() makes of it, where that is due in any of the warp's rows.
  */
@@ -425,6 +425,19 @@ template <int N> INLINE void rescale(float (&o)[N], float2 factor)
 #pragma unroll
     for (int i = 0; i < N; i++)
         o[i] *= i / 2 % 2 ? factor.y : factor.x;
+}
+
+/* Let the rows refer to their maximum where it exceeds what they refer to, r, by too much: by LAG, times c. l and O follow. */
+template <int N, int M> INLINE void follow(float (&o)[N], float (&l)[2], float2 &r, const float (&s)[M], float c)
+{
+    float2 old = r, above = make_float2(row_maximum(s, 0), row_maximum(s, 1));
+    bool exceeded[2] = { (above.x - old.x) * c > LAG, (above.y - old.y) * c > LAG };
+    if (!__any_sync(ALL_LANES, exceeded[0] || exceeded[1]))
+        return;
+    r = make_float2(exceeded[0] ? above.x : old.x, exceeded[1] ? above.y : old.y);
+    float2 factor = factors(old, r, c);
+    l[0] *= factor.x, l[1] *= factor.y;
+    rescale(o, factor);
 }
 
 /*

@@ -1,6 +1,6 @@
 /*
- * What steps 19 and 21 take from step 18 as it is, and do not change: a lane's share of 16 rows of O, and their softmax, which
- * step 18's lesson explains. BC: keys of a tile.
+ * What steps 25 and 28 take from step 23 as it is, and do not change: a lane's share of 16 rows of O, and their softmax, which
+ * step 23's lesson explains. BC: keys of a tile.
  */
 #ifndef LEAN_CUH
 #define LEAN_CUH

@@ -1,7 +1,7 @@
 /*
  * Instructions that C has no word for and that CUDA's own headers do not wrap, one inline function each.
  *
- * Source: "PTX ISA", the chapters on warp-level matrix instructions and on data movement; the fragments are drawn in step 15.
+ * Source: "PTX ISA", the chapters on warp-level matrix instructions and on data movement; steps 17 and 18 draw the fragments.
  */
 #ifndef PTX_CUH
 #define PTX_CUH

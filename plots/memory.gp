@@ -41,11 +41,11 @@ do for [i = 1 : 2] {
 # (Texts of this file, not of a table.)
 name(text, y, lt) = sprintf("set label '%s' at %g, %g left noenhanced textcolor rgb ink point lt %d offset 0.6,-0.15;", \
                              text, 1.25 * last, y, lt)
-eval name("10 and 11 in fp32", (tensors(last, 4) + scores(last, 4)) / GiB, 10)
-eval name("11 in fp16 and bf16", (tensors(last, 2) + scores(last, 2)) / GiB, 11)
-eval name("12 to 14 in fp32", tensors(last, 4) / GiB, 14)
-eval name("15 on, in fp16 and bf16", tensors(last, 2) / GiB, 18)
+eval name("11 and 12 in fp32", (tensors(last, 4) + scores(last, 4)) / GiB, 11)
+eval name("12 in fp16 and bf16", (tensors(last, 2) + scores(last, 2)) / GiB, 12)
+eval name("13 to 15 in fp32", tensors(last, 4) / GiB, 15)
+eval name("16 on, in fp16 and bf16", tensors(last, 2) / GiB, 23)
 
-plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 10, \
-     (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 11, \
-     (tensors(x, 4) + lse(x)) / GiB with lines lt 14, (tensors(x, 2) + lse(x)) / GiB with lines lt 18
+plot (tensors(x, 4) + scores(x, 4) + lse(x)) / GiB with lines lt 11, \
+     (tensors(x, 2) + scores(x, 2) + lse(x)) / GiB with lines lt 12, \
+     (tensors(x, 4) + lse(x)) / GiB with lines lt 15, (tensors(x, 2) + lse(x)) / GiB with lines lt 23

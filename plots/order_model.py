@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What it costs, on paper, that blocks of keys add to dQ in the order of their keys: the prediction of step 45's lesson.
+"""What it costs, on paper, that blocks of keys add to dQ in the order of their keys: the prediction of step 67's lesson.
 
 Each of SMS processors has a block of keys at a time. It has dQ of another block of queries every STEP clocks. Of two threads each
 adds every other one: it looks whether it is its turn (LOOK), has the sums added (ADDED; the place in shared memory is free after
 READ), and counts, which others see after SEEN. The block waits when both places are full. Printed is the speed as a share of that
-in any order. STEP, START and END are step 44's at heads of 128; the others are guesses, ADDED above all. SECTION is
+in any order. STEP, START and END are step 66's at heads of 128; the others are guesses, ADDED above all. SECTION is
 what was predicted with; the step has 32768, since L2, which is not in here, holds no more.
 """
 import heapq, random

@@ -55,7 +55,7 @@ class Row(SimpleNamespace):
         ring = re.fullmatch(r"(.*), (\d+ ranks?)", self.input)
         if ring:  # a row of its own for each number of ranks, by that name
             self.step, self.input = "%s, %s" % (self.step, ring[2]), ring[1]
-        self.input = self.input.replace(", pages of 16", "")  # as many as step 30 takes where nothing is asked for
+        self.input = self.input.replace(", pages of 16", "")  # as many as step 41 takes where nothing is asked for
         # Speed and error are worth showing only for right answers, and comparable on one kind of input. Peers have no verdict.
         self.usable = self.verdict in ("pass", "-") and self.input == "normal"
         needed = "batch heads kv_heads seq_q seq_k dim" if self.attends else "rows cols"

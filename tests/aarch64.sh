@@ -22,4 +22,4 @@ for suite in ${SUITES:-merge half npy vexp softmax_cpu}; do
     CK_RUN_SUITE=$suite $run $B/main_cpu
 done
 $run $B/library_threads
-$run $B/14_register_tiled_attention --heads 2 --seq 200 --dim 64 --reps 1 --budget 0.1 --device cpu
+$run $B/15_register_tiled_attention --heads 2 --seq 200 --dim 64 --reps 1 --budget 0.1 --device cpu

@@ -9,15 +9,18 @@
 
 static const struct softmax_step *const softmax_steps[] = {
     &naive_softmax,    &safe_softmax,   &online_softmax,  &vector_softmax, &block_softmax,
-    &resident_softmax, &narrow_softmax, &cluster_softmax, &split_softmax,
+    &resident_softmax, &narrow_softmax, &shelved_softmax, &cluster_softmax,
+    &split_softmax,
 };
 
 static const struct attention_step *const attention_steps[] = {
     &standard_attention, &library_attention, &fused_attention, &flash_attention, &register_tiled_attention,
-    &tensor_core_attention, &swizzled_attention, &pipelined_attention, &lean_attention, &copy_engine_attention,
-    &warpgroup_attention, &specialized_attention,
-    &overlapped_attention, &persistent_attention, &optimistic_attention,
-    &decode_attention, &split_attention, &grouped_attention, &packed_attention, &streamed_attention, &paged_attention,
+    &narrow_attention, &fragment_attention, &tensor_core_attention, &swizzled_attention, &pipelined_attention,
+    &wide_attention, &folded_attention, &lean_attention, &boxed_attention,
+    &copy_engine_attention, &wgmma_attention, &warpgroup_attention, &specialized_attention,
+    &overlapped_attention, &scheduled_attention, &persistent_attention, &optimistic_attention,
+    &decode_attention, &split_attention, &grouped_attention, &merged_attention, &scored_attention,
+    &valued_attention, &packed_attention, &streamed_attention, &paged_attention,
     &ring_attention, &zigzag_ring, &overlapped_ring,
 };
 

@@ -138,11 +138,11 @@ static struct outcome judge_answer(const struct attention_subject *s, struct att
 
 /*
  * The verdict allows for fp32 scores of any rounding, which far off is anything. The steps on tensor cores owe more: they
- * subtract before they scale, so that what is left are the roundings of their type. (Not step 11, which rounds scores to it.)
+ * subtract before they scale, so that what is left are the roundings of their type. (Not step 12, which rounds scores to it.)
  */
 static struct outcome judge_far_off(const struct attention_subject *s, struct attention_case *c)
 {
-    bool library = strcmp(s->step->name, "11_library_attention") == 0;
+    bool library = strcmp(s->step->name, "12_library_attention") == 0;
     struct outcome o = judge_answer(s, c);
     if (library && c->dtype == FP16) /* it says that its scores end at 65504 */
         return o.pass ? failed("scores of 2^22 in fp16") : (struct outcome){ .pass = true };
@@ -556,7 +556,7 @@ int attention_group_count(bool gpu)
 
 bool attention_must_fail(const struct attention_check *c, const struct attention_subject *s)
 {
-    return c->library_fails && strcmp(s->step->name, "11_library_attention") == 0;
+    return c->library_fails && strcmp(s->step->name, "12_library_attention") == 0;
 }
 
 /* One subject on a case; the case's inputs are the same before and after. */

@@ -48,7 +48,7 @@ struct attention_check {
     bool gpu_only;      /* its sizes mean nothing to a CPU */
     /* scores so large that rows cannot be judged, but for what no right attention gets: nothing wrong will do */
     bool in_doubt;
-    bool library_fails; /* step 11 does not pass it, and says so: a library multiplies what is hidden by 0 */
+    bool library_fails; /* step 12 does not pass it, and says so: a library multiplies what is hidden by 0 */
     const struct attention *problems;
     int count;
 };

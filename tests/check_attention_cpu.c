@@ -54,12 +54,12 @@ START_TEST(test_flash_attention_rule)
 }
 END_TEST
 
-/* ---- keys in pieces: steps 26 and 27 */
+/* ---- keys in pieces: steps 34 and 35 */
 
 static const struct {
     const char *step;
     attention_pieces_fn *run;
-} split[] = { { "26_split_attention", split_attention_pieces }, { "27_grouped_attention", grouped_attention_pieces } };
+} split[] = { { "34_split_attention", split_attention_pieces }, { "35_grouped_attention", grouped_attention_pieces } };
 
 #define SPLIT ((int)(sizeof split / sizeof split[0]))
 #define MOST_PIECES 64

@@ -253,9 +253,11 @@ END_TEST
 /* ---- attention's */
 
 static const struct attention_step *const attention_steps[] = {
-    &attention_backward, &recomputed_backward, &joined_backward, &tensor_core_backward, &paired_backward,
-    &coalesced_backward, &staged_backward, &copy_engine_backward, &warpgroup_backward, &across_backward,
-    &specialized_backward, &bulk_add_backward, &hopper_backward, &ordered_backward,
+    &attention_backward, &prepared_backward, &walked_backward, &recomputed_backward, &joined_backward,
+    &mixed_backward, &chunked_backward, &scores_backward,
+    &matrix_backward, &tensor_core_backward, &paired_backward, &coalesced_backward, &staged_backward, &sectioned_backward,
+    &filled_backward, &boxed_backward, &copy_engine_backward, &square_backward, &values_backward, &warpgroup_backward,
+    &across_backward, &specialized_backward, &bulk_add_backward, &hopper_backward, &ordered_backward,
 };
 enum { ATTENTION_STEPS = sizeof attention_steps / sizeof *attention_steps };
 
@@ -269,7 +271,7 @@ static const struct attention shapes[] = {
     { 1, 2, 1, 70, 70, 100, true, 1.5f }, { 1, 2, 2, 70, 90, 64, false, -0.4f }, { 1, 1, 1, 70, 90, 64, false, 0 },
     { 1, 2, 1, 257, 191, 64, true, 0 },  { 1, 2, 2, 256, 192, 128, false, 0 }, { 1, 2, 2, 500, 2, 64, false, 0 },
     { 1, 2, 2, 500, 3, 128, true, 0 },
-    { 1, 70, 70, 1000, 400, 128, true, 0 }, /* on GPUs: two sections of step 45, and more blocks than run at once */
+    { 1, 70, 70, 1000, 400, 128, true, 0 }, /* on GPUs: two sections of step 67, and more blocks than run at once */
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -597,7 +599,7 @@ static void judge_bits(const struct kind *kind, const void *step, const char *na
     problem_free(&one);
 }
 
-/* What lesson 33 promises: bits that do not depend on the threads, in 34 unless some of them share a head of K and V. */
+/* What lesson 46 promises: bits that do not depend on the threads, in 47 unless some of them share a head of K and V. */
 START_TEST(test_bits_of_any_threads)
 {
     struct kind softmax = softmax_backward_kind(), attention = attention_backward_kind();

@@ -134,7 +134,7 @@ static void compare(struct attention_call *c, const struct problem *x, const cha
     REQUIRE(untouched(&c->O, q, x->dtype), "%s: something beside O was written", what);
 }
 
-/* A few queries of keys that are dense, or must be copied, as where values lie otherwise: by step 27; of others, by step 30. */
+/* A few queries of keys that are dense, or must be copied, as where values lie otherwise: by step 35; of others, by step 41. */
 static void by_step(struct problem *x, enum layout keys, enum layout values)
 {
     if (x->p.seq_q > 20)
@@ -172,7 +172,7 @@ START_TEST(test_attention_in_any_layout)
 }
 END_TEST
 
-/* Decoding asks for the workspace that step 30 does, a table and lengths: not for a copy, but where there are gaps. */
+/* Decoding asks for the workspace that step 41 does, a table and lengths: not for a copy, but where there are gaps. */
 START_TEST(test_a_cache_is_read_as_it_lies)
 {
     struct problem x = problem_new((struct attention){ 4, 8, 4, 2, 300, 64, true, 0.1f }, (enum dtype)_i);
@@ -193,7 +193,7 @@ START_TEST(test_a_cache_is_read_as_it_lies)
 }
 END_TEST
 
-/* Pages as step 30 has them, and (pool, page, heads, dim), with and without room between; all else is poison, and the table has
+/* Pages as step 41 has them, and (pool, page, heads, dim), with and without room between; all else is poison, and the table has
    no pages behind a sequence's own. */
 START_TEST(test_pages)
 {

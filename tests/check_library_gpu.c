@@ -228,7 +228,7 @@ START_TEST(test_attention_in_any_layout)
 }
 END_TEST
 
-/* x->O and x->lse by step 30, each sequence a page, and told what the library can know of lengths, which are on the GPU. */
+/* x->O and x->lse by step 41, each sequence a page, and told what the library can know of lengths, which are on the GPU. */
 static void by_step_30(struct problem *x, const int32_t *lengths)
 {
     struct attention p = x->p;
@@ -246,7 +246,7 @@ static void by_step_30(struct problem *x, const int32_t *lengths)
         t[i] = device[i].data;
     }
     paged_run(&paged_attention, &gpu_device, x->dtype, t[0], lse.data, t[1], t[2], t[3], g, p, workspace.data, NULL);
-    gpu_finish("step 30");
+    gpu_finish("step 41");
     gpu_download(x->O.data, device[0].data, x->O.bytes);
     gpu_download(x->lse.data, lse.data, lse.bytes);
     for (int i = 0; i < 4; i++)
@@ -272,7 +272,7 @@ static struct buffer pool_of(const struct problem *x, const struct buffer *keys,
     return pool;
 }
 
-/* Of one length or of several, in pages as step 30 has them, as (pool, page, heads, dim), and with room between; the table has no
+/* Of one length or of several, in pages as step 41 has them, as (pool, page, heads, dim), and with room between; the table has no
    pages behind a sequence's own. */
 START_TEST(test_pages)
 {
@@ -281,7 +281,7 @@ START_TEST(test_pages)
     bool ragged = _i / 2 % 2;
     int64_t dim = _i / 4 ? 128 : 64;
     if (attention_gpu_missing(&paged_attention, dtype, dim)) {
-        printf("skipped: pages: this GPU is none for step 30\n");
+        printf("skipped: pages: this GPU is none for step 41\n");
         return;
     }
     const int32_t some[BATCH] = { 290, 0, 1, 33, 257 }, all[BATCH] = { 290, 290, 290, 290, 290 }, *lengths = ragged ? some : all;

@@ -15,7 +15,7 @@
 #include "suites.h"
 
 #define BATCH 7
-#define LONGEST 300  /* keys: more than two tiles of step 30 */
+#define LONGEST 300  /* keys: more than two tiles of step 41 */
 
 static const int64_t sizes[] = { 1, 7, 16, 64, 127, 128, 1000 };
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
@@ -161,7 +161,7 @@ START_TEST(test_same_bits_in_any_pages)
 }
 END_TEST
 
-/* Where keys are not split, and all sequences are of one length, it is step 27, to the bit. */
+/* Where keys are not split, and all sequences are of one length, it is step 35, to the bit. */
 START_TEST(test_one_piece_is_step_27)
 {
     struct kind kind = attention_paged_kind();
@@ -423,7 +423,7 @@ static bool same_outputs(const struct run *a, const struct run *b)
     return same;
 }
 
-/* Step 29 on the same keys, as they usually lie; its outputs take the place of r's. */
+/* Step 40 on the same keys, as they usually lie; its outputs take the place of r's. */
 static void run_step_29(struct run *r)
 {
     struct run other = *r;
@@ -431,13 +431,13 @@ static void run_step_29(struct run *r)
     other.workspace = buffer_new(r->kind->workspace(other.step, r->o, r->device) + 1, &gpu_device);
     gpu_fill(other.workspace.data, 0, other.workspace.bytes);
     r->kind->call(&other);
-    gpu_finish("29_streamed_attention");
+    gpu_finish("40_streamed_attention");
     for (int i = r->kind->inputs; i < r->kind->inputs + r->kind->outputs; i++)
         gpu_download(r->host[i].data, r->tensor[i].data, r->host[i].bytes);
     buffer_free(&other.workspace);
 }
 
-/* Where pages end, and where they lie, changes no bit; and where all sequences are of one length, it is step 29. */
+/* Where pages end, and where they lie, changes no bit; and where all sequences are of one length, it is step 40. */
 START_TEST(test_gpu_same_bits_in_any_pages)
 {
     ON_GPU(ANY_PAGES);
@@ -454,7 +454,7 @@ START_TEST(test_gpu_same_bits_in_any_pages)
             ck_assert_msg(same_outputs(&r, &first), "pages of %d: other bits than in pages of 1", (int)sizes[i]);
             if (even)
                 run_step_29(&r);
-            ck_assert_msg(same_outputs(&r, &first), "other bits than those of step 29");
+            ck_assert_msg(same_outputs(&r, &first), "other bits than those of step 40");
             problem_free(&r);
         }
         problem_free(&first);

@@ -174,76 +174,76 @@ END_TEST
 static const struct attention_usage {
     const char *program, *words, *option, *value, *allowed;
 } attention_usage[] = {
-    { "10_standard_attention", "--heads 0", "--heads", "'0'", "from 1" },
-    { "10_standard_attention", "--kv-heads 0", "--kv-heads", "'0'", "from 1" },
-    { "10_standard_attention", "--batch -1", "--batch", "'-1'", "from 1" },
-    { "10_standard_attention", "--seq 0", "--seq", "'0'", "from 1" },
-    { "10_standard_attention", "--seq-q abc", "--seq-q", "'abc'", "from 1" },
-    { "10_standard_attention", "--seq-k 4Gi", "--seq-k", "'4Gi'", "from 1" },
-    { "10_standard_attention", "--heads 6 --kv-heads 4", "--kv-heads", "4", "divide --heads" },
-    { "10_standard_attention", "--heads 2 --kv-heads 3", "--kv-heads", "3", "divide --heads" },
-    { "10_standard_attention", "--shape llama3-8b --kv-heads 3", "--kv-heads", "3", "divide --heads" },
-    { "10_standard_attention", "--dim 0", "--dim", "'0'", "from 1 to 256" },
-    { "10_standard_attention", "--dim 300", "--dim", "'300'", "from 1 to 256" },
-    { "15_tensor_core_attention", "--dim 72", "--dim", "72", "64 and 128" },
-    { "18_lean_attention", "--dim 256", "--dim", "256", "64 and 128" },
-    { "15_tensor_core_attention", "--dtype fp32", "--dtype", "fp32", "fp16 and bf16" },
-    { "18_lean_attention", "--dtype fp32 --device cpu", "--dtype", "fp32", "fp16 and bf16" },
-    { "10_standard_attention", "--batch 2147483647 --heads 2147483647 --seq 2147483647", "--batch", "--seq", "product" },
-    { "10_standard_attention", "--causal=1", "--causal", "", "" },
-    { "10_standard_attention", "--rows 3", "--rows", "", "--help" },
+    { "11_standard_attention", "--heads 0", "--heads", "'0'", "from 1" },
+    { "11_standard_attention", "--kv-heads 0", "--kv-heads", "'0'", "from 1" },
+    { "11_standard_attention", "--batch -1", "--batch", "'-1'", "from 1" },
+    { "11_standard_attention", "--seq 0", "--seq", "'0'", "from 1" },
+    { "11_standard_attention", "--seq-q abc", "--seq-q", "'abc'", "from 1" },
+    { "11_standard_attention", "--seq-k 4Gi", "--seq-k", "'4Gi'", "from 1" },
+    { "11_standard_attention", "--heads 6 --kv-heads 4", "--kv-heads", "4", "divide --heads" },
+    { "11_standard_attention", "--heads 2 --kv-heads 3", "--kv-heads", "3", "divide --heads" },
+    { "11_standard_attention", "--shape llama3-8b --kv-heads 3", "--kv-heads", "3", "divide --heads" },
+    { "11_standard_attention", "--dim 0", "--dim", "'0'", "from 1 to 256" },
+    { "11_standard_attention", "--dim 300", "--dim", "'300'", "from 1 to 256" },
+    { "18_tensor_core_attention", "--dim 72", "--dim", "72", "64 and 128" },
+    { "23_lean_attention", "--dim 256", "--dim", "256", "64 and 128" },
+    { "18_tensor_core_attention", "--dtype fp32", "--dtype", "fp32", "fp16 and bf16" },
+    { "23_lean_attention", "--dtype fp32 --device cpu", "--dtype", "fp32", "fp16 and bf16" },
+    { "11_standard_attention", "--batch 2147483647 --heads 2147483647 --seq 2147483647", "--batch", "--seq", "product" },
+    { "11_standard_attention", "--causal=1", "--causal", "", "" },
+    { "11_standard_attention", "--rows 3", "--rows", "", "--help" },
     { "02_safe_softmax", "--heads 3", "--heads", "", "--help" },
-    { "10_standard_attention", "--shape gpt2-scores", "--shape", "'gpt2-scores'", "llama3-8b" },
+    { "11_standard_attention", "--shape gpt2-scores", "--shape", "'gpt2-scores'", "llama3-8b" },
     { "02_safe_softmax", "--shape gpt2", "--shape", "'gpt2'", "gpt2-scores" },
-    { "10_standard_attention", "--input shifted", "--input", "'shifted'", "adversarial" },
-    { "10_standard_attention", "--input real --heads 3", "--input", "real", "leave out sizes" },
-    { "10_standard_attention", "--q a.npy --v a.npy", "--k", "", "all three" },
-    { "10_standard_attention", "--k a.npy", "--q", "", "all three" },
-    { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
-    { "10_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
-    { "10_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
-    { "10_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
-    { "10_standard_attention", "--scale -inf", "--scale", "'-inf'", "finite" },
-    { "10_standard_attention", "--scale 1x", "--scale", "'1x'", "finite" },
-    { "10_standard_attention", "--sweep-scale --scale 2", "--sweep-scale", "", "--scale" },
-    { "10_standard_attention", "--sweep-scale --sweep", "--sweep-scale", "", "--sweep" },
+    { "11_standard_attention", "--input shifted", "--input", "'shifted'", "adversarial" },
+    { "11_standard_attention", "--input real --heads 3", "--input", "real", "leave out sizes" },
+    { "11_standard_attention", "--q a.npy --v a.npy", "--k", "", "all three" },
+    { "11_standard_attention", "--k a.npy", "--q", "", "all three" },
+    { "11_standard_attention", "--q a.npy --k a.npy --v a.npy --heads 3", "--q", "'a.npy'", "--heads" },
+    { "11_standard_attention", "--q a.npy --k a.npy --v a.npy --input normal", "--q", "'a.npy'", "--input" },
+    { "11_standard_attention", "--sweep --lse a.npy --device cpu", "--sweep", "", "files" },
+    { "11_standard_attention", "--scale nan", "--scale", "'nan'", "finite" },
+    { "11_standard_attention", "--scale -inf", "--scale", "'-inf'", "finite" },
+    { "11_standard_attention", "--scale 1x", "--scale", "'1x'", "finite" },
+    { "11_standard_attention", "--sweep-scale --scale 2", "--sweep-scale", "", "--scale" },
+    { "11_standard_attention", "--sweep-scale --sweep", "--sweep-scale", "", "--sweep" },
     { "02_safe_softmax", "--scale 2", "--scale", "", "--help" },
     { "03_online_softmax", "--trace 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", "--trace", "'1,2", "up to 16 numbers" },
-    { "12_fused_attention", "--trace 1,2", "--trace", "'1,2'", "each with a value" },
-    { "15_tensor_core_attention", "--trace 1:2", "--trace", "", "for GPUs alone" },
+    { "13_fused_attention", "--trace 1,2", "--trace", "'1,2'", "each with a value" },
+    { "18_tensor_core_attention", "--trace 1:2", "--trace", "", "for GPUs alone" },
 }, gradient_usage[] = {
-    { "14_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
-    { "14_register_tiled_attention", "--do not-here.npy --device cpu", "--do", "", "no gradient" },
-    { "34_joined_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
-    { "34_joined_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
-    { "34_joined_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
-    { "34_joined_backward", "--sweep --o a.npy --lse a.npy --device cpu", "--sweep", "", "files" },
-    { "34_joined_backward", "--sweep --dlse a.npy --device cpu", "--sweep", "", "files" },
-    { "34_joined_backward", "--sweep-scale --o a.npy --lse a.npy --device cpu", "--sweep-scale", "--o", "leave out" },
-    { "34_joined_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
-    { "34_joined_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
+    { "15_register_tiled_attention", "--dq a.npy --device cpu", "--dq", "", "no gradient" },
+    { "15_register_tiled_attention", "--do not-here.npy --device cpu", "--do", "", "no gradient" },
+    { "47_joined_backward", "--out a.npy --device cpu", "--out", "'a.npy'", "no O" },
+    { "47_joined_backward", "--lse a.npy --device cpu", "--lse", "'a.npy'", "--o is needed" },
+    { "47_joined_backward", "--o a.npy --device cpu", "--o", "'a.npy'", "--lse is needed" },
+    { "47_joined_backward", "--sweep --o a.npy --lse a.npy --device cpu", "--sweep", "", "files" },
+    { "47_joined_backward", "--sweep --dlse a.npy --device cpu", "--sweep", "", "files" },
+    { "47_joined_backward", "--sweep-scale --o a.npy --lse a.npy --device cpu", "--sweep-scale", "--o", "leave out" },
+    { "47_joined_backward", "--dk a.npy --dv a.npy --device cpu", "--dv", "'a.npy'", "--dk" },
+    { "47_joined_backward", "--sweep --dv a.npy --device cpu", "--sweep", "", "files" },
 }, pages_usage[] = {
-    { "27_grouped_attention", "--page-size 16", "--page-size", "27_grouped_attention", "no pages" },
-    { "10_standard_attention", "--seqlens 3,4", "--seqlens", "10_standard_attention", "no pages" },
-    { "30_paged_attention", "--page-size 0", "--page-size", "'0'", "from 1" },
-    { "30_paged_attention", "--pages 0", "--pages", "'0'", "from 1" },
-    { "30_paged_attention", "--prefix 0", "--prefix", "'0'", "from 1" },
-    { "30_paged_attention", "--seqlens 3,x", "--seqlens", "'x'", "from 0" },
-    { "30_paged_attention", "--seqlens 3,-1", "--seqlens", "'-1'", "from 0" },
-    { "30_paged_attention", "--seqlens 3,,4", "--seqlens", "''", "from 0" },
-    { "30_paged_attention", "--seqlens 3,", "--seqlens", "''", "from 0" },
-    { "30_paged_attention", "--seqlens 3,2147483648", "--seqlens", "'2147483648'", "from 0" },
-    { "30_paged_attention", "--seqlens 0,0", "--seqlens", "no sequence", "one at least" },
-    { "30_paged_attention", "--seqlens 3,4 --batch 3", "2 lengths", "batch of 3", "one for each" },
-    { "30_paged_attention", "--seqlens 3 --input real --batch 1", "--input real", "", "leave out sizes" },
-    { "30_paged_attention", "--seqlens 3,4 --input real", "2 lengths", "batch of 1", "one for each" },
-    { "30_paged_attention", "--seqlens 3,51 --seq-k 50", "sequence 1", "51", "0 to 50" },
-    { "30_paged_attention", "--seqlens 20,33 --pages 4", "--pages 4", "", "need 5 of 16" },
-    { "30_paged_attention", "--page-size 1 --batch 100000 --seq-k 100000 --heads 1 --dim 1", "--page-size 1", "11250000001",
+    { "35_grouped_attention", "--page-size 16", "--page-size", "35_grouped_attention", "no pages" },
+    { "11_standard_attention", "--seqlens 3,4", "--seqlens", "11_standard_attention", "no pages" },
+    { "41_paged_attention", "--page-size 0", "--page-size", "'0'", "from 1" },
+    { "41_paged_attention", "--pages 0", "--pages", "'0'", "from 1" },
+    { "41_paged_attention", "--prefix 0", "--prefix", "'0'", "from 1" },
+    { "41_paged_attention", "--seqlens 3,x", "--seqlens", "'x'", "from 0" },
+    { "41_paged_attention", "--seqlens 3,-1", "--seqlens", "'-1'", "from 0" },
+    { "41_paged_attention", "--seqlens 3,,4", "--seqlens", "''", "from 0" },
+    { "41_paged_attention", "--seqlens 3,", "--seqlens", "''", "from 0" },
+    { "41_paged_attention", "--seqlens 3,2147483648", "--seqlens", "'2147483648'", "from 0" },
+    { "41_paged_attention", "--seqlens 0,0", "--seqlens", "no sequence", "one at least" },
+    { "41_paged_attention", "--seqlens 3,4 --batch 3", "2 lengths", "batch of 3", "one for each" },
+    { "41_paged_attention", "--seqlens 3 --input real --batch 1", "--input real", "", "leave out sizes" },
+    { "41_paged_attention", "--seqlens 3,4 --input real", "2 lengths", "batch of 1", "one for each" },
+    { "41_paged_attention", "--seqlens 3,51 --seq-k 50", "sequence 1", "51", "0 to 50" },
+    { "41_paged_attention", "--seqlens 20,33 --pages 4", "--pages 4", "", "need 5 of 16" },
+    { "41_paged_attention", "--page-size 1 --batch 100000 --seq-k 100000 --heads 1 --dim 1", "--page-size 1", "11250000001",
       "2147483647" },
-    { "30_paged_attention", "--prefix 3 --table a.npy", "--prefix 3", "", "leave out" },
-    { "30_paged_attention", "--sweep", "--sweep", "", "--page-size" },
-    { "30_paged_attention", "--trace 1:2", "--trace", "", "step 27" },
+    { "41_paged_attention", "--prefix 3 --table a.npy", "--prefix 3", "", "leave out" },
+    { "41_paged_attention", "--sweep", "--sweep", "", "--page-size" },
+    { "41_paged_attention", "--trace 1:2", "--trace", "", "step 35" },
 };
 
 static void assert_bad_usage(struct attention_usage u)
@@ -295,9 +295,9 @@ START_TEST(test_tables_of_pages)
     ck_assert(npy_write(folder_path("t.npy"), table, FP64, all[_i].dims, all[_i].dims == 2 ? shape : flat, why, sizeof why) == 0);
     snprintf(words, sizeof words, "--device cpu --reps 1 --heads 1 --dim 8 --table %s %s", folder_path("t.npy"), all[_i].words);
     if (all[_i].status)
-        assert_refused("30_paged_attention", words, all[_i].status, "--table", "t.npy", all[_i].a, all[_i].b, NULL);
+        assert_refused("41_paged_attention", words, all[_i].status, "--table", "t.npy", all[_i].a, all[_i].b, NULL);
     else
-        ck_assert_msg(run("30_paged_attention", words)->status == 0, "%s: %s%s", words, last.out, last.err);
+        ck_assert_msg(run("41_paged_attention", words)->status == 0, "%s: %s%s", words, last.out, last.err);
 }
 END_TEST
 
@@ -312,7 +312,7 @@ START_TEST(test_lengths_from_a_file)
     snprintf(words, sizeof words, "--device cpu --reps 1 --heads 2 --dim 8 --seqlens %s", folder_path("l.npy"));
     snprintf(words + strlen(words), sizeof words - strlen(words), " --out %s", folder_path("o.npy"));
     snprintf(words + strlen(words), sizeof words - strlen(words), " --lse %s", folder_path("lse.npy"));
-    const struct said *s = run("30_paged_attention", words);
+    const struct said *s = run("41_paged_attention", words);
     ck_assert_msg(s->status == 0 && strstr(s->out, "sequences of 0 to 5 keys"), "%s%s", s->out, s->err);
     ck_assert(npy_read(folder_path("o.npy"), &o, why, sizeof why) == 0 &&
               npy_read(folder_path("lse.npy"), &lse, why, sizeof why) == 0);
@@ -342,10 +342,10 @@ END_TEST
 /* Standard attention needs S: it says how large that is. */
 START_TEST(test_too_little_memory_for_scores)
 {
-    assert_refused("10_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", " 368",
+    assert_refused("11_standard_attention", "--seq 3Mi --heads 1 --dim 1 --device cpu", EXIT_FAILED, "memory", " 368",
                    "available", NULL);
     if (cpu_device.memory() < (size_t)300 << 30)
-        assert_refused("10_standard_attention", "--seq 300000 --heads 1 --causal --device cpu", EXIT_FAILED, "memory", " 33",
+        assert_refused("11_standard_attention", "--seq 300000 --heads 1 --causal --device cpu", EXIT_FAILED, "memory", " 33",
                        "available", NULL);
 }
 END_TEST
@@ -518,14 +518,14 @@ START_TEST(test_tensors_that_do_not_fit)
         write_tensor("q.npy", 4, 1, 4, 7, 8);
         write_tensor("k.npy", wrong[i].dims, k[0], k[1], k[2], k[3]);
         write_tensor("v.npy", wrong[i].dims, v[0], v[1], v[2], v[3]);
-        assert_refused("12_fused_attention", attention_words("q.npy", "k.npy", "v.npy", ""), EXIT_FAILED, wrong[i].says,
+        assert_refused("13_fused_attention", attention_words("q.npy", "k.npy", "v.npy", ""), EXIT_FAILED, wrong[i].says,
                        wrong[i].and, NULL);
     }
-    assert_refused("12_fused_attention", attention_words("q.npy", "q.npy", "none.npy", ""), EXIT_FAILED, "none.npy", NULL);
+    assert_refused("13_fused_attention", attention_words("q.npy", "q.npy", "none.npy", ""), EXIT_FAILED, "none.npy", NULL);
     write_tensor("q.npy", 4, 1, 1, 2, 300);
-    assert_refused("12_fused_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "300", "1 to 256", NULL);
+    assert_refused("13_fused_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "300", "1 to 256", NULL);
     write_tensor("q.npy", 4, 1, 1, 2, 72);
-    assert_refused("15_tensor_core_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "72", "64 and 128",
+    assert_refused("18_tensor_core_attention", attention_words("q.npy", "q.npy", "q.npy", ""), EXIT_USAGE, "72", "64 and 128",
                    NULL);
 }
 END_TEST
@@ -539,7 +539,7 @@ START_TEST(test_attention_from_file_to_file)
     write_tensor("v.npy", 4, 2, 2, 9, 8);
     char more[1024], why[256];
     snprintf(more, sizeof more, "--causal --out %s --lse %s", folder_path("o.npy"), folder_path("lse.npy"));
-    const struct said *s = run("14_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more));
+    const struct said *s = run("15_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more));
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     ck_assert_msg(folder_files() == 6, "more than the five tensors and the results is left");
     struct npy t[5];
@@ -568,14 +568,14 @@ START_TEST(test_softmax_gradient_from_file_to_file)
                    "no gradient", NULL);
     write_tensor("x.npy", 3, 1, 2, 3, 5);
     write_tensor("dy.npy", 3, 1, 2, 5, 3);
-    assert_refused("31_softmax_backward", words, EXIT_FAILED, "dy.npy", "shape", NULL);
+    assert_refused("42_softmax_backward", words, EXIT_FAILED, "dy.npy", "shape", NULL);
     write_tensor("dy.npy", 3, 1, 2, 3, 5);
     struct npy x, dy, dx;
     ck_assert(npy_read(folder_path("dy.npy"), &dy, why, sizeof why) == 0);
     for (int i = 0; i < 30; i++)
         ((float *)dy.data)[i] = (float)(i % 4 - 1);
     ck_assert(npy_write(folder_path("dy.npy"), dy.data, FP32, 3, dy.shape, why, sizeof why) == 0);
-    const struct said *s = run("31_softmax_backward", words);
+    const struct said *s = run("42_softmax_backward", words);
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     ck_assert(npy_read(folder_path("x.npy"), &x, why, sizeof why) == 0);
     ck_assert(npy_read(folder_path("dx.npy"), &dx, why, sizeof why) == 0);
@@ -599,7 +599,7 @@ END_TEST
  */
 START_TEST(test_gradients_of_a_real_layer_are_autograds)
 {
-    static const char *const programs[] = { "32_attention_backward", "34_joined_backward" };
+    static const char *const programs[] = { "43_attention_backward", "47_joined_backward" };
     static const char *const names[] = { "dq.npy", "dk.npy", "dv.npy" };
     char words[2048], path[64], why[256];
     snprintf(words, sizeof words, "--input real --causal --do tests/data/q.npy --dq %s --dk %s --dv %s --reps 1 --device cpu",
@@ -642,7 +642,7 @@ static void compare_gradients(const struct backward_inputs *in, struct attention
         free(t[i].data);
 }
 
-/* O and lse as step 14 wrote them, and how the loss changes with either or both. Others' results and shapes are refused. */
+/* O and lse as step 15 wrote them, and how the loss changes with either or both. Others' results and shapes are refused. */
 START_TEST(test_gradients_of_given_results)
 {
     static const char *const names[] = { "q.npy", "k.npy", "v.npy", "o.npy", "lse.npy", "do.npy", "dlse.npy" };
@@ -656,7 +656,7 @@ START_TEST(test_gradients_of_given_results)
         dlse[i] = (float)(i % 5) - 2;
     ck_assert(npy_write(folder_path("dlse.npy"), dlse, FP32, 3, shape, why, sizeof why) == 0);
     snprintf(more, sizeof more, "--causal --out %s --lse %s", folder_path("o.npy"), folder_path("lse.npy"));
-    const struct said *s = run("14_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more));
+    const struct said *s = run("15_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more));
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     struct npy t[7];
     for (int i = 0; i < 7; i++)
@@ -672,34 +672,34 @@ START_TEST(test_gradients_of_given_results)
             snprintf(more + at, sizeof more - at, " --dlse %s", folder_path("dlse.npy"));
         in.dO = given & 1 ? t[5].data : zeros;
         in.dlse = given & 2 ? t[6].data : NULL;
-        s = run("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", more));
+        s = run("47_joined_backward", attention_words("q.npy", "k.npy", "v.npy", more));
         ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
         compare_gradients(&in, p);
     }
     ck_assert(unlink(getenv("RESULTS")) == 0);
     snprintf(more, sizeof more, "--dlse %s", folder_path("dlse.npy"));
-    assert_refused("14_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--dlse",
+    assert_refused("15_register_tiled_attention", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--dlse",
                    "no gradient", NULL);
     ((float *)t[5].data)[60] = NAN;
     ck_assert(npy_write(folder_path("do.npy"), t[5].data, FP32, 4, t[5].shape, why, sizeof why) == 0);
     snprintf(more, sizeof more, "--do %s", folder_path("do.npy"));
-    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--do", "do.npy",
+    assert_refused("47_joined_backward", attention_words("q.npy", "k.npy", "v.npy", more), EXIT_USAGE, "--do", "do.npy",
                    "nan at [0, 1, 0, 4]", "finite", NULL);
     ((float *)t[3].data)[400] += 1e-3f;
     ck_assert(npy_write(folder_path("o.npy"), t[3].data, FP32, 4, t[3].shape, why, sizeof why) == 0);
-    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
+    assert_refused("47_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
                    "not what attention makes", "row 50", NULL);
     ((float *)t[3].data)[400] -= 1e-3f;
     ck_assert(npy_write(folder_path("o.npy"), t[3].data, FP32, 4, t[3].shape, why, sizeof why) == 0);
     ((float *)t[4].data)[20] *= 1.4426950f; /* of base 2 */
     ck_assert(npy_write(folder_path("lse.npy"), t[4].data, FP32, 3, shape, why, sizeof why) == 0);
-    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
+    assert_refused("47_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
                    "not what attention makes", "lse", NULL);
     write_tensor("lse.npy", 4, 2, 4, 7, 1);
-    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
+    assert_refused("47_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "lse.npy",
                    "its shape", "(batch, heads, queries)", NULL);
     write_tensor("o.npy", 4, 2, 4, 8, 7);
-    assert_refused("34_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
+    assert_refused("47_joined_backward", attention_words("q.npy", "k.npy", "v.npy", results), EXIT_FAILED, "o.npy",
                    "its shape", "(batch, heads, queries, dim)", NULL);
     for (int i = 0; i < 7; i++)
         free(t[i].data);
@@ -710,7 +710,7 @@ END_TEST
 START_TEST(test_gradients_in_a_sweep)
 {
     static const char *const words[] = { "--sweep --batch 1 --seq 1024 --dim 16", "--sweep-scale --seq 64" };
-    const struct said *s = run("34_joined_backward", words_of("--heads 1 --reps 1 --device cpu %s", words[_i]));
+    const struct said *s = run("47_joined_backward", words_of("--heads 1 --reps 1 --device cpu %s", words[_i]));
     ck_assert_msg(s->status == 0 && s->err[0] == 0, "status %d: %s%s", s->status, s->out, s->err);
     int lines = 0;
     for (const char *at = s->out; (at = strstr(at, " pass")); at++)
@@ -734,7 +734,7 @@ END_TEST
 
 static const char *const programs[] = {
     "01_naive_softmax", "02_safe_softmax",     "03_online_softmax", "04_vector_softmax",
-    "05_block_softmax", "06_resident_softmax", "07_narrow_softmax", "09_split_softmax",
+    "05_block_softmax", "06_resident_softmax", "07_narrow_softmax", "10_split_softmax",
 };
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };
 
@@ -761,10 +761,10 @@ START_TEST(test_every_step_runs_on_real_input)
 END_TEST
 
 static const char *const attention_programs[] = {
-    "10_standard_attention",
-    "11_library_attention",
-    "12_fused_attention",
-    "14_register_tiled_attention",
+    "11_standard_attention",
+    "12_library_attention",
+    "13_fused_attention",
+    "15_register_tiled_attention",
 };
 enum { ATTENTION_PROGRAMS = sizeof attention_programs / sizeof attention_programs[0] };
 
@@ -817,19 +817,19 @@ static bool is_drawn(const char *program, char what)
 /* Or rows of 2 and of 4 ranks could not be told apart. */
 START_TEST(test_row_of_a_ring_says_how_many_ranks)
 {
-    const struct said *s = run("46_ring_attention", "--heads 1 --seq 64 --ranks 3 --reps 1 --device cpu --json");
+    const struct said *s = run("68_ring_attention", "--heads 1 --seq 64 --ranks 3 --reps 1 --device cpu --json");
     ck_assert_msg(strstr(s->out, "\"input\": \"normal, 3 ranks\""), "%s%s", s->out, s->err);
 }
 END_TEST
 
-/* Blocks travel beside computing in step 48 alone. A run that was held up may have drawn that shorter than a column. */
+/* Blocks travel beside computing in step 70 alone. A run that was held up may have drawn that shorter than a column. */
 START_TEST(test_timeline_of_a_ring)
 {
     bool travels = false;
     for (int tries = 0; tries < 20 && !travels; tries++)
-        travels = is_drawn("48_overlapped_ring", '=');
-    ck_assert(travels && is_drawn("48_overlapped_ring", '#') && is_drawn("47_zigzag_ring", '#'));
-    ck_assert(!is_drawn("47_zigzag_ring", '='));
+        travels = is_drawn("70_overlapped_ring", '=');
+    ck_assert(travels && is_drawn("70_overlapped_ring", '#') && is_drawn("69_zigzag_ring", '#'));
+    ck_assert(!is_drawn("69_zigzag_ring", '='));
 }
 END_TEST
 
@@ -850,7 +850,7 @@ START_TEST(test_trace)
         { "01_naive_softmax", "--trace=1,100",
           "         100        100          1\n"
           "  y, as this step computes it: 0.0000 nan\n" },
-        { "12_fused_attention", "--trace 1:10,3:20,2:30",
+        { "13_fused_attention", "--trace 1:10,3:20,2:30",
           "       score      value          m          l          o\n"
           "    none yet                  -inf          0          0\n"
           "           1         10          1          1         10\n"
@@ -871,7 +871,7 @@ END_TEST
 /* Where it cannot run, a step for GPUs alone says so, and that is no failure. */
 START_TEST(test_steps_for_gpus_alone)
 {
-    static const char *const alone[] = { "15_tensor_core_attention", "18_lean_attention" };
+    static const char *const alone[] = { "18_tensor_core_attention", "23_lean_attention" };
     if (gpu_count() > 0) /* then hide it */
         setenv("CUDA_VISIBLE_DEVICES", "", 1);
     for (int i = 0; i < 2; i++) {
@@ -888,10 +888,10 @@ START_TEST(test_steps_for_gpus_alone)
     /* which is so of one that computes gradients, too; and of a step before */
     char words[1024];
     snprintf(words, sizeof words, "--heads 1 --seq 64 --device cpu --dq %s", folder_path("dq.npy"));
-    const struct said *s = run("35_tensor_core_backward", words);
+    const struct said *s = run("52_tensor_core_backward", words);
     ck_assert_msg(s->status == EXIT_FAILED && strstr(s->err, "nothing ran"), "status %d: %s%s", s->status, s->out, s->err);
-    s = run("09_split_softmax", "--rows 2 --cols 64 --reps 1 --device cpu");
-    ck_assert_msg(strstr(s->out, "08_cluster_softmax, not timed: it is for GPUs alone"), "%s", s->out);
+    s = run("10_split_softmax", "--rows 2 --cols 64 --reps 1 --device cpu");
+    ck_assert_msg(strstr(s->out, "09_cluster_softmax, not timed: it is for GPUs alone"), "%s", s->out);
 }
 END_TEST
 
@@ -919,11 +919,11 @@ END_TEST
 /* --scale is the scale, whatever stands before or behind it, and the table says so. */
 START_TEST(test_scale)
 {
-    const struct said *s = run("14_register_tiled_attention", "--scale 0.5 --shape gpt2 --seq 50 --reps 1 --device cpu --json");
+    const struct said *s = run("15_register_tiled_attention", "--scale 0.5 --shape gpt2 --seq 50 --reps 1 --device cpu --json");
     ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.5\""), "%s%s", s->out, s->err);
-    s = run("14_register_tiled_attention", "--scale 0.125 --heads 1 --seq 50 --reps 1 --device cpu --json"); /* of dim 64 */
+    s = run("15_register_tiled_attention", "--scale 0.125 --heads 1 --seq 50 --reps 1 --device cpu --json"); /* of dim 64 */
     ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal\""), "%s%s", s->out, s->err);
-    s = run("14_register_tiled_attention", "--sweep-scale --heads 1 --seq 50 --reps 1 --device cpu --json");
+    s = run("15_register_tiled_attention", "--sweep-scale --heads 1 --seq 50 --reps 1 --device cpu --json");
     ck_assert_msg(s->status == 0 && strstr(s->out, "\"input\": \"normal, scale 0.03125\"") &&
                       strstr(s->out, "\"input\": \"normal, scale 8\""),
                   "%s%s", s->out, s->err);

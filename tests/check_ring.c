@@ -29,7 +29,7 @@ static const struct attention problems[] = {
 };
 #define PROBLEMS ((int)(sizeof problems / sizeof problems[0]))
 
-static const char *const rings[] = { "46_ring_attention", "47_zigzag_ring", "48_overlapped_ring" };
+static const char *const rings[] = { "68_ring_attention", "69_zigzag_ring", "70_overlapped_ring" };
 #define RINGS ((int)(sizeof rings / sizeof rings[0]))
 enum { ZIGZAG = 1, OVERLAPPED };
 
@@ -133,7 +133,7 @@ START_TEST(test_any_number_of_ranks)
 }
 END_TEST
 
-/* One rank of step 46 does what step 14 does, to the bit. */
+/* One rank of step 68 does what step 15 does, to the bit. */
 START_TEST(test_one_rank_is_step_14)
 {
     struct attention_subject s = ring_step(0), alone = { &register_tiled_attention, FP32, false };
@@ -149,7 +149,7 @@ START_TEST(test_one_rank_is_step_14)
 }
 END_TEST
 
-/* Step 48 computes what step 47 does, in the same order. */
+/* Step 70 computes what step 69 does, in the same order. */
 START_TEST(test_overlapped_is_zigzag)
 {
     struct attention_subject zigzag = ring_step(ZIGZAG), overlapped = ring_step(OVERLAPPED);
@@ -161,7 +161,7 @@ START_TEST(test_overlapped_is_zigzag)
     memcpy(lse, c.lse.data, c.lse.bytes);
     ck_assert(attention_case_run(&overlapped, &c, true) == NULL);
     ck_assert_msg(memcmp(O, c.O.data, c.O.bytes) == 0 && memcmp(lse, c.lse.data, c.lse.bytes) == 0,
-                  "%d ranks, %lld x %lld%s: other bits than step 47's", ring_ranks(), (long long)c.p.seq_q, (long long)c.p.seq_k,
+                  "%d ranks, %lld x %lld%s: other bits than step 69's", ring_ranks(), (long long)c.p.seq_q, (long long)c.p.seq_k,
                   c.p.causal ? ", causal" : "");
     free(O), free(lse);
     attention_case_free(&c);
@@ -221,7 +221,7 @@ START_TEST(test_a_block_travels_by_itself)
 }
 END_TEST
 
-/* Of step 48, each pass's block travels between the pass's halves, or into the second, and of other steps none. */
+/* Of step 70, each pass's block travels between the pass's halves, or into the second, and of other steps none. */
 START_TEST(test_when_blocks_travel)
 {
     enum { RANKS = 3 };

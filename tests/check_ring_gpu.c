@@ -96,7 +96,7 @@ START_TEST(test_any_number_of_ranks)
 }
 END_TEST
 
-/* One rank does what step 24 does; and step 48 what step 47 does, in the same order. To the bit. */
+/* One rank does what step 32 does; and step 70 what step 69 does, in the same order. To the bit. */
 START_TEST(test_same_bits_as)
 {
     static const struct { const struct attention_step *one, *other; int ranks; } all[] = {

@@ -4,7 +4,7 @@
 # Usage: B=build/cuda tests/delays.sh; TESTS_CHECK="a thousand runs" runs that check alone, and not all of them.
 set -u
 LIMIT=${LIMIT:-600} # seconds for the whole suite
-export CK_RUN_SUITE=attention_gpu TESTS_STEPS="19 20 21 22 23 24 39 40 41 42 43 44 45" TESTS_BITS=1
+export CK_RUN_SUITE=attention_gpu TESTS_STEPS="24 25 26 27 28 29 30 31 32 58 59 60 61 62 63 64 65 66 67" TESTS_BITS=1
 if ! nvidia-smi >/dev/null 2>&1; then
     echo "random delays: skipped: there is no GPU here"
     exit 0

@@ -28,22 +28,22 @@ struct line {
 static const struct line lines[] = {
     { "softmax", SOFTMAX, 1, 1, 1, 16384, 1, 8192, false, FP32, NULL, false },
     { "softmax", SOFTMAX, 1, 1, 1, 16384, 1, 8192, false, BF16, NULL, false },
-    { "attention, 24", ATTENTION, 4, 16, 16, 4096, 4096, 128, false, BF16, &optimistic_attention, false },
+    { "attention, 32", ATTENTION, 4, 16, 16, 4096, 4096, 128, false, BF16, &optimistic_attention, false },
     { "attention, 24, causal", ATTENTION, 4, 16, 16, 4096, 4096, 128, true, BF16, &optimistic_attention, false },
-    { "attention, 24", ATTENTION, 4, 16, 16, 4096, 4096, 64, false, FP16, &optimistic_attention, false },
+    { "attention, 32", ATTENTION, 4, 16, 16, 4096, 4096, 64, false, FP16, &optimistic_attention, false },
     { "attention, (b, s, h, d)", ATTENTION, 4, 16, 16, 4096, 4096, 128, false, BF16, &optimistic_attention, true },
     { "the same, causal", ATTENTION, 4, 16, 16, 4096, 4096, 128, true, BF16, &optimistic_attention, true },
     { "attention, (b, s, h, d)", ATTENTION, 4, 16, 16, 4096, 4096, 64, true, FP16, &optimistic_attention, true },
     { "the same, short", ATTENTION, 16, 32, 8, 512, 512, 128, true, BF16, &optimistic_attention, true },
-    { "attention, 14", ATTENTION, 1, 16, 16, 4096, 4096, 128, false, FP32, &register_tiled_attention, false },
-    { "attention, 14", ATTENTION, 1, 16, 16, 4096, 4096, 128, false, FP32, &register_tiled_attention, true },
-    { "decoding, 29", ATTENTION, 1, 32, 8, 1, 16384, 128, false, BF16, &streamed_attention, false },
-    { "decoding, 29", ATTENTION, 16, 32, 8, 1, 16384, 128, false, BF16, &streamed_attention, false },
+    { "attention, 15", ATTENTION, 1, 16, 16, 4096, 4096, 128, false, FP32, &register_tiled_attention, false },
+    { "attention, 15", ATTENTION, 1, 16, 16, 4096, 4096, 128, false, FP32, &register_tiled_attention, true },
+    { "decoding, 40", ATTENTION, 1, 32, 8, 1, 16384, 128, false, BF16, &streamed_attention, false },
+    { "decoding, 40", ATTENTION, 16, 32, 8, 1, 16384, 128, false, BF16, &streamed_attention, false },
     { "decoding, (b, s, h, d)", ATTENTION, 16, 32, 8, 1, 16384, 128, false, BF16, &streamed_attention, true },
-    { "pages, 30", PAGED, 16, 32, 8, 1, 16384, 128, false, BF16, &paged_attention, false },
+    { "pages, 41", PAGED, 16, 32, 8, 1, 16384, 128, false, BF16, &paged_attention, false },
     { "(pool, page, heads, dim)", PAGED, 16, 32, 8, 1, 16384, 128, false, BF16, &paged_attention, true },
-    { "backward, 34", BACKWARD, 1, 4, 4, 2048, 2048, 64, true, FP32, &joined_backward, false },
-    { "backward, 44", BACKWARD, 4, 16, 16, 4096, 4096, 128, true, BF16, &hopper_backward, false },
+    { "backward, 47", BACKWARD, 1, 4, 4, 2048, 2048, 64, true, FP32, &joined_backward, false },
+    { "backward, 66", BACKWARD, 4, 16, 16, 4096, 4096, 128, true, BF16, &hopper_backward, false },
     { "backward, (b, s, h, d)", BACKWARD, 4, 16, 16, 4096, 4096, 128, true, BF16, &hopper_backward, true },
 };
 
@@ -253,13 +253,13 @@ int main(int argc, char **argv)
     }
     const struct line tiny[] = {
         { "softmax of 8", SOFTMAX, 1, 1, 1, 1, 1, 8, false, FP32, NULL, false },
-        { "attention, 24", ATTENTION, 1, 1, 1, 64, 64, 64, false, BF16, &optimistic_attention, false },
+        { "attention, 32", ATTENTION, 1, 1, 1, 64, 64, 64, false, BF16, &optimistic_attention, false },
         { "attention, (b, s, h, d)", ATTENTION, 2, 2, 2, 64, 64, 64, false, BF16, &optimistic_attention, true },
-        { "attention, 14", ATTENTION, 1, 1, 1, 17, 1, 8, false, FP32, &register_tiled_attention, false },
-        { "decoding, 29", ATTENTION, 1, 1, 1, 1, 8, 64, false, BF16, &streamed_attention, false },
-        { "pages, 30", PAGED, 2, 1, 1, 1, PAGE, 64, false, BF16, &paged_attention, false },
-        { "backward, 34", BACKWARD, 1, 1, 1, 1, 1, 8, false, FP32, &joined_backward, false },
-        { "backward, 44", BACKWARD, 1, 1, 1, 1, 1, 64, false, BF16, &hopper_backward, false },
+        { "attention, 15", ATTENTION, 1, 1, 1, 17, 1, 8, false, FP32, &register_tiled_attention, false },
+        { "decoding, 40", ATTENTION, 1, 1, 1, 1, 8, 64, false, BF16, &streamed_attention, false },
+        { "pages, 41", PAGED, 2, 1, 1, 1, PAGE, 64, false, BF16, &paged_attention, false },
+        { "backward, 47", BACKWARD, 1, 1, 1, 1, 1, 8, false, FP32, &joined_backward, false },
+        { "backward, 66", BACKWARD, 1, 1, 1, 1, 1, 64, false, BF16, &hopper_backward, false },
     };
     for (size_t i = 0; i < sizeof tiny / sizeof *tiny; i++)
         if (strstr(tiny[i].name, some) && (!tiny[i].step || !attention_gpu_missing(tiny[i].step, tiny[i].dtype, tiny[i].dim)))

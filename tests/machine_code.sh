@@ -38,57 +38,73 @@ while read -r step arch least most instruction why; do
         END { judge(); if (!kernels) print "no kernel"; exit bad || !kernels }' build/machine_code.sass ||
         { echo "step $step, $arch: $instruction must be there $least to $most times: $why" >&2; failed=1; }
 done <<'TABLE' && [ -z "${failed-}" ] && echo "machine code: as the lessons say"
-14 sm_80   1  -  LDGSTS       tiles are copied in the background
-14 sm_80   0  0  HMMA         fp32 cores, not tensor cores
-15 sm_80   1  -  HMMA         products on tensor cores
-15 sm_80   0  0  LDSM|LDGSTS  words from shared memory, and no copies that run by themselves
-16 sm_75   1  -  LDSM         ldmatrix, on a Turing GPU, too
-16 sm_80   1  -  HMMA         products on tensor cores
-16 sm_80   1  -  LDSM         ldmatrix
-16 sm_80   0  0  LDGSTS       no copies that run by themselves yet
-17 sm_80   1  -  LDSM         ldmatrix
-17 sm_80   1  -  LDGSTS       cp.async
+15 sm_80   1  -  LDGSTS       tiles are copied in the background
+15 sm_80   0  0  HMMA         fp32 cores, not tensor cores
+16 sm_80   0  0  HMMA|LDGSTS  fp32 cores, and no copies that run by themselves
+17 sm_80   1  -  HMMA         scores on tensor cores
+17 sm_80   1  -  SHFL         weights from other lanes
 18 sm_80   1  -  HMMA         products on tensor cores
-18 sm_80   1  -  LDSM         ldmatrix
-18 sm_80   1  -  LDGSTS       cp.async
-18 sm_90a  0  0  HGMMA|STL|LDL  as on sm_80, and no register spilled
-19 sm_90a  1  -  UTMALDG      the copy engine loads
-19 sm_90a  1  -  HMMA         products as in step 18
-19 sm_90a  1  -  LDSM         and fragments, too
-19 sm_90a  0  0  HGMMA|LDGSTS|STL|LDL  no wgmma, no copies by warps, no register spilled
-20 sm_90a  1  -  HGMMA        wgmma
-20 sm_90a  1  -  UTMALDG      the copy engine loads
-20 sm_90a  1  -  UTMASTG      and stores
-20 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  no fragments of Q, K and V, no copies by warps, no register spilled
-20 sm_90a  1  -  FENCE.VIEW.ASYNC  what threads wrote is shown to the copy engine and to wgmma: no test on an H100 notices
-21 sm_90a  2  2  USETMAXREG   registers are handed over: given once, taken once
-21 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
-21 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-22 sm_90a  2  2  USETMAXREG   as in step 21
-22 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
-22 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-22 sm_90a 16  -  BESIDE_PV    softmax runs beside P V: written naively, three exponentials do
-22 sm_90a  0 54  R2UR         descriptors live in uniform registers
-23 sm_90a  2  2  USETMAXREG   as in step 21
-23 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
-23 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-23 sm_90a 16  -  BESIDE_PV    as in step 22
-23 sm_90a  0 54  R2UR         as in step 22
-24 sm_90a  2  2  USETMAXREG   as in step 21
-24 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 20
-24 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-24 sm_90a 16  -  BESIDE_PV    as in step 22
-24 sm_90a  0 54  R2UR         as in step 22
-24 sm_90a 75  -  REUSE        the two references are an even and an odd register
-39 sm_90a  0  0  HGMMA|LDGSTS|STL|LDL  as in step 19
-40 sm_90a  0  0  LDGSTS|USETMAXREG|STL|LDL  four products by wgmma, the fifth by mma.sync; nobody hands over registers
-41 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-42 sm_90a  0  2  USETMAXREG   as in step 21, in one of its three kernels
-42 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-43 sm_90a  0  2  USETMAXREG   as in step 42
-43 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-44 sm_90a  0  2  USETMAXREG   as in step 42
-44 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
-45 sm_90a  0  2  USETMAXREG   as in step 44
-45 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 20
+18 sm_80   0  0  LDSM|LDGSTS  words from shared memory, and no copies that run by themselves
+19 sm_75   1  -  LDSM         ldmatrix, on a Turing GPU, too
+19 sm_80   1  -  HMMA         products on tensor cores
+19 sm_80   1  -  LDSM         ldmatrix
+19 sm_80   0  0  LDGSTS       no copies that run by themselves yet
+20 sm_80   1  -  LDSM         ldmatrix
+20 sm_80   1  -  LDGSTS       cp.async
+21 sm_90a  0  0  HGMMA|STL|LDL  as on sm_80, and no register spilled
+22 sm_90a  0  0  HGMMA|STL|LDL  as in step 21
+23 sm_80   1  -  HMMA         products on tensor cores
+23 sm_80   1  -  LDSM         ldmatrix
+23 sm_80   1  -  LDGSTS       cp.async
+23 sm_90a  0  0  HGMMA|STL|LDL  as on sm_80, and no register spilled
+24 sm_90a  1  -  UTMALDG      the copy engine loads
+24 sm_90a  1  -  HMMA         products as in step 23
+24 sm_90a  0  0  HGMMA|LDGSTS  no wgmma, no copies by warps
+25 sm_90a  1  -  UTMALDG      the copy engine loads
+25 sm_90a  1  -  HMMA         products as in step 23
+25 sm_90a  1  -  LDSM         and fragments, too
+25 sm_90a  0  0  HGMMA|LDGSTS|STL|LDL  no wgmma, no copies by warps, no register spilled
+26 sm_90a  1  -  HGMMA        wgmma
+26 sm_90a  1  -  UTMALDG      the copy engine loads
+26 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  no fragments of Q, K and V, no copies by warps, no register spilled
+27 sm_90a  1  -  HGMMA        wgmma
+27 sm_90a  1  -  UTMALDG      the copy engine loads
+27 sm_90a  1  -  UTMASTG      and stores
+27 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  no fragments of Q, K and V, no copies by warps, no register spilled
+27 sm_90a  1  -  FENCE.VIEW.ASYNC  what threads wrote is shown to the copy engine and to wgmma: no test on an H100 notices
+28 sm_90a  2  2  USETMAXREG   registers are handed over: given once, taken once
+28 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 27
+28 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+29 sm_90a  2  2  USETMAXREG   as in step 28
+29 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 27
+29 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+29 sm_90a 16  -  BESIDE_PV    softmax runs beside P V: written naively, three exponentials do
+29 sm_90a  0 54  R2UR         descriptors live in uniform registers
+30 sm_90a  2  2  USETMAXREG   as in step 28
+30 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 27
+30 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+30 sm_90a 16  -  BESIDE_PV    as in step 29
+30 sm_90a  0 54  R2UR         as in step 29
+31 sm_90a  2  2  USETMAXREG   as in step 28
+31 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 27
+31 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+31 sm_90a 16  -  BESIDE_PV    as in step 29
+31 sm_90a  0 54  R2UR         as in step 29
+32 sm_90a  2  2  USETMAXREG   as in step 28
+32 sm_90a  1  -  FENCE.VIEW.ASYNC  as in step 27
+32 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+32 sm_90a 16  -  BESIDE_PV    as in step 29
+32 sm_90a  0 54  R2UR         as in step 29
+32 sm_90a 75  -  REUSE        the two references are an even and an odd register
+59 sm_90a  0  0  HGMMA|LDGSTS|STL|LDL  as in step 25
+62 sm_90a  0  0  LDGSTS|USETMAXREG|STL|LDL  four products by wgmma, the fifth by mma.sync; nobody hands over registers
+63 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+64 sm_90a  0  2  USETMAXREG   as in step 28, in one of its three kernels
+64 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+65 sm_90a  0  2  USETMAXREG   as in step 64
+65 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+66 sm_90a  0  2  USETMAXREG   as in step 64
+66 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
+67 sm_90a  0  2  USETMAXREG   as in step 66
+67 sm_90a  0  0  HMMA|LDSM|LDGSTS|STL|LDL  as in step 27
 TABLE

@@ -7,7 +7,7 @@
     tests/mutate.py compile [NAME...]         compiles the changed CUDA files and runs nothing: where there is nvcc and no GPU;
                                               or --tenth SEED
     tests/mutate.py ablation [OPTIONS]        times steps with one thing changed at a time, in turn, ROUNDS times (5); OPTIONS
-                                              are a step's, STEP="12" or VARIANTS="NAME..." chooses
+                                              are a step's, STEP="13" or VARIANTS="NAME..." chooses
 
 A change is made in a copy of the tree with its objects, so that only what the change touches is built again. B names the build
 folder that is copied (build/cpu or build/cuda), JOBS how many copies are at work at a time. Exit status: 1 if a mutant survives,

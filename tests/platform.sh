@@ -113,8 +113,8 @@ says "$(LC_ALL=C LANGUAGE= make CUDA=0 start- 2>&1)" "No rule to make target 'st
 
 # ---- make bench: what a step has on another device alone is not asked of this one
 
-for step in 30_pages 31_gradient 34_gradient; do
-    case $step in 30_*) help="(default 1 and 2" has=16 ;; 31_*) help=--rows has=sweep ;; *) help= has=fp32 ;; esac
+for step in 41_pages 42_gradient 47_gradient; do
+    case $step in 41_*) help="(default 1 and 2" has=16 ;; 42_*) help=--rows has=sweep ;; *) help= has=fp32 ;; esac
     printf '#!/bin/sh\ncase "$* " in --help*) echo "%s" ;; *%s*) ;; *--dtype*) exit 1 ;; esac\n' "$help" $has >"$work/$step"
     chmod +x "$work/$step"
     RESULTS="$work/results.tsv" BENCH_ARGS="--device gpu" common/scripts/bench.sh "$work/$step" >"$work/out" 2>&1

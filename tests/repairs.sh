@@ -1,8 +1,8 @@
 #!/bin/sh
-# `make repairs`: how often step 24 repairs, on which input, counted by a build with -DTIMELINE. Fails where that is not what its
+# `make repairs`: how often step 32 repairs, on which input, counted by a build with -DTIMELINE. Fails where that is not what its
 # lesson says: never on ordinary input, always on falling scores, and never for nothing. Usage: B=build/debug tests/repairs.sh
 set -u
-program=$B/24_optimistic_attention
+program=$B/32_optimistic_attention
 export RESULTS="$B/results.tsv" SMALL_PROBLEMS=0
 if ! nvidia-smi >/dev/null 2>&1; then
     echo "repairs: skipped: there is no GPU here"

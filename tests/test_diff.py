@@ -163,14 +163,14 @@ class Diff(unittest.TestCase):
         make = lambda *words: subprocess.run(["make", "-s", "CUDA=0", *words], cwd=ROOT, env=clean, text=True,
                                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
         self.assertIn("\n03_online_softmax over 02_safe_softmax: ", make("diff-3"))
-        self.assertIn("\n10_standard_attention begins anew: ", make("diff-10"))
-        self.assertIn("\nsteps/23_persistent_attention/gpu.cu\n", make("diff-23"))
+        self.assertIn("\n11_standard_attention begins anew: ", make("diff-11"))
+        self.assertIn("\nsteps/31_persistent_attention/gpu.cu\n", make("diff-31"))
         self.assertIn("no such step: diff-99. N is 0 to ", make("diff-99"))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full here")
     def test_a_full_disk_is_a_line(self):
         with open("/dev/full", "w") as full:
-            run = subprocess.run([sys.executable, str(TOOL), "09_split_softmax", "08_cluster_softmax"], cwd=ROOT, stdout=full,
+            run = subprocess.run([sys.executable, str(TOOL), "10_split_softmax", "09_cluster_softmax"], cwd=ROOT, stdout=full,
                                  stderr=subprocess.PIPE, text=True)
         self.assertEqual((run.returncode, run.stderr), (1, "diff: No space left on device\n"))
 

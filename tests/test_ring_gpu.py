@@ -6,7 +6,7 @@ import os, signal, subprocess, unittest
 from ranks import ROOT, Ranks
 
 B = os.environ.get("B") or "build/cpu"
-RING = "%s/48_overlapped_ring" % B
+RING = "%s/70_overlapped_ring" % B
 WORDS = "--device gpu --dtype bf16 --dim 128 --heads 8".split()
 LONG = WORDS + "--seq 16384 --budget 60 --reps 100000".split()
 ENV = {**os.environ, "RESULTS": os.devnull, "SMALL_PROBLEMS": "0", "OMP_WAIT_POLICY": "passive"}

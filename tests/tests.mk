@@ -20,12 +20,12 @@ $B/main_cpu $B/main_gpu: $B/%: $B/tests/%.o $(ALL_O)
 GALLERY_O := $(filter $B/tests/mutants/%,$(TESTS_O))
 claimed = $(foreach s,$(1),$(call parts,$s)) $(patsubst %,$B/steps/%/claims.o,$(filter-out 00%,$(1)))
 $B/bug: $(filter-out $B/tests/check_%,$(ALL_O))
-$B/quiz: $(GALLERY_O) $(call claimed,$(filter 00% 02% 03% 05% 07% 10% 12% 14%,$(STEPS))) $B/libharness.a
-$B/ring_threads: $(foreach s,$(filter 14% 24% 46% 47% 48%,$(STEPS)),$(call parts,$s)) $B/libharness.a
+$B/quiz: $(GALLERY_O) $(call claimed,$(filter 00% 02% 03% 05% 07% 11% 13% 15%,$(STEPS))) $B/libharness.a
+$B/ring_threads: $(foreach s,$(filter 15% 32% 68% 69% 70%,$(STEPS)),$(call parts,$s)) $B/libharness.a
 $B/library_threads: $B/libfrom_softmax.a
-$B/library_speed: $(foreach s,$(filter 00% 07% 09% 14% 27% 30% 31% 34%,$(STEPS)),$(call parts,$s)) $B/libharness.a \
+$B/library_speed: $(foreach s,$(filter 00% 07% 10% 15% 35% 41% 42% 47%,$(STEPS)),$(call parts,$s)) $B/libharness.a \
     $B/libfrom_softmax.a
-$B/library_speed_gpu: $(call claimed,$(filter 00% 07% 09% 14% 18% 24% 26% 27% 29% 30% 31% 34% 38% 44%,$(STEPS))) $B/libharness.a \
+$B/library_speed_gpu: $(call claimed,$(filter 00% 07% 10% 15% 23% 32% 34% 35% 40% 41% 42% 47% 55% 66%,$(STEPS))) $B/libharness.a \
     $B/libfrom_softmax.a
 $B/bug $B/quiz $B/ring_threads $B/library_threads $B/library_speed $B/library_speed_gpu: $B/%: $B/tests/%.o
 	$(call LINK_TESTS,$^)
@@ -37,14 +37,15 @@ $B/$(ANSWER)/try: $(patsubst %,$B/$(ANSWER)/%.o,try claims $(basename $(notdir $
     $(patsubst %.c,$B/%.o,$(wildcard $(ANSWER)/mutants/*.c)) \
     $(GALLERY_O) $(filter $B/tests/mutants/%,$(if $(filter 1,$(CUDA)),$(TESTS_GPU_O))) \
     $(sort $(foreach s,$(TRY) $(if $(TRY),$(call step_before,$(TRY))) 00_ceilings 07_narrow_softmax \
-               14_register_tiled_attention,$(call parts,$s))) \
-    $(TRY:%=$B/steps/%/claims.o) $(if $(filter 46% 47% 48%,$(TRY)),$(LOCAL)) $B/libharness.a
+               15_register_tiled_attention,$(call parts,$s))) \
+    $(TRY:%=$B/steps/%/claims.o) $(if $(filter 68% 69% 70%,$(TRY)),$(LOCAL)) $B/libharness.a
 	$Q$(LINK) $^ -o $@ $(CBLAS) $(if $(filter 1,$(CUDA)),-lcublas) -lm
 $B/build/mine/%.o: C += -Wno-unused -Wno-unused-parameter
 $B/build/mine/%.o: NVCCFLAGS += -diag-suppress 177
 
 # The GPU tests around the Hopper steps with random delays.
-DELAYED := $(foreach s,$(filter 19% 20% 21% 22% 23% 24% 39% 40% 41% 42% 43% 44% 45%,$(STEPS)),steps/$s/gpu.o)
+DELAYED := $(foreach s,$(filter 24% 25% 26% 27% 28% 29% 30% 31% 32% 58% 59% 60% 61% 62% 63% 64% 65% 66% 67%,$(STEPS)), \
+    steps/$s/gpu.o)
 $B/delayed/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, delayed")
 	$Q$(NVCC) $(NVCCFLAGS) -DRANDOM_DELAYS -MF $(@:.o=.d) -c $< -o $@
@@ -82,14 +83,14 @@ endif
 mutants: ## the tree with one thing broken, a hundred times: the tests must catch each (minutes; with a GPU, its kernels too)
 	@B=$B MUTANTS='$(MUTANTS)' tests/mutate.py mutants $(if $(TENTH),--tenth $(TENTH))
 
-ablation: ## what is each idea of steps 14, 17, 18, 20 to 24 and 38 worth? STEP=18 or VARIANTS="18 18-no-lag", and ARGS, choose
+ablation: ## what is each idea of steps 15, 20, 23, 27 to 29, 31, 32, 55 worth? STEP=23, VARIANTS="23 23-no-lag", and ARGS, choose
 	@B=$B STEP='$(STEP)' VARIANTS='$(VARIANTS)' tests/mutate.py ablation $(ARGS)
 
 delays: $(if $(filter 1,$(CUDA)),$B/main_gpu $B/delayed/main_gpu) ## the Hopper steps, warps late at random: no hang, same bits
 	@B=$B tests/delays.sh
 
-repairs: ## how often step 24 repairs, on which input, and that no repair is for nothing, on a Hopper GPU
-	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/24_optimistic_attention
+repairs: ## how often step 32 repairs, on which input, and that no repair is for nothing, on a Hopper GPU
+	@$(MAKE) --no-print-directory B=build/debug NVCC_EXTRA=-DTIMELINE build/debug/32_optimistic_attention
 	@B=build/debug tests/repairs.sh
 
 older-gpus: ## the GPU tests as a T4 and an RTX 30xx would run them, on the GPU that is here

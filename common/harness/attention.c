@@ -85,9 +85,10 @@ void attention_finish_any(const void *step, struct options *o)
 {
     const struct attention_step *s = step;
     char list[64] = "1 to 256";
+    bool fp32 = attention_has(s, &cpu_device, FP32) || attention_has(s, &gpu_device, FP32); /* in a build with CUDA */
     if (!o->dtype_given)
-        o->dtype = attention_has(s, &cpu_device, FP32) ? FP32 : BF16;
-    if (o->dtype == FP32 && !attention_has(s, &cpu_device, FP32))
+        o->dtype = fp32 ? FP32 : BF16;
+    if (o->dtype == FP32 && !fp32)
         usage_error("--dtype fp32: %s takes fp16 and bf16", s->name);
     if (o->ranks && !s->ring)
         usage_error("--ranks %d: %s is no ring", o->ranks, s->name);

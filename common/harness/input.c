@@ -421,7 +421,7 @@ const struct named_shape attention_shapes[] = {
 #define SLOPE 160.0f     /* the first coordinates of queries go from -SLOPE to SLOPE, */
 #define SLOPE_KEYS 8.0f  /* and those of keys from -SLOPE_KEYS to SLOPE_KEYS: scores fall and rise by up to 320 */
 /* The last keys of "plateau" are below the others by 2^9.5, or 2^8.5 at heads of 128 (of 2, and e^score is meant), so that a
-   lane's 16 or 32 weights in step 24 add up to 2^13.5: in its bounds, by less than a factor of 2. */
+   lane's 16 or 32 weights in step 32 add up to 2^13.5: in its bounds, by less than a factor of 2. */
 #define PLATEAU_KEYS 128
 
 /*

@@ -256,7 +256,7 @@ static void finish(const void *step, struct options *o)
 {
     struct paging *g = &o->paging;
     if (o->traced)
-        usage_error("--trace: step 27 has one, and pages do not change it");
+        usage_error("--trace: step 35 has one, and pages do not change it");
     if (o->sweep)
         usage_error("--sweep: it has one length for all; --page-size and --seqlens say what to run here");
     attention_kind.finish(step, o);

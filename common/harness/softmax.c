@@ -38,9 +38,9 @@ struct rounding softmax_rounding(const struct softmax_step *s, const struct devi
 static void finish(const void *step, struct options *o)
 {
     const struct softmax_step *s = step;
-    bool here = softmax_has(s, &cpu_device, FP32) || softmax_has(s, &gpu_device, FP32); /* not step 08 in a build without CUDA */
+    bool here = softmax_has(s, &cpu_device, FP32) || softmax_has(s, &gpu_device, FP32); /* not step 09 in a build without CUDA */
     if (here && !softmax_has(s, &cpu_device, o->dtype) && !softmax_has(s, &gpu_device, o->dtype))
-        usage_error("--dtype %s: %s takes fp32 only; steps 07, 08, 09 and 31 take fp16 and bf16 too", dtype_name(o->dtype),
+        usage_error("--dtype %s: %s takes fp32 only; steps 07, 09, 10 and 42 take fp16 and bf16 too", dtype_name(o->dtype),
                     s->name);
     if (o->change_path && !s->backward_cpu && !s->backward_gpu)
         usage_error("--dy '%s': %s computes no gradient", o->change_path, s->name);

@@ -57,7 +57,7 @@ static void plan_keys(struct call *c, struct cache *d)
     }
 }
 
-/* The host does not know how many keys there are of all sequences of a GPU: as many as there may be, less one, for step 30 takes
+/* The host does not know how many keys there are of all sequences of a GPU: as many as there may be, less one, for step 41 takes
    all sequences to be of one length where none is missing. */
 void plan_cache(struct call *c, struct cache *d)
 {

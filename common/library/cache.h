@@ -1,4 +1,4 @@
-/* How step 30 may see the cache of fsa_decode: pages as keys and values lie, without a copy where that can be. */
+/* How step 41 may see the cache of fsa_decode: pages as keys and values lie, without a copy where that can be. */
 #ifndef CACHE_H
 #define CACHE_H
 
@@ -14,9 +14,9 @@ struct layout {
 
 struct cache {
     struct fsa_cache of;  /* the caller's */
-    bool plain;           /* step 27, or 29, may have it: dense, and of one length */
+    bool plain;           /* step 35, or 40, may have it: dense, and of one length */
     struct layout layout;
-    struct pages pages;   /* what step 30 is to be told */
+    struct pages pages;   /* what step 41 is to be told */
     int32_t *table, *seqlens; /* in the workspace, where they are made */
 };
 

@@ -47,7 +47,7 @@ int cpu_threads(void)
     return here.threads;
 }
 
-/* For step 09 alone: no row fits its cache. Which rows threads share is decided in from_softmax.c. */
+/* For step 10 alone: no row fits its cache. Which rows threads share is decided in from_softmax.c. */
 int64_t cpu_cache_bytes(int level)
 {
     (void)level;

@@ -14,7 +14,7 @@
 #include "steps.h"
 
 #define MOST_BYTES ((int64_t)1 << 44) /* of a tensor: products of sizes, and of sizes and threads, then fit 64 bits everywhere */
-#define MOST_QUERIES ((int64_t)1 << 30) /* of decoding, all together: with 2^31 keys the same holds of step 30 */
+#define MOST_QUERIES ((int64_t)1 << 30) /* of decoding, all together: with 2^31 keys the same holds of step 41 */
 #define MOST_TENSORS 12
 
 struct sizes {

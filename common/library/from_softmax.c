@@ -12,9 +12,9 @@
 #include "inside.h"
 #include "merge.h"
 
-#define FEW 20 /* queries of a head, up to which fsa_attention reads keys as decoding does: step 14 takes as long for up to 48 */
+#define FEW 20 /* queries of a head, up to which fsa_attention reads keys as decoding does: step 15 takes as long for up to 48 */
 
-/* ---- softmax: step 07, step 09 where threads share rows, and step 31 */
+/* ---- softmax: step 07, step 10 where threads share rows, and step 42 */
 
 /* The first tensor is written. */
 static struct tensor *rows_of(struct call *c, const char *name, const void *data, int64_t stride, int64_t rows, int64_t cols)
@@ -27,7 +27,7 @@ static void *row_of(const struct tensor *t, int64_t row)
     return element_at(t->data, row * t->stride[2], t->dtype);
 }
 
-/* What step 09 asks itself. In a virtual machine it takes long to ask for a cache's size: once will do, by whichever thread. */
+/* What step 10 asks itself. In a virtual machine it takes long to ask for a cache's size: once will do, by whichever thread. */
 static bool rows_are_shared(int64_t rows, int64_t cols)
 {
     static _Atomic int64_t known;
@@ -41,10 +41,10 @@ static bool rows_are_shared(int64_t rows, int64_t cols)
     return rows < cpu_threads() || cols > 2 * cache / (int64_t)sizeof(float);
 }
 
-/* Bytes that a thread of step 07 takes, or step 09: exponentials, scales and states, for rows of `cols` columns. */
+/* Bytes that a thread of step 07 takes, or step 10: exponentials, scales and states, for rows of `cols` columns. */
 static size_t softmax_bytes(int64_t cols, bool shared)
 {
-    enum { BLOCK = 512, WAIT = 1024 }; /* of steps 07 and 09 */
+    enum { BLOCK = 512, WAIT = 1024 }; /* of steps 07 and 10 */
     int64_t blocks = (cols + BLOCK - 1) / BLOCK, slots = cols < WAIT ? WAIT / cols : 1;
     int64_t floats = slots * ((cols + CHUNK - 1) / CHUNK * CHUNK + blocks);
     return lines((size_t)blocks * sizeof(struct softmax_state) + (size_t)(shared ? blocks : floats) * sizeof(float)) +
@@ -161,7 +161,7 @@ static struct call begin_attention(const struct fsa_problem *p, struct fsa_run *
     return c;
 }
 
-/* ---- decoding: step 27, on a GPU 29, where keys and values lie as it takes them, and step 30 elsewhere */
+/* ---- decoding: step 35, on a GPU 40, where keys and values lie as it takes them, and step 41 elsewhere */
 
 static enum fsa_status decode(struct call *c, float *lse, const struct fsa_cache *cache)
 {
@@ -189,7 +189,7 @@ static enum fsa_status decode(struct call *c, float *lse, const struct fsa_cache
     return finish(c);
 }
 
-/* ---- attention: step 14, or as decoding for a few queries; its gradient: step 34 */
+/* ---- attention: step 15, or as decoding for a few queries; its gradient: step 47 */
 
 enum fsa_status fsa_decode(const struct fsa_problem *p, const struct fsa_out *out, float *lse, const struct fsa_in *q,
                            const struct fsa_in *k, const struct fsa_in *v, const struct fsa_cache *cache, struct fsa_run *run)

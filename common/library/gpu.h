@@ -35,7 +35,7 @@ struct strided {
 
 enum { MOST_COPIES = 8 };
 
-/* A table for step 30, (batch, most), pages of `size` keys; of a caller's, or where that has none, of one page a sequence. */
+/* A table for step 41, (batch, most), pages of `size` keys; of a caller's, or where that has none, of one page a sequence. */
 struct table {
     int32_t *to;
     const int32_t *from, *seqlens; /* the caller's; of all sequences seq_k, if that is NULL */

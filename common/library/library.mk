@@ -3,9 +3,9 @@
 # no other (no PTX: it would be compiled twice); the tensors of Hopper's may lie in other ways than the step's (strided.cuh).
 
 comma := ,
-LIBRARY_STEPS := $(filter 07% 09% 14% 27% 30% 31% 34%,$(STEPS))
-LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 09% 14% 26% 27% 29% 30% 31% 34% \
-                     $(if $(filter-out sm_90a,$(ARCH)),18% 38%) $(if $(filter sm_90a,$(ARCH)),24% 44%),$(STEPS)))
+LIBRARY_STEPS := $(filter 07% 10% 15% 35% 41% 42% 47%,$(STEPS))
+LIBRARY_GPU_STEPS := $(if $(filter 1,$(CUDA)),$(filter 07% 10% 15% 34% 35% 40% 41% 42% 47% \
+                     $(if $(filter-out sm_90a,$(ARCH)),23% 55%) $(if $(filter sm_90a,$(ARCH)),32% 66%),$(STEPS)))
 LIBRARY_O := $(patsubst %,$B/library/%.o,$(basename $(wildcard common/library/*.c)) \
              $(LIBRARY_STEPS:%=steps/%/cpu) $(if $(filter 1,$(CUDA)),common/library/gpu) $(LIBRARY_GPU_STEPS:%=steps/%/gpu))
 LIBRARY := $B/libfrom_softmax.a $B/libfrom_softmax.so
@@ -19,8 +19,8 @@ $B/library/%.o: %.c $B/flags
 $B/library/steps/%.o: INSIDE = -include common/library/inside.h
 
 # Steps for some GPUs alone are there if ARCH has one; on_gpu.c must know.
-$B/library/common/library/on_gpu.o: C += $(if $(filter 24%,$(LIBRARY_GPU_STEPS)),-DFOR_HOPPER) \
-                                         $(if $(filter 18%,$(LIBRARY_GPU_STEPS)),-DFOR_OTHERS)
+$B/library/common/library/on_gpu.o: C += $(if $(filter 32%,$(LIBRARY_GPU_STEPS)),-DFOR_HOPPER) \
+                                         $(if $(filter 23%,$(LIBRARY_GPU_STEPS)),-DFOR_OTHERS)
 
 LIBRARY_NEEDS = $(filter -fopenmp,$(OPENMP))
 ifeq ($(CUDA),1)
@@ -30,7 +30,7 @@ LIBRARY_NVCCFLAGS := -O3 -std=c++17 $(foreach a,$(ARCH),-gencode arch=$(a:sm_%=c
 $B/library/%.o: %.cu $B/flags
 	@mkdir -p $(@D) $(if $(V),,&& echo "  compile $<, for the library")
 	$Q$(NVCC) $(LIBRARY_NVCCFLAGS) $(MAPS) -MF $(@:.o=.d) -c $< -o $@
-$(patsubst %,$B/library/steps/%/gpu.o,$(filter 24%,$(LIBRARY_GPU_STEPS))): MAPS = -DOTHER_MAPS='"library/strided.cuh"'
+$(patsubst %,$B/library/steps/%/gpu.o,$(filter 32%,$(LIBRARY_GPU_STEPS))): MAPS = -DOTHER_MAPS='"library/strided.cuh"'
 
 # For those who link the archive; the shared library has CUDA's runtime inside.
 LIBRARY_NEEDS += $(firstword $(wildcard $(CUDA_HOME)/lib64/libcudart_static.a $(CUDA_HOME)/lib/libcudart_static.a) \

@@ -7,7 +7,7 @@
 
 /* ---- softmax */
 
-/* Steps 09 and 31, of which there is a half for fp32 alone. */
+/* Steps 10 and 42, of which there is a half for fp32 alone. */
 static struct {
     softmax_gpu_fn *fp32;
     softmax_fp16_gpu_fn *fp16;
@@ -178,7 +178,7 @@ enum fsa_status attention_on_gpu(struct call *c, float *lse)
     return finish(c);
 }
 
-/* Step 30, for caches in pages and sequences of unlike length. Its table and its lengths are the GPU's: nobody looks at them
+/* Step 41, for caches in pages and sequences of unlike length. Its table and its lengths are the GPU's: nobody looks at them
    before the step does. */
 static struct {
     attention_paged_fp16_gpu_fn *fp16;

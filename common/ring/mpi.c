@@ -1,5 +1,5 @@
 /*
- * A ring of processes that mpirun started, on one machine or on several: mpirun -np 4 build/cpu/47_zigzag_ring. All run the same
+ * A ring of processes that mpirun started, on one machine or on several: mpirun -np 4 build/cpu/69_zigzag_ring. All run the same
  * program with the same options. Rank 0 goes on as if it were alone; when the ring is needed it hands out the pieces, is a rank
  * like the others, and collects what they made. The others wait for work until rank 0 ends.
  *

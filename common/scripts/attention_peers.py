@@ -2,7 +2,7 @@
 product in turn with it.
 
 Ours are called through $B/libattention.so, which `make peers` links from the objects that the steps' programs are made of. Every
-step from 14 on that the library has, in the type and head dimension asked for and for this GPU, is a contender.
+step from 15 on that the library has, in the type and head dimension asked for and for this GPU, is a contender.
 """
 import ctypes
 import glob
@@ -15,10 +15,10 @@ TOKENS = int(os.environ.get("BENCH_TOKENS") or 16384)  # as common/scripts/bench
 HEADS = int(os.environ.get("BENCH_HEADS") or 32)       # and heads of 64; of 128 half as many
 LENGTHS = [512 << k for k in range(6)]
 QUICK_LENGTHS = [1024, 8192]
-FIRST_STEP = 10
+FIRST_STEP = 11
 ROUNDS = {"cuda": 40, "cpu": 0}  # 0: as many as fit the budget
 SLOW = 4                         # whoever takes so many times the fastest one's time is timed by itself
-MATH_PART = 4                    # a CPU's math backend is timed up to TOKENS / 4, as steps 10 to 12 are: it is slow
+MATH_PART = 4                    # a CPU's math backend is timed up to TOKENS / 4, as steps 11 to 13 are: it is slow
 CHECKED_ROWS = 16                # query rows compared with fp64
 MATMUL = 8192                    # rows and columns of the matrix product that takes turns with attention, as step 00 has it
 DTYPES = ["fp32", "fp16", "bf16", "fp64"]  # enum dtype of common/types.h

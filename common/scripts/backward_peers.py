@@ -13,7 +13,7 @@ import subprocess
 from attention_peers import (
     BACKENDS, FLASH_ATTENTION, function_of, library_of, mean, our_step, our_steps, print_means, print_skipped, print_sweep)
 
-STEP = "34_joined_backward"
+STEP = "47_joined_backward"
 TOKENS, WIDTH = {"cpu": 2048, "cuda": 16384}, {"cpu": 1024, "cuda": 2048}  # in all; heads times dim
 LENGTHS = {"cpu": [512, 1024, 2048], "cuda": [512 << k for k in range(6)]}
 QUICK_LENGTHS = {"cpu": [2048], "cuda": [1024, 8192]}

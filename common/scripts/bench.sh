@@ -10,8 +10,8 @@ results=${RESULTS:-build/results.tsv}
 # Whether the step has this type where BENCH_ARGS has it timed: a program that has nothing to time ends with status 1.
 has() {
     case "$step $1 ${BENCH_ARGS:-}" in
-    "28_"*" fp32 "* | "29_"*" fp32 "* | "33_"*"16 "*) return 1 ;;
-    "30_"*" fp32 "*"--device gpu"* | "31_"*"16 "*"--device gpu"* | "34_"*"16 "*"--device gpu"*) return 1 ;;
+    "37_"*" fp32 "* | "38_"*" fp32 "* | "39_"*" fp32 "* | "40_"*" fp32 "* | "4"[456]_*"16 "*) return 1 ;;
+    "41_"*" fp32 "*"--device gpu"* | "42_"*"16 "*"--device gpu"* | "47_"*"16 "*"--device gpu"*) return 1 ;;
     esac
 }
 
@@ -19,8 +19,8 @@ has() {
 # fewer.) Slow steps, and fp16, which is as fast as bf16, at one length alone. And the error against the size of the scores.
 attention() {
     case $step in
-    10_* | 12_* | 1[34]_* | 3[23]_* | 4[678]_*) types=fp32 ;;
-    11_* | 34_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
+    11_* | 1[345]_* | 4[3456]_* | 68_* | 69_* | 70_*) types=fp32 ;;
+    12_* | 47_*) types="fp32 ${BENCH_DTYPES:-fp16 bf16}" ;;
     *) types=${BENCH_DTYPES:-fp16 bf16} ;;
     esac
     for dtype in $types; do
@@ -29,7 +29,7 @@ attention() {
         "$1" --dtype $dtype --sweep-scale --heads 8 --seq 1024 --reps 1 ${BENCH_ARGS:-}
         for size in "--dim 64 --heads ${BENCH_HEADS:-32}" "--dim 128 --heads $((${BENCH_HEADS:-32} / 2))"; do
             case $step$dtype in
-            1[34]_* | 4[678]_* | *bf16)
+            1[45]_* | 68_* | 69_* | 70_* | *bf16)
                 for mask in "" --causal; do
                     "$1" --dtype $dtype --batch 1 --seq ${BENCH_TOKENS:-16384} --sweep $size $mask ${BENCH_ARGS:-}
                 done ;;
@@ -45,7 +45,7 @@ decoding() {
         has $dtype || continue
         "$1" --dtype $dtype ${BENCH_ARGS:-}
         case $step in # keys of a page, in place of keys of a cache
-        30_*) for size in 1 4 16 64 256; do "$1" --dtype $dtype --page-size $size ${BENCH_ARGS:-}; done ;;
+        41_*) for size in 1 4 16 64 256; do "$1" --dtype $dtype --page-size $size ${BENCH_ARGS:-}; done ;;
         *) "$1" --dtype $dtype --sweep ${BENCH_ARGS:-} ;;
         esac
         for shape in llama3-8b-token llama3-70b-token; do
@@ -68,12 +68,12 @@ for program; do
     "$program" --sweep ${BENCH_ARGS:-}
     "$program" ${BENCH_ARGS:-}  # the default shape once more, in full: the row that the plots of all steps show
     case $step in
-    31_*)
+    42_*)
         for dtype in ${BENCH_DTYPES:-fp16 bf16}; do
             has $dtype || continue
             "$program" --dtype $dtype ${BENCH_ARGS:-}
         done ;;
-    0[789]_*)
+    0[789]_* | 10_*)
         for dtype in ${BENCH_DTYPES:-fp16 bf16}; do
             "$program" --sweep --rows 32Ki --dtype $dtype ${BENCH_ARGS:-}
             for cols in 1000 1023 4097 12345; do
@@ -85,7 +85,7 @@ for program; do
         done ;;
     esac
     case $step in
-    0[89]_*)
+    09_* | 10_*)
         "$program" --rows 16 --cols 1Mi ${BENCH_ARGS:-}
         "$program" --rows 1 --cols 16Mi ${BENCH_ARGS:-} ;;
     esac

@@ -252,7 +252,7 @@ def main(words):
             file.write(PAGE % (name, html.escape(first[0]), notes + "\n".join(as_table(code)), "\n".join(as_table(everything))))
         print("%s\nbuild/diff/%s.html" % (first[0], name))
         return
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # make diff-9 | head
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # make diff-10 | head
     colour = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in os.environ
     print("\n".join(as_text(first, everything if "--all" in flags else code, colour)))
 

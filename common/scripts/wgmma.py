@@ -5,7 +5,7 @@ import textwrap
 
 TYPES = {"fp16": "f16", "bf16": "bf16"}
 WIDTHS = {"scores": [64, 128], "values": [64, 128],  # columns of the result: keys of a tile, or the head dimension;
-          "across": [64]}  # queries of a tile, in step 41
+          "across": [64]}  # queries of a tile, in step 63
 
 HEAD = """/*
  * wgmma: products of a warpgroup (128 threads), which run by themselves until wgmma_wait(). Written by wgmma.py.

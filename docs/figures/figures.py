@@ -93,7 +93,7 @@ def tree():
     f = Figure(720, 380, "The merge tree: elements, lanes, warps and blocks join by the same rule")
     levels = [("elements of a row", 16, "one at a time, in registers", "step 03"),
               ("lanes of a warp", 8, "shuffles", "steps 03 and 04"), ("warps of a block", 4, "shared memory", "step 05"),
-              ("blocks", 2, "a cluster, or memory", "steps 08 and 09"), ("the row", 1, "", "")]
+              ("blocks", 2, "a cluster, or memory", "steps 09 and 10"), ("the row", 1, "", "")]
     left, right = 180, 520
     places = []
     for i, (name, count, how, step) in enumerate(levels):
@@ -196,6 +196,29 @@ def packs():
     return f
 
 
+def shelf():
+    f = Figure(740, 236, "A thread's packs: four in registers, the next ones in shared memory, and the rest read again")
+    left, size = 146, 26.5
+    for i in range(22):
+        kind = "a" if i < 4 else "b" if i < 18 else "none"
+        f.box(left + i * size, 58, size - 4, 30, kind, str(i), "small")
+    f.text(left - 14, 78, "a thread's packs", "", "end")
+    for first, count, words, more, kind in ((0, 4, "registers", "32 KiB of a row", "a"), (4, 14, "shared memory", "112 KiB", "b"),
+                                            (18, 4, "nowhere", "read again", "none")):
+        x = left + first * size
+        f.text(x + count * size / 2 - 2, 24, words, "head")
+        f.text(x + count * size / 2 - 2, 44, more, "small")
+        f.box(x, 126, count * size - 4, 44, kind)
+        f.arrow(x + count * size / 2 - 2, 92, x + count * size / 2 - 2, 122)
+    f.text(left + 2 * size - 2, 153, "as it comes", "small")
+    f.text(left + 11 * size - 2, 153, "when all copies are there", "small")
+    f.text(left + 20 * size - 2, 153, "last", "small")
+    f.text(left - 14, 153, "is merged", "", "end")
+    f.text(370, 200, "all loads start at once; the thread that has copied a pack reads it, so there is no barrier", "small")
+    f.text(370, 220, "(a block of 512 threads on an H100, two of which share an SM)", "small")
+    return f
+
+
 def transports():
     f = Figure(740, 300, "How the states of a split row travel: through the cluster's shared memory, or through global memory")
     for k, (title, notes) in enumerate((("a cluster", ("each block writes its state", "into every inbox, its own too")),
@@ -247,10 +270,10 @@ def loops():
 
 
 def registers():
-    f = Figure(720, 300, "Who holds which scores: in step 13 a lane has one, in step 14 four packs of 4 x 4")
+    f = Figure(720, 300, "Who holds which scores: in step 14 a lane has one, in step 15 four packs of 4 x 4")
     size, x0, y0, lane = 20, 330, 92, (1, 2)
-    f.text(120, 24, "step 13: a lane, one score", "head")
-    f.text(x0 + 8 * size, 24, "step 14: a lane, 8 x 8 scores", "head")
+    f.text(120, 24, "step 14: a lane, one score", "head")
+    f.text(x0 + 8 * size, 24, "step 15: a lane, 8 x 8 scores", "head")
     for k in range(8):
         f.box(40 + k * size, y0 + 2 * size, size - 3, size - 3, "c" if k == 2 else "none")
         f.box(40 + k * size, y0, size - 3, size - 3, "b" if k == 2 else "none")
@@ -311,7 +334,7 @@ def fragments():
     matrix(20, 8, "C: S, 8 keys", ("c[0..1] above,", "c[2..3] below"), quarters())
     matrix(148, 8, "C: the next 8", ("c[0..1] above,", "c[2..3] below"), quarters(2))
     matrix(354, 16, "A: P, 16 keys", ("a[0] above,", "a[1] below", "a[2] above,", "a[3] below"), quarters())
-    matrix(606, 8, "B: Kᵀ, 8 keys", ("b0 above,", "b1 below"), lambda row, col: row % 8 // 2 == t and col == g and "e")
+    matrix(606, 8, "B: V, 8 columns", ("b0 above,", "b1 below"), lambda row, col: row % 8 // 2 == t and col == g and "e")
     f.arrow(256, 164, 342, 164)
     f.text(299, 136, "exp(s − m)", "small")
     f.text(299, 152, "two to a word", "small")
@@ -320,6 +343,94 @@ def fragments():
     f.text(370, 288, f"coloured: lane {lane} = 4 · {g} + {t}. Of A and C it holds columns 2 and 3 of row 1 in each quarter,",
            "small")
     f.text(370, 306, "of B, whose quarters are transposed, rows 2 and 3 of column 1", "small")
+    return f
+
+
+def rotated():
+    f = Figure(720, 372, "Eight rows of K: the packs that eight lanes read first, if all begin at pack 0, and as they do")
+    for k, title in enumerate(("all begin at pack 0", "lane j begins at pack j")):
+        x0, y0, size = 60 + 350 * k, 66, 30
+        f.text(x0 + 4 * size, 24, title, "head")
+        f.text(x0 + 4 * size, 54, "packs of 16 bytes, 4 banks each", "small")
+        for lane in range(8):
+            f.text(x0 - 10, y0 + lane * size + 19, f"lane {lane}" if k == 0 else f"{lane}", "small", "end")
+            for pack in range(8):
+                turn = (pack - k * lane) % 8
+                f.box(x0 + pack * size, y0 + lane * size, size - 3, size - 3, "none" if turn else "b", f"{turn + 1}", "small")
+        turns = "8 places, all 32 banks: 1 turn" if k else "one place, the same 4 banks: 8 turns"
+        f.text(x0 + 4 * size, y0 + 8 * size + 22, turns, "small")
+    f.text(360, 360, "a row is a key, a lane's; numbers say in which order it reads the packs, orange is the first", "small")
+    return f
+
+
+def quarters():
+    f = Figure(740, 330, "S = Q times K transposed on a tensor core: which lane holds what of A, of B and of C")
+    size, top, lane = 12, 104, 5
+    g, t = lane // 4, lane % 4
+
+    def matrix(x, y, rows, columns, kind, mine):
+        for row in range(rows):
+            for col in range(columns):
+                f.box(x + col * size, y + row * size, size - 2, size - 2, kind if mine(row % 8, col % 8) else "none")
+        for row in range(8, rows, 8):
+            f.arrow(x - 4, y + row * size - 1, x + columns * size + 2, y + row * size - 1, False)
+        for col in range(8, columns, 8):
+            f.arrow(x + col * size - 1, y - 4, x + col * size - 1, y + rows * size + 2, False)
+
+    pair = lambda row, col: row == g and col // 2 == t
+    f.text(116, 24, "A: 16 rows of Q", "head")
+    f.text(116, 44, "16 of their columns", "small")
+    f.text(300, 24, "B: Kᵀ", "head")
+    f.text(300, 44, "8 keys, a column each", "small")
+    f.text(444, 24, "C: S", "head")
+    f.text(444, 44, "16 rows, 8 keys", "small")
+    matrix(20, top, 16, 16, "a", pair)
+    matrix(252, top, 16, 8, "b", lambda row, col: col == g and row // 2 == t)
+    matrix(396, top, 16, 8, "c", pair)
+    f.text(232, top + 100, "×", "head")
+    f.text(372, top + 100, "=", "head")
+    for i, (x, y) in enumerate(((68, 88), (68, 314), (164, 88), (164, 314))):
+        f.text(x, y, f"a[{i}]", "small")
+    f.text(300, 88, "b0", "small")
+    f.text(300, 314, "b1", "small")
+    f.text(444, 88, "c[0], c[1]", "small")
+    f.text(444, 314, "c[2], c[3]", "small")
+    for i, words in enumerate((f"coloured: lane {lane} = 4 · {g} + {t}", "g = 1: the row", "t = 1: the pair of columns", "",
+                               "in B they change places:", "g the column, t the rows")):
+        f.text(520, top + 20 + 20 * i, words, "small", "start")
+    return f
+
+
+def served():
+    f = Figure(720, 250, "A fragment of K serves one product in step 20, and two in step 21")
+    for k, (title, parts) in enumerate((("step 20: 16 rows a warp", 1), ("step 21: 32 rows a warp", 2))):
+        x0 = 30 + 350 * k
+        f.text(x0 + 150, 24, title, "head")
+        for n in range(4):
+            f.box(x0 + 90 + 54 * n, 48, 46, 40, "b", f"K {n}", "small")
+            for part in range(parts):
+                f.box(x0 + 90 + 54 * n, 104 + 54 * part, 46, 46, "c", "S", "math")
+        for part in range(parts):
+            f.box(x0 + 14, 104 + 54 * part, 46, 46, "a", f"Q {part}", "small")
+        f.text(x0 + 150, 232, ("4 loads of K for 4 products", "4 loads of K for 8 products")[k], "small")
+    return f
+
+
+def folded():
+    f = Figure(720, 214, "What is computed for a score on the way to its weight: four instructions, or two")
+
+    def chain(y, title, steps):
+        f.text(24, y - 12, title, "head", "start")
+        for i, (words, kind) in enumerate(steps):
+            x = 24 + 136 * i
+            f.box(x, y, 112, 36, kind, words, "small")
+            if i + 1 < len(steps):
+                f.arrow(x + 114, y + 18, x + 134, y + 18)
+
+    chain(50, "until now", (("s", "none"), ("s · σ", "b"), ("− m", "b"), ("· log₂ e", "b"), ("2ˣ", "c")))
+    chain(142, "folded", (("s", "none"), ("s · c − c m", "b"), ("2ˣ", "c")))
+    f.text(440, 165, "c = σ log₂ e, and c m once a row", "small", "start")
+    f.text(24, 204, "orange: multiplications and additions; green: the exponential unit", "small", "start")
     return f
 
 
@@ -338,11 +449,11 @@ def pipeline():
         for i in range(count):
             f.arrow(123 + (i + 1) * width, y - 4, 123 + (i + 1) * width, y + 74, False)
 
-    f.text(126, 22, "step 16: a warp that copies does not multiply", "head", "start")
+    f.text(126, 22, "step 19: a warp that copies does not multiply", "head", "start")
     track(34, "copies", 0, 2, "aa")
     track(72, "products", 1, 2, "aa")
     barriers(34, 6)
-    f.text(126, 146, "step 17: the next tile travels meanwhile", "head", "start")
+    f.text(126, 146, "step 20: the next tile travels meanwhile", "head", "start")
     track(158, "copies", 0, 1, "ab")
     track(196, "products", 1, 1, "ab")
     barriers(158, 4)
@@ -463,12 +574,65 @@ def gantt():
         f.text(16, y, words, "head", "start")
     both = [[(4, "a")] * 2, [(4, "b")] * 2]
     rows(37, both, 0.8, "each begins alone, ends alone")
-    rows(123, both, 0, "the next S beside the last P V")
+    rows(123, both, 0.4, "the producers are ahead")
     rows(209, [[(6, "a"), (4, "a"), (2, "a")], [(5, "b"), (3, "b"), (1, "b")]], 0, "every second tile: 12 and 9", True)
     rows(265, [[(6, "a"), (3, "b"), (2, "a")], [(5, "b"), (4, "a"), (1, "b")]], 0, "whoever is free: 11 and 10", True)
     f.arrow(left, 322, left + 12 * unit, 322)
     f.text(left + 12.6 * unit, 327, "time", "small", "start")
     f.text(left, 342, "colour: whose tile it is if each SM takes every second one", "small", "start")
+    return f
+
+
+def seam():
+    f = Figure(740, 316, "The border of two tiles: in step 30 the consumers drain, in step 31 the next scores are made beside "
+                         "the last P V")
+    left, unit, height = 112, 62, 24
+    plays = ((36, "step 30", "O leaves, then Q′ comes",
+              (("S0", 0, "a"), ("PV1", 0.5, "a"), ("PV0", 2.1, "a"), ("S3′", 5.0, "b"), ("S2′", 7.0, "b"), ("PV3′", 7.5, "b")),
+              ((0.55, "a", "softmax 0"), (5.55, "b", "softmax 3′"), (7.55, "b", "2′")), (2.65, "O leaves"), (3.9, "Q′ comes")),
+             (182, "step 31", "Q′ has a place of its own, and O a box",
+              (("S0", 0, "a"), ("PV1", 0.5, "a"), ("S3′", 2.1, "b"), ("PV0", 2.6, "a"), ("S2′", 4.2, "b"), ("PV3′", 4.7, "b"),
+               ("S1′", 6.3, "b"), ("PV2′", 6.8, "b")),
+              ((0.55, "a", "softmax 0"), (2.65, "b", "softmax 3′"), (4.75, "b", "softmax 2′"), (6.85, "b", "softmax 1′")),
+              (3.9, "O leaves"), (0, "Q′ comes")))
+    for y, head, words, products, softmax, results, queries in plays:
+        f.text(14, y - 14, head, "head", "start")
+        f.text(left, y - 14, words, "small", "start")
+        for i, name in enumerate(("products", "softmax", "copies")):
+            f.text(left - 12, y + 17 + (height + 6) * i, name, "small", "end")
+        for name, at, kind in products:
+            f.box(left + unit * at, y, unit * 0.5 - 2, height, kind, name, "small")
+        for at, kind, name in softmax:
+            width = 0.95 if at > 7.5 else 1.5
+            f.box(left + unit * at, y + height + 6, unit * width - 2, height, kind, name, "small")
+        for (at, name), kind in ((results, "a"), (queries, "b")):
+            f.box(left + unit * at, y + 2 * (height + 6), unit * 1.2 - 2, height, kind, name, "small")
+    f.text(left, 306, "blue: this tile, orange: the next. One warpgroup; others use the tensor cores between", "small", "start")
+    return f
+
+
+def sharing():
+    f = Figure(740, 318, "Shared memory of an SM at heads of 128: two blocks of one warpgroup with tiles of their own, or one of "
+                         "three that share them")
+    for x, head, blocks, groups, keys in ((14, "step 26: two blocks of one warpgroup", 2, 1, 64),
+                                          (386, "step 27: one block of three", 1, 3, 128)):
+        f.text(x + 170, 22, head, "head")
+        f.box(x, 34, 340, 226, "none")
+        for b in range(blocks):
+            left, width = x + 12 + 162 * b, 316 if blocks == 1 else 154
+            for g in range(groups):
+                f.box(left + 107 * g, 48, 102 if groups > 1 else width, 34, "a", "Q, 64 rows", "small")
+            for i, name in enumerate(("K", "V")):
+                for stage in range(2):
+                    half = (width - 6) / 2
+                    f.box(left + (half + 6) * stage, 122 + 64 * i, half, 26 * keys / 64, "b", f"{name}, {keys}", "small")
+            for g in range(groups):
+                at = left + 107 * g + 51 if groups > 1 else left + width / 2
+                f.arrow(at, 118, at, 86)
+    f.text(184, 282, "a tile of K and V: 32 KiB, read for 64 queries", "small")
+    f.text(556, 282, "a tile of K and V: 64 KiB, read for 192 queries", "small")
+    f.text(184, 302, "in all 160 KiB", "small")
+    f.text(556, 302, "in all 176 KiB", "small")
     return f
 
 
@@ -534,6 +698,138 @@ def group():
     f.text(150, 202, "each number read 4 times", "small")
     f.box(532, 98, 150, 24, "b", "all keys and values")
     f.text(540, 202, "each number read once, used 4 times", "small")
+    return f
+
+
+def beside():
+    f = Figure(740, 236, "Rows merged one after the other by all warps together, and side by side, four columns a thread")
+    f.text(180, 24, "a row after the other", "head")
+    f.text(560, 24, "side by side", "head")
+    for row in range(4):
+        kind, y = "abca"[row], 44 + 40 * row
+        f.text(52, y + 19, f"turn {row}", "small", "end")
+        f.box(60, y, 160, 28, kind, f"row {row}: pieces", "small")
+        f.box(224, y, 84, 28, kind, "the warps'", "small")
+        f.box(440 + 60 * row, 44, 56, 28, kind, f"row {row}", "small")
+    f.text(432, 63, "turn 0", "small", "end")
+    f.text(184, 218, "a wait for memory, and a barrier, in each turn", "small")
+    f.text(560, 92, "32 threads each, four columns a thread:", "small")
+    f.text(560, 110, "they wait together, and need no barrier", "small")
+    f.text(560, 150, "parts in memory:", "small")
+    for piece in range(3):
+        for row in range(4):
+            f.box(440 + 82 * piece + 19 * row, 162, 17, 24, "abca"[row], str(row), "small")
+        f.text(440 + 82 * piece + 37, 204, f"piece {piece}", "small")
+    f.text(560, 224, "a row's parts lie four apart", "small")
+    return f
+
+
+def handed():
+    f = Figure(740, 286, "Scores made by a tensor core: in shared memory each lane finds those of its keys, of every row")
+    size, y0 = 11, 58
+    for x0, head in ((20, "Q Kᵀ: who has made them"), (450, "who needs them")):
+        f.text(x0 + 8 * size + (20 if x0 == 20 else 30), 24, head, "head")
+        for row in range(16):
+            for key in range(16):
+                made = row % 8 == 1 and key % 8 // 2 == 2
+                kind = ("b" if made else "none") if x0 == 20 else ("none" if row > 7 else "a" if key % 2 == 0 else "c")
+                f.box(x0 + key * size, y0 + row * size, size - 2, size - 2, kind)
+        f.text(x0 + 8 * size, y0 - 8, "16 keys", "small")
+        f.text(x0 + 16 * size + 6, y0 + 4 * size + 4, "rows 0 to 7:" if x0 == 450 else "", "small", "start")
+        f.text(x0 + 16 * size + 6, y0 + 5.5 * size + 6, "the group" if x0 == 450 else "", "small", "start")
+        f.text(x0 + 16 * size + 6, y0 + 12 * size + 4, "not there" if x0 == 450 else "", "small", "start")
+    f.arrow(214, y0 + 8 * size, 432, y0 + 8 * size)
+    f.text(322, y0 + 8 * size - 12, "16 x 16 floats", "small")
+    f.text(322, y0 + 8 * size + 20, "in shared memory", "small")
+    f.text(14, 256, "lane 6 has eight, of rows 1 and 9", "small", "start")
+    f.text(560, 256, "blue: lanes 0 to 15, green: 16 to 31,", "small")
+    f.text(560, 274, "all rows of every other key", "small")
+    return f
+
+
+def drifting():
+    f = Figure(740, 244, "Four warps of a block, each with a tile of its own: while some wait for copies others multiply")
+    left, unit = 110, 30
+    f.text(left + 10 * unit, 22, "no barrier: each warp has its own tile, and its own turn", "head")
+    for warp in range(4):
+        y, x = 38 + 40 * warp, left + unit * warp * 1.1
+        f.text(left - 14, y + 20, f"warp {warp}", "", "end")
+        while x < left + 20 * unit:
+            for words, length, kind in (("copy, and wait", 3.4, "a"), ("", 1.0, "b")):
+                width = min(length * unit, left + 20 * unit - x)
+                if width > 3:
+                    f.box(x, y, width - 3, 30, kind, words if width > 90 else "", "small")
+                x += length * unit
+    f.arrow(left, 206, left + 20 * unit, 206)
+    words = "time; orange: multiplies a tile of 16 keys; the warp's next tile begins 64 keys further on"
+    f.text(left + 10 * unit, 230, words, "small")
+    return f
+
+
+def three_places():
+    f = Figure(740, 330, "A tile at a time: nothing travels during products. A ring of three places: something always travels")
+    left, unit = 126, 58
+
+    def track(y, name, parts):
+        f.text(left - 14, y + 20, name, "", "end")
+        for start, length, kind, words in parts:
+            f.box(left + start * unit, y, length * unit - 4, 30, kind, words, "small")
+
+    f.text(left, 22, "step 39: a warp copies, waits and multiplies in turn", "head", "start")
+    track(34, "copies", [(4 * n, 3, "a", f"tile {n}") for n in range(2)] + [(8, 2.2, "a", "tile 2")])
+    track(70, "products", [(4 * n + 3, 1, "a", str(n)) for n in range(2)])
+    f.text(left, 136, "step 40: a ring of three places", "head", "start")
+    starts = (0, 0, 3, 4, 6, 7, 9)
+    for place, kind in enumerate("abc"):
+        track(148 + 34 * place, f"place {place}",
+              [(starts[n], min(3, 10.2 - starts[n]), kind, f"tile {n}") for n in range(place, 7, 3) if starts[n] < 10])
+    track(254, "products", [(start, 1, "abc"[n % 3], str(n)) for n, start in enumerate((3, 4, 6, 7, 9))])
+    f.text(370, 310, "time goes to the right; a copy begins when the tile before it in its place has been multiplied", "small")
+    return f
+
+
+def exchanged():
+    f = Figure(740, 250, "D as a sum over keys, of a row of P and one of dP; and as a sum over dims, of a row of dO and one of O")
+    for x0, head, names, count, size, kind, words in (
+            (20, "over the keys: after P and dP", ("P", "dP"), 14, 23, "b", "L numbers each, made first and kept"),
+            (470, "over the dims: before them", ("dO", "O"), 5, 23, "a", "d numbers each, there already")):
+        f.text(x0 + 150 if x0 == 20 else x0 + 110, 24, head, "head")
+        for line, name in enumerate(names):
+            y = 52 + 44 * line
+            f.text(x0 + 22, y + 17, name, "math", "end")
+            for i in range(count):
+                f.box(x0 + 32 + i * size, y, size - 3, 24, kind)
+        f.text(x0 + 32 + count * size / 2, 92 - 4 + 1, "×", "small")
+        f.arrow(x0 + 32 + count * size / 2, 124, x0 + 32 + count * size / 2, 150)
+        f.box(x0 + 32 + count * size / 2 - 20, 154, 40, 28, "c", "D", "math")
+        f.text(x0 + 32 + count * size / 2, 206, words, "small")
+    f.text(430, 172, "=", "head")
+    f.text(370, 238, "a query has one D; each of its elements of dS is P (dP − D)", "small")
+    return f
+
+
+def walk():
+    f = Figure(740, 286, "A block of keys walks over its queries: P stays in the block, dS goes to memory, for dQ")
+    size, x0, y0 = 26, 150, 62
+    f.text(x0 + 3 * size, 24, "a block of keys walks down", "head")
+    for i in range(6):
+        for j in range(6):
+            kind = "c" if j == 3 and i < 4 else "b" if (i, j) == (4, 3) else "none"
+            f.box(x0 + j * size, y0 + i * size, size - 3, size - 3, kind)
+    f.text(x0 - 12, y0 + 3 * size, "queries", "small", "end")
+    f.text(x0 + 3.45 * size, y0 + 6 * size + 14, "keys", "small")
+    f.text(x0 + 3 * size, y0 + 6 * size + 32, "dV += Pᵀ dO, dK += dSᵀ Q, in registers", "small")
+    f.arrow(x0 + 4 * size + 4, y0 + 4.45 * size, 408, y0 + 4.45 * size)
+    f.text(360, y0 + 4.45 * size - 10, "dS", "math")
+    x1 = 420
+    f.text(x1 + 3 * size, 24, "dS in memory", "head")
+    for i in range(6):
+        for j in range(6):
+            f.box(x1 + j * size, y0 + i * size, size - 3, size - 3, "b" if i == 2 or (i, j) == (4, 3) else "none")
+    f.arrow(x1 + 6 * size + 4, y0 + 2.45 * size, x1 + 6 * size + 40, y0 + 2.45 * size)
+    f.text(x1 + 6 * size + 46, y0 + 2.45 * size + 5, "dQ", "", "start")
+    f.text(x1 + 3 * size + 30, y0 + 6 * size + 14, "another kernel reads rows: dQ = dS K", "small")
+    f.text(370, 276, "P: no memory at all. dS: L² numbers a head, written once and read once", "small")
     return f
 
 
@@ -753,6 +1049,53 @@ def staggered():
     return f
 
 
+def turned():
+    f = Figure(740, 262, "P of 16 queries and 16 keys in quarters, as it is written, and read turned: two change places")
+    left, unit, top = 74, 74, 66
+
+    def quarters(x, title, rows, across, words):
+        f.text(x + unit - 2, 24, title, "math")
+        f.text(x + unit - 2, 50, across, "small")
+        f.text(x - 12, top + unit + 4, rows, "small", "end")
+        for i, (kind, word) in enumerate(words):
+            f.box(x + i % 2 * unit, top + i // 2 * unit, unit - 4, unit - 4, kind, word, "math")
+
+    kinds = ("a", "b", "c", "none")
+    quarters(left, "P", "queries", "keys", list(zip(kinds, "0123")))
+    for i, kind in enumerate(kinds):
+        f.box(310 + 34 * i, top + 44, 30, 56, kind, str(i), "math")
+    f.text(376, top + 20, "shared memory", "small")
+    f.arrow(222, top + 72, 296, top + 72)
+    f.arrow(456, top + 72, 500, top + 72)
+    quarters(572, "Pᵀ", "keys", "queries", [(kinds[i], f"{i}ᵀ") for i in (0, 2, 1, 3)])
+    f.text(370, 232, "a quarter: 8 × 8, 128 bytes, a word of each lane", "small")
+    f.text(370, 252, "ldmatrix.trans turns each; which of them comes where is a matter of addresses", "small")
+    return f
+
+
+def longest():
+    f = Figure(740, 330, "Blocks under a causal mask on seven places: head after head, and the longest of all heads first")
+    heads, keys, places, unit = 5, 6, 7, 17
+
+    def run(left, title, blocks):
+        f.text(left + 9 * unit, 24, title, "head")
+        free = [0] * places
+        for head, length in blocks:
+            i = free.index(min(free))
+            kind = ("a", "b", "c", "none", "a")[head]
+            f.box(left + free[i] * unit, 44 + 30 * i, length * unit - 2, 26, kind, str(length), "small")
+            free[i] += length
+        f.arrow(left + max(free) * unit, 36, left + max(free) * unit, 260, False)
+        f.text(left + max(free) * unit, 278, f"{max(free)}", "small")
+
+    run(40, "step 52: head after head", [(h, n) for h in range(heads) for n in range(keys, 0, -1)])
+    run(400, "here: the longest first", [(h, n) for n in range(keys, 0, -1) for h in range(heads)])
+    f.text(370, 300, "a row: a place on an SM, which takes the next block when it is free. Five heads, four colours, six blocks",
+           "small")
+    f.text(370, 320, "of keys each; the number: blocks of queries that see its keys. Seven places cannot end before 15", "small")
+    return f
+
+
 def ahead():
     f = Figure(740, 262, "Three places for blocks of Q and dO: what travels, and what is read, around one barrier a step")
     left, unit, barrier = 90, 128, 0.8
@@ -826,7 +1169,7 @@ def apart():
                 f.arrow(left + unit * ready[n] - 1.5, y - 8, left + unit * ready[n] - 1.5, y + 108, False)
         return ready
 
-    for y, title, rings in ((38, "step 41: all meet when dS is there", False), (194, "step 42: who needs dS waits for it", True)):
+    for y, title, rings in ((38, "step 63: all meet when dS is there", False), (194, "step 64: who needs dS waits for it", True)):
         f.text(left + 0.6 * unit, y - 14, title, "head", "start")
         for k in range(3):
             f.text(left - 8, y + 19 + 36 * k, f"warpgroup {k}", "small", "end")
@@ -841,7 +1184,7 @@ def apart():
 
 def outward():
     f = Figure(740, 330, "dQ leaves: each number added by a thread, or all in one piece by the copy engine")
-    for left, words in ((20, "step 42: threads add"), (390, "step 43: the copy engine adds")):
+    for left, words in ((20, "step 64: threads add"), (390, "step 65: the copy engine adds")):
         f.text(left + 164, 24, words, "head")
         for i in range(8):
             f.box(left + 41 * i, 62, 38, 30, "a", f"{i}", "small")
@@ -896,7 +1239,7 @@ def late():
 def queue():
     f = Figure(740, 232, "Four blocks of keys under a mask add to eight blocks of queries, rising and falling: who waits")
     size, queries = 27, 8
-    for panel, words in enumerate(("queries rising", "queries falling: step 45")):
+    for panel, words in enumerate(("queries rising", "queries falling: step 67")):
         left = 74 + 352 * panel
         f.text(left + 5.5 * size, 24, words, "head")
         for keys in range(4):
@@ -965,7 +1308,7 @@ def rings():
 def zigzag():
     f = Figure(740, 300, "Three ranks under a causal mask: pieces side by side, and pieces from both ends")
     size, of_ranks = 32, ("a", "b", "c")
-    panels = ("step 46: neighbours", [0, 0, 1, 1, 2, 2]), ("zigzag: from both ends", [0, 1, 2, 2, 1, 0])
+    panels = ("step 68: neighbours", [0, 0, 1, 1, 2, 2]), ("zigzag: from both ends", [0, 1, 2, 2, 1, 0])
     for panel, (words, owner) in enumerate(panels):
         left, top = 120 + 370 * panel, 58
         f.text(left + 3 * size, 24, words, "head")
@@ -1062,8 +1405,8 @@ def lag():
         if last is not None and m > last:
             f.text(x + step / 2, floor + 18, "rises", "small")
         last = m
-    f.text(left + 12 * step + 8, place(15) + 5, "the maximum, m", "small", "start")
-    f.text(left + 12 * step + 8, place(12) + 5, "the reference", "small", "start")
+    f.text(left + 12 * step + 8, place(15) + 5, "the maximum", "small", "start")
+    f.text(left + 12 * step + 8, place(12) + 5, "the reference, m", "small", "start")
     f.text(370, 286, "a weight is 2 to the power of score − reference, at most 2⁸; O / l is what it was", "small")
     return f
 
@@ -1142,8 +1485,8 @@ def overlap():
     f = Figure(740, 282, "Rank 1 of 3: blocks travel between what is computed, and blocks travel while it is computed")
     left, block, hop = 120, 150, 60
     words = "own block", "block of rank 0", "block of rank 2"
-    for y, gap, head in ((38, hop, "step 47: a block travels when it is done with"),
-                         (126, 12, "step 48: while it is attended to")):
+    for y, gap, head in ((38, hop, "step 69: a block travels when it is done with"),
+                         (126, 12, "step 70: while it is attended to")):
         f.text(left, y - 14, head, "head", "start")
         f.text(left - 12, y + 19, "rank 1", "small", "end")
         for i in range(3):
@@ -1208,10 +1551,11 @@ def waiting():
     return f
 
 
-FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, transports, loops, registers, fragments, swizzle,
-           pipeline, ring, edge, descriptors, gantt, ahead,
-           bound, cache, group, pages, chain, owners, backward, transposed, pairs, scattered, staggered, warpgroup, across,
-           apart, outward, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
+FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, shelf, transports, loops, registers, rotated,
+           quarters, fragments, swizzle, pipeline, served, folded, ring, edge, descriptors, sharing, gantt, seam, turned,
+           longest, ahead, bound, cache, group, beside, handed, drifting, three_places, pages, chain, exchanged, walk, owners,
+           backward, transposed, pairs, scattered, staggered, warpgroup, across, apart, outward, late, queue, ranks, rings,
+           zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
 
 
 def main(words):

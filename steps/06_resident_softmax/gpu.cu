@@ -5,7 +5,7 @@
  * fewer threads fit an SM, and there are fewer rows to load while others are stored. Thread i holds packs i, i + threads, ...,
  * and perhaps an element of the row's ends (see gpu.cuh).
  *
- * Whatever 1024 threads cannot hold is read again, as in step 05. Step 08 cures that.
+ * Whatever 1024 threads cannot hold is read again, as in step 05. Steps 08 and 09 cure that.
  *
  * Trips over the tensor: 1 read, 1 write (rows of up to 64 KiB).
  * Changed since step 05: packs of the first pass are kept for the second.

@@ -5,7 +5,7 @@
  * threads share a block of 128: a row of 128 elements of 16 bits is 16 packs, and would leave half a warp idle. Thread i holds
  * packs i, i + threads, ..., and perhaps elements of the row's ends (see gpu.cuh).
  *
- * Whatever 1024 threads cannot hold is read again, as in step 05. Step 08 cures that.
+ * Whatever 1024 threads cannot hold is read again, as in step 05. Steps 08 and 09 cure that.
  *
  * Trips over the tensor: 1 read, 1 write (rows of up to 64 KiB).
  * Changed since step 06: the element's type T, and rows of 8, 16 and 64 threads.

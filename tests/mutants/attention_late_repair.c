@@ -2,7 +2,7 @@
  * Mutant: the reference is repaired only just before the sum would overflow.
  *
  * Looks like: floats go up to 2^127, so a sum of 2^60 is far from the end. But O is that sum times V.
- * In the wild: an experiment that preceded this course's step 16.
+ * In the wild: an experiment that preceded this course's step 19.
  * Caught by: "slopes": where V is near 1e30 = 2^100, O is infinite long before the sum is.
  */
 #include "attention.h"

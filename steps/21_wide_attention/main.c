@@ -1,0 +1,30 @@
+/* Step 21: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "steps.h"
+
+static struct cost wide_attention_cost(struct attention p, enum dtype dtype)
+{
+    return (struct cost){
+        .bytes = attention_bytes(p, dtype), /* K and V are read again for each tile of queries, from caches */
+        .exps = attention_pairs(p), /* and one a query for each tile of keys */
+    };
+}
+
+const struct attention_step wide_attention = {
+    .name = "21_wide_attention",
+    .idea = "more queries a warp: a fragment serves two products",
+    .exercise = "scores add_values",
+    .predict = wide_attention_cost,
+    .gpu_fp16 = GPU(wide_attention_fp16_gpu),
+    .gpu_bf16 = GPU(wide_attention_bf16_gpu),
+    .rounding = { .weights = true },
+    .capability = 80,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_main(&wide_attention, &pipelined_attention, argc, argv);
+}
+#endif

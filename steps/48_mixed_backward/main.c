@@ -1,0 +1,30 @@
+/* Step 48: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "steps.h"
+
+static struct cost mixed_backward_cost(struct attention p, enum dtype dtype)
+{
+    double rows = (double)p.batch * (double)p.heads * (double)p.seq_q;
+    return (struct cost){
+        /* O and dO twice, and dQ's sums in fp32: zeros, and read again. In between they are added to in caches */
+        .bytes = 2 * attention_bytes(p, dtype) + rows * (double)p.dim * (2 * 4 + (double)dtype_bytes(dtype)),
+        .exps = attention_pairs(p),
+    };
+}
+
+const struct attention_step mixed_backward = {
+    .name = "48_mixed_backward",
+    .idea = "elements of 16 bits, sums of 32: dQ is added up in a workspace",
+    .exercise = "prepare_kernel convert_kernel",
+    .predict = mixed_backward_cost,
+    .backward = { .gpu_fp16 = GPU(mixed_backward_fp16_gpu), .gpu_bf16 = GPU(mixed_backward_bf16_gpu), .any_order = true },
+    .workspace = GPU(mixed_backward_workspace),
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_backward_main(&mixed_backward, &joined_backward, argc, argv);
+}
+#endif

@@ -1,0 +1,31 @@
+/* Step 50: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "steps.h"
+
+static struct cost scores_backward_cost(struct attention p, enum dtype dtype)
+{
+    double rows = (double)p.batch * (double)p.heads * (double)p.seq_q;
+    return (struct cost){
+        /* O and dO twice, and dQ's sums in fp32: zeros, and read again. In between they are added to in caches */
+        .bytes = 2 * attention_bytes(p, dtype) + rows * (double)p.dim * (2 * 4 + (double)dtype_bytes(dtype)),
+        .exps = attention_pairs(p),
+    };
+}
+
+const struct attention_step scores_backward = {
+    .name = "50_scores_backward",
+    .idea = "S and dP by tensor cores, as in the forward pass",
+    .exercise = "weigh hand_over",
+    .predict = scores_backward_cost,
+    .backward = { .gpu_fp16 = GPU(scores_backward_fp16_gpu), .gpu_bf16 = GPU(scores_backward_bf16_gpu), .any_order = true },
+    .workspace = GPU(scores_backward_workspace),
+    .capability = 80,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_backward_main(&scores_backward, &chunked_backward, argc, argv);
+}
+#endif

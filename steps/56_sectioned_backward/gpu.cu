@@ -1,0 +1,366 @@
+/*
+ * Step 56, sectioned backward: step 52 with blocks in another order, the longest first. Needs sm_80.
+ *
+ * A block owns BC keys of a head of K and V, KEYS each warp, and walks over the queries that see them, ROWS at a time, through
+ * all heads of Q that share these keys:
+ *
+ *     S^T  = K Q^T     P^T  = 2^(c S^T - lse)      dV += P^T dO
+ *     dP^T = V dO^T    dS^T = P^T (dP^T - D)       dK += dS^T Q
+ *
+ * dQ = scale dS K needs the dS of all keys of the block. So dS goes to shared memory, in quarters of 8 x 8, one after the other.
+ * Behind a barrier each warp computes a part of dQ, and adds it to fp32 sums in memory.
+ *
+ * Under a causal mask the first keys are seen by most queries, and a block that has them works longest. Blocks begin in order: so
+ * first keys come first, those of SECTION heads beside each other, and last those of which little is to be done.
+ *
+ * A small kernel before it computes D = sum of dO O - dlse, scales lse, and makes the sums 0; another behind it makes dQ of them.
+ *
+ * Changed since step 52: which part is a block's, and how the kernel is told; blocks of queries have numbers, through all heads.
+ */
+#include "gpu.cuh"
+#include "ptx.cuh"
+#include "steps.h"
+
+#define ROWS 32                         /* queries of a block */
+#define SECTION 16                      /* heads that are worked on at a time under a causal mask */
+#define GRID_Z 65535                    /* the most that a grid can have of z */
+#define THREADS 256                     /* of a block of the small kernels */
+#define QUARTER 128                     /* bytes of 8 x 8 elements of dS: lane 4g + t has the word 4g + t */
+
+/* What a block is, for heads of DIM_. A warp has as many keys as its registers hold. */
+template <class ELEMENT, int DIM_> struct backward_config {
+    typedef ELEMENT T;
+    static constexpr int DIM = DIM_, WARPS = 4, BR = ROWS;
+    static constexpr int KEYS = 2048 / DIM, PARTS = KEYS / 16; /* of a warp; of 16 keys each */
+    static constexpr int BC = KEYS * WARPS;
+    static constexpr int ROW = DIM * 2, K_TILE = BC * ROW, Q_TILE = BR * ROW; /* bytes: of a row, of tiles */
+    static constexpr int ACROSS = BR / 8, CHANGES = BC / 8 * ACROSS * QUARTER;    /* quarters of dS^T side by side; bytes */
+    static constexpr int BLOCKS = 2; /* on an SM */
+    static constexpr int SHARED = 2 * K_TILE + 2 * Q_TILE + CHANGES + BR * (int)sizeof(float2);
+};
+
+/* ---- before: D and the like, and sums of 0 */
+
+/*
+ * rows: a query's lse, times log2(e), and its sum of dO O, less its dlse where there is one. sums: (rows, dim), zeros. Queries
+ * that see no key get an lse of infinity: all weights are 0. A warp has a row.
+ */
+template <class T> static __global__ void __launch_bounds__(THREADS)
+    prepare_kernel(float2 *rows, float *sums, const T *O, const float *lse, const T *dO, const float *dlse, int64_t queries,
+                   int64_t dim)
+{
+    int64_t row = ((int64_t)blockIdx.x * THREADS + threadIdx.x) / 32;
+    if (row >= queries)
+        return;
+    float sum = 0.0f;
+    for (int64_t i = threadIdx.x % 32; i < dim; i += 32) {
+        sum += to_float(dO[row * dim + i]) * to_float(O[row * dim + i]);
+        sums[row * dim + i] = 0.0f;
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % 32 == 0)
+        rows[row] = make_float2(lse[row] == -INFINITY ? INFINITY : lse[row] * LOG2E, sum - (dlse ? dlse[row] : 0.0f));
+}
+
+/* ---- what the kernel is given, and which part of it is a block's */
+
+struct backward_problem {
+    const void *q, *k, *v, *o; /* of elements, as dk and dv; o: dO */
+    void *dk, *dv;
+    const float2 *rows;     /* of each query lse log2(e), and D */
+    float *sums;            /* (heads of Q, seq_q, dim): dQ's */
+    int seq_q, seq_k;
+    int heads, group;       /* of K, of all batches; heads of Q that share one */
+    int blocks;             /* of queries, of a head */
+    int more;               /* query i sees the keys below i + more, and below seq_k */
+    float c, scale;         /* scale log2(e); scale */
+};
+
+/* Keys from first_key on, of a head of K; and blocks of queries that see any of them: from first_row on, of all heads. */
+struct key_tile {
+    int head, first_key, first_row, blocks;
+};
+
+/*
+ * Blocks come in the order of x, then y, then z. x: a head of a section; z: which; y: its keys, and those come first that most
+ * queries see.
+ */
+template <class C> INLINE struct key_tile tile_of_block(const backward_problem &p)
+{
+    int first_key = blockIdx.y * C::BC, first = max(0, first_key + 1 - p.more) / ROWS;
+    return { (int)(blockIdx.z * gridDim.x + blockIdx.x), first_key, first * ROWS, p.group * (p.blocks - first) };
+}
+
+/* The n-th block of queries of a tile: of which head, and its first row. */
+struct query_block {
+    int head, row;
+};
+
+template <class C> INLINE struct query_block block_of(const backward_problem &p, struct key_tile t, uint32_t n)
+{
+    uint32_t of_head = t.blocks / p.group;
+    return { t.head * p.group + (int)(n / of_head), t.first_row + (int)(n % of_head) * ROWS };
+}
+
+/* ---- the kernel */
+
+/*
+ * Where chunk `chunk` of row `row` of a tile lies, in bytes. To go k times 16 elements, 2 k chunks, further in a row is to flip
+ * bits of the address, too: address ^ 32 * k.
+ */
+template <class S> static __device__ uint32_t swizzled(int row, int chunk)
+{
+    return row * S::ROW + (chunk ^ row % 8) * 16;
+}
+
+/* Begin to copy a tile, (N, DIM). Rows from `there` on become zeros. */
+template <class S, class T, int N> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+{
+    constexpr int CHUNKS = S::DIM / 8, STEP = 32 * S::WARPS / CHUNKS;
+    int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    to += swizzled<S>(first, chunk), from += first * S::DIM + chunk * 8, there -= first;
+    for (int row = 0; row < N; row += STEP)
+        cp_async(to + row * S::ROW, from + row * S::DIM, row < there);
+}
+
+/* What a warp holds for its keys: fragments of 16 x 8. */
+template <class S> struct keys {
+    float dK[S::PARTS][S::DIM / 8][4], dV[S::PARTS][S::DIM / 8][4];
+    float P[S::PARTS][S::BR / 8][4], dS[S::PARTS][S::BR / 8][4]; /* of a tile; at first S and dP */
+};
+
+/* s = a b^T: KEYS rows of K, or V, times BR rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
+template <class S, class T> static __device__ void multiply(float (*s)[S::BR / 8][4], uint32_t a_at, uint32_t b_at)
+{
+#pragma unroll
+    for (int i = 0; i < S::PARTS * S::BR / 2; i++)
+        ((float *)s)[i] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < S::DIM / 16; k++) {
+        uint32_t a[S::PARTS][4];
+        for (int part = 0; part < S::PARTS; part++)
+            ldmatrix(a[part], (a_at ^ 32 * k) + 16 * S::ROW * part);
+        for (int n = 0; n < S::BR / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 queries, two for the next 8 */
+            ldmatrix(b, (b_at ^ 32 * k) + 16 * S::ROW * n);
+            for (int part = 0; part < S::PARTS; part++) {
+                mma(s[part][2 * n], a[part], b[0], b[1], T());
+                mma(s[part][2 * n + 1], a[part], b[2], b[3], T());
+            }
+        }
+    }
+}
+
+/* sum += s b: P or dS, rounded, times BR rows of dO, or Q. */
+template <class S, class T>
+static __device__ void add(float (*sum)[S::DIM / 8][4], const float (*s)[S::BR / 8][4], uint32_t b_at)
+{
+#pragma unroll
+    for (int k = 0; k < S::BR / 16; k++) {
+        uint32_t a[S::PARTS][4];
+        for (int part = 0; part < S::PARTS; part++)
+            for (int i = 0; i < 4; i++)
+                a[part][i] = word_of_floats(&s[part][2 * k + i / 2][i % 2 * 2], T());
+        for (int n = 0; n < S::DIM / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
+            ldmatrix_trans(b, (b_at ^ 32 * n) + 16 * S::ROW * k);
+            for (int part = 0; part < S::PARTS; part++) {
+                mma(sum[part][2 * n], a[part], b[0], b[1], T());
+                mma(sum[part][2 * n + 1], a[part], b[2], b[3], T());
+            }
+        }
+    }
+}
+
+/*
+ * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). rows: from the lane's first query on. Of
+ * the lane's first column the rows below `visible` are seen; one more each `slope`.
+ */
+template <class S> static __device__ void weigh(struct keys<S> *me, const float2 *rows, int visible, int slope, float c)
+{
+#pragma unroll
+    for (int n = 0; n < S::BR / 8; n++) {
+        float4 two = *(const float4 *)&rows[8 * n];
+        for (int part = 0; part < S::PARTS; part++)
+            for (int i = 0; i < 4; i++) {
+                bool seen = 16 * part + i / 2 * 8 < visible + slope * (8 * n + i % 2);
+                float P = seen ? ex2(me->P[part][n][i] * c - (i % 2 ? two.z : two.x)) : 0.0f;
+                me->P[part][n][i] = P;
+                me->dS[part][n][i] = P * (me->dS[part][n][i] - (i % 2 ? two.w : two.y));
+            }
+    }
+}
+
+/* The lane's words of dS, of which each holds two queries of a key, to where `words` points, its first one. */
+template <class S, class T> static __device__ void hand_over(const struct keys<S> *me, uint32_t *words)
+{
+#pragma unroll
+    for (int part = 0; part < S::PARTS; part++)
+        for (int n = 0; n < S::BR / 8; n++)
+            for (int h = 0; h < 2; h++)
+                words[((2 * part + h) * S::ACROSS + n) * (QUARTER / 4)] = word_of_floats(&me->dS[part][n][2 * h], T());
+}
+
+/* A warp's part of dS K, 32 dims wide, is added to the tile's sums. changes_at, k_at: what the lane passes to ldmatrix first. */
+template <class S, class T> static __device__ void add_to_queries(float *sums, uint32_t changes_at, uint32_t k_at, int there)
+{
+    constexpr int ACROSS = S::DIM / 32, M = S::BR / 16 * ACROSS / S::WARPS; /* warps beside each other; times 16 queries */
+    int warp = threadIdx.x / 32, down = warp / ACROSS, across = warp % ACROSS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    float q[M][4][4] = {};
+    changes_at += 2 * M * QUARTER * down, k_at ^= 64 * across;
+#pragma unroll
+    for (int k = 0; k < S::BC / 16; k++) {
+        uint32_t a[M][4], b[2][4];
+        for (int m = 0; m < M; m++)
+            ldmatrix_trans(a[m], changes_at + (2 * S::ACROSS * k + 2 * m) * QUARTER);
+        for (int n = 0; n < 2; n++)
+            ldmatrix_trans(b[n], (k_at ^ 32 * n) + 16 * S::ROW * k);
+        for (int m = 0; m < M; m++)
+            for (int n = 0; n < 4; n++)
+                mma(q[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1], T());
+    }
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < 4; n++)
+            for (int i = 0; i < 4; i++) {
+                int query = 16 * (M * down + m) + i / 2 * 8 + g, dim = 32 * across + 8 * n + 2 * t + i % 2;
+                if (query < there)
+                    atomicAdd(&sums[query * S::DIM + dim], q[m][n][i]);
+            }
+}
+
+/* to: (there, DIM): the warp's rows of dV or dK, times `scale`. */
+template <class S, class T> static __device__ void store(T *to, const float (*sum)[S::DIM / 8][4], int there, float scale)
+{
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    for (int part = 0; part < S::PARTS; part++)
+        for (int h = 0; h < 2; h++) {
+            int row = 16 * part + 8 * h + g;
+            if (row < there)
+                for (int n = 0; n < S::DIM / 8; n++) {
+                    float two[2] = { sum[part][n][2 * h] * scale, sum[part][n][2 * h + 1] * scale };
+                    *(uint32_t *)(to + row * S::DIM + 8 * n + 2 * t) = word_of_floats(two, T());
+                }
+        }
+}
+
+template <class S> static __global__ void __launch_bounds__(32 * S::WARPS, S::BLOCKS)
+    sectioned_backward_kernel(const __grid_constant__ struct backward_problem p)
+{
+    needs_sm_80();
+    typedef typename S::T T;
+    extern __shared__ __align__(256) unsigned char k_tile[]; /* then V, Q, dO, dS^T, and rows */
+    unsigned char *changes = k_tile + 2 * S::K_TILE + 2 * S::Q_TILE;
+    float2 *row_tile = (float2 *)(changes + S::CHANGES);
+    if (blockIdx.z * gridDim.x + blockIdx.x >= p.heads) /* the last section may have fewer */
+        return;
+    const struct key_tile t = tile_of_block<S>(p);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_key = t.first_key + warp * S::KEYS, pair = lane % 4 * 2;
+    const int slope = p.more < p.seq_k; /* query i sees the first more + slope i keys */
+
+    /* This lane's row for ldmatrix in 16 x 16. Quarters: below each other, then side by side; or the other way. */
+    const uint32_t below = swizzled<S>(lane % 16, lane / 16), beside = swizzled<S>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const uint32_t k_at = shared_address(k_tile), q_at = k_at + 2 * S::K_TILE, o_at = q_at + S::Q_TILE;
+    const uint32_t changes_at = shared_address(changes) + (lane / 16 * S::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16;
+    const uint32_t a_at = k_at + warp * S::KEYS * S::ROW + below; /* K; V is K_TILE further */
+    uint32_t *const words = (uint32_t *)(changes + warp * S::KEYS / 8 * S::ACROSS * QUARTER) + lane; /* the lane's of dS */
+
+    struct keys<S> me = {};
+    const int64_t from = ((int64_t)t.head * p.seq_k + t.first_key) * S::DIM;
+    copy_tile<S, T, S::BC>(k_at, (const T *)p.k + from, p.seq_k - t.first_key);
+    copy_tile<S, T, S::BC>(k_at + S::K_TILE, (const T *)p.v + from, p.seq_k - t.first_key);
+#pragma unroll 1
+    for (uint32_t n = 0; n < t.blocks; n++) {
+        const struct query_block b = block_of<S>(p, t, n);
+        const int64_t query = (int64_t)b.head * p.seq_q + b.row;
+        copy_tile<S, T, ROWS>(q_at, (const T *)p.q + query * S::DIM, p.seq_q - b.row);
+        copy_tile<S, T, ROWS>(o_at, (const T *)p.o + query * S::DIM, p.seq_q - b.row);
+        if (threadIdx.x < ROWS)
+            row_tile[threadIdx.x] = threadIdx.x < p.seq_q - b.row ? p.rows[query + threadIdx.x] : make_float2(INFINITY, 0.0f);
+        cp_async_wait_all();
+        __syncthreads();
+        multiply<S, T>(me.P, a_at, q_at + beside);
+        multiply<S, T>(me.dS, a_at + S::K_TILE, o_at + beside);
+        weigh(&me, &row_tile[pair], p.more + slope * (b.row + pair) - first_key - lane / 4, slope, p.c);
+        hand_over<S, T>(&me, words);
+        add<S, T>(me.dV, me.P, o_at + below);
+        add<S, T>(me.dK, me.dS, q_at + below);
+        __syncthreads(); /* dS is complete */
+        add_to_queries<S, T>(p.sums + query * S::DIM, changes_at, k_at + below, p.seq_q - b.row);
+        __syncthreads(); /* nobody reads this block any more */
+    }
+    const int64_t row = (int64_t)t.head * p.seq_k + first_key;
+    store<S, T>((T *)p.dv + row * S::DIM, me.dV, p.seq_k - first_key, 1.0f);
+    store<S, T>((T *)p.dk + row * S::DIM, me.dK, p.seq_k - first_key, p.scale);
+}
+
+/* ---- behind: dQ from its sums */
+
+/* dQ = scale times the sums, `count` of them. */
+template <class T> static __global__ void __launch_bounds__(THREADS)
+    convert_kernel(T *dQ, const float *sums, float scale, int64_t count)
+{
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count)
+        from_float(&dQ[i], scale * sums[i]);
+}
+
+/* ---- launchers */
+
+template <class C, class T>
+static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
+                       const float *dlse, struct attention a, void *workspace, cudaStream_t stream)
+{
+    static_assert(C::SHARED <= SHARED_SM_80, "more than a block's shared memory");
+    static_assert(C::PARTS * (C::DIM + C::BR) <= registers_of_thread(C::BLOCKS * 32 * C::WARPS),
+                  "the sums and scores are more than a thread's registers");
+    struct backward_problem p;
+    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * a.seq_q;
+    float *sums = (float *)workspace;
+    float2 *row = (float2 *)(sums + rows * C::DIM);
+    p.q = Q, p.k = K, p.v = V, p.o = dO, p.dk = dK, p.dv = dV;
+    p.sums = sums, p.rows = row;
+    p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
+    p.heads = (int)kv_heads, p.group = (int)attention_group(a);
+    p.blocks = (int)ceil_div(a.seq_q, ROWS);
+    p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
+    p.c = exponent_scale(a.scale) * scale_sign(a.scale), p.scale = a.scale;
+
+    int section = max(min(a.causal ? SECTION : 1, p.heads), p.heads / GRID_Z + 1);
+    dim3 grid(section, (p.seq_k + C::BC - 1) / C::BC, (p.heads + section - 1) / section);
+    cudaFuncSetAttribute(sectioned_backward_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SHARED);
+    prepare_kernel<<<(unsigned)ceil_div(rows * 32, THREADS), THREADS, 0, stream>>>(row, sums, O, lse, dO, dlse, rows, C::DIM);
+    sectioned_backward_kernel<C><<<grid, 32 * C::WARPS, C::SHARED, stream>>>(p);
+    convert_kernel<<<(unsigned)ceil_div(rows * C::DIM, THREADS), THREADS, 0, stream>>>(dQ, sums, p.scale, rows * C::DIM);
+}
+
+/* A float for each element of dQ, and two for each query. */
+size_t sectioned_backward_workspace(struct attention p, enum dtype)
+{
+    return (size_t)(p.batch * p.heads * p.seq_q) * ((size_t)p.dim + 2) * sizeof(float);
+}
+
+template <class T>
+static void launch(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
+                   const float *dlse, struct attention p, void *workspace, cudaStream_t stream)
+{
+    if (!takes_16_bits(O, Q, K, V, p) || !takes_16_bits(dO, dQ, dK, dV, p))
+        return;
+    if (p.dim == 64)
+        launch_for<backward_config<T, 64>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
+    else
+        launch_for<backward_config<T, 128>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
+}
+
+void sectioned_backward_fp16_gpu(fp16 *dQ, fp16 *dK, fp16 *dV, const fp16 *Q, const fp16 *K, const fp16 *V, const fp16 *O,
+                                   const float *lse, const fp16 *dO, const float *dlse, struct attention p, void *workspace,
+                                   cudaStream_t stream)
+{
+    launch(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
+}
+
+void sectioned_backward_bf16_gpu(bf16 *dQ, bf16 *dK, bf16 *dV, const bf16 *Q, const bf16 *K, const bf16 *V, const bf16 *O,
+                                   const float *lse, const bf16 *dO, const float *dlse, struct attention p, void *workspace,
+                                   cudaStream_t stream)
+{
+    launch(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
+}

@@ -1,0 +1,444 @@
+/*
+ * Step 59, copy engine backward: step 58, with blocks of queries brought by the copy engine, too, ahead of time. Needs sm_90a.
+ *
+ * A block owns BC keys of a head of K and V, KEYS each warp, and walks over the queries that see them, ROWS at a time, through
+ * all heads of Q that share these keys:
+ *
+ *     S^T  = K Q^T     P^T  = 2^(c S^T - lse)      dV += P^T dO
+ *     dP^T = V dO^T    dS^T = P^T (dP^T - D)       dK += dS^T Q
+ *
+ * dQ = scale dS K needs the dS of all keys of the block. So dS goes to shared memory, in quarters of 8 x 8, one after the other.
+ * Behind a barrier each warp computes a part of dQ, and adds it to fp32 sums in memory.
+ *
+ * Blocks of Q and dO have STAGES places. Thread 0 asks for what comes there, and the bytes arrive at a barrier that counts them.
+ * There is one barrier of all threads in a step: behind it all dS is there, and nobody needs the block of queries before,
+ * so that another one may come in its place. dS has two places for that. dK and dV leave through the places of K and V.
+ *
+ * Changed since step 58: how blocks of queries come, and how many there are at a time; how dK and dV go.
+ */
+#include "hopper.cuh"
+#include "steps.h"
+
+#define ROWS 32                         /* queries of a block */
+#define SECTION 16                      /* heads that are worked on at a time under a causal mask */
+#define GRID_Z 65535                    /* the most that a grid can have of z */
+#define THREADS 256                     /* of a block of the small kernels */
+#define QUARTER 128                     /* bytes of 8 x 8 elements of dS: lane 4g + t has the word 4g + t */
+
+/* What a block is, for heads of DIM_. A warp has as many keys as its registers hold. */
+template <class ELEMENT, int DIM_> struct backward_config {
+    typedef ELEMENT T;
+    static constexpr int DIM = DIM_, WARPS = 4, BR = ROWS, STAGES = 3;
+    static constexpr int KEYS = 2048 / DIM, PARTS = KEYS / 16; /* of a warp; of 16 keys each */
+    static constexpr int BC = KEYS * WARPS, BOXES = BC / 64;   /* of a block; of 64 keys each */
+    static constexpr int ACROSS = BR / 8, CHANGES = BC / 8 * ACROSS * QUARTER;    /* quarters of dS^T side by side; bytes */
+    static constexpr int BLOCKS = 2; /* on an SM */
+};
+
+/* ---- what a kernel is given, and which part of it is a block's */
+
+struct backward_problem {
+    tensor_map q, k, v, o, dk, dv; /* o: dO */
+    const float *rows;      /* (heads of Q, blocks of queries, 2, ROWS): lse log2(e), and -D */
+    float *sums;            /* (heads of Q, blocks of queries, ROWS, dim): dQ's */
+    int seq_q, seq_k;
+    int heads, group;       /* of K, of all batches; heads of Q that share one */
+    int blocks;             /* of queries, of a head */
+    int more;               /* query i sees the keys below i + more, and below seq_k */
+    float c, scale;         /* scale log2(e); scale */
+};
+
+/* Keys from first_key on, of a head of K; and blocks of queries that see any of them: from first_row on, of all heads. */
+struct key_tile {
+    int head, first_key, first_row, blocks;
+};
+
+/*
+ * Blocks come in the order of x, then y, then z. x: a head of a section; z: which; y: its keys, and those come first that most
+ * queries see.
+ */
+template <class C> INLINE struct key_tile tile_of_block(const backward_problem &p)
+{
+    int first_key = blockIdx.y * C::BC, first = max(0, first_key + 1 - p.more) / ROWS;
+    return { (int)(blockIdx.z * gridDim.x + blockIdx.x), first_key, first * ROWS, p.group * (p.blocks - first) };
+}
+
+/* The n-th block of queries of a tile: of which head, and its first row. */
+struct query_block {
+    int head, row;
+};
+
+template <class C> INLINE struct query_block block_of(const backward_problem &p, struct key_tile t, uint32_t n)
+{
+    uint32_t of_head = t.blocks / p.group;
+    return { t.head * p.group + (int)(n / of_head), t.first_row + (int)(n % of_head) * ROWS };
+}
+
+template <class C> struct memory {
+    typename C::T k[C::BOXES][64 * C::DIM], v[C::BOXES][64 * C::DIM], q[C::STAGES][ROWS * C::DIM], o[C::STAGES][ROWS * C::DIM];
+    unsigned char changes[2][C::CHANGES];      /* dS^T */
+    float rows[C::STAGES][2][ROWS];            /* lse and -D of a block of queries */
+    uint64_t keys, values, full[C::STAGES];    /* barriers: K is here, V is here, a block of queries is here */
+};
+
+template <class C> INLINE void begin_memory(void)
+{
+    memory<C> &shm = shared<C>();
+    if (threadIdx.x == 0) {
+        mbarrier_init(shared_address(&shm.keys), 1);
+        mbarrier_init(shared_address(&shm.values), 1);
+        for (int i = 0; i < C::STAGES; i++)
+            mbarrier_init(shared_address(&shm.full[i]), 1);
+        mbarrier_init_fence();
+    }
+    __syncthreads();
+}
+
+/* ---- copies: thread 0 begins them */
+
+/* K or V. */
+template <class C> INLINE void load_keys(uint64_t *barrier, typename C::T (&to)[C::BOXES][64 * C::DIM], const tensor_map *map,
+                                         struct key_tile t)
+{
+    mbarrier_arrive_expect(shared_address(barrier), sizeof to);
+    for (int i = 0; i < C::BOXES; i++)
+        tma_load(shared_address(to[i]), map, shared_address(barrier), t.first_key + i * 64, 0, t.head, READ_ONCE);
+}
+
+/* The n-th block of queries, with what belongs to it, to a place that nobody reads. Beyond the last one there is none. */
+template <class C> INLINE void load_block(const backward_problem &p, struct key_tile t, uint32_t n)
+{
+    memory<C> &shm = shared<C>();
+    if (n >= t.blocks)
+        return;
+    struct query_block b = block_of<C>(p, t, n);
+    uint32_t full = shared_address(&shm.full[n % C::STAGES]);
+    mbarrier_arrive_expect(full, sizeof shm.q[0] + sizeof shm.o[0] + sizeof shm.rows[0]);
+    tma_load(shared_address(shm.q[n % C::STAGES]), &p.q, full, b.row, 0, b.head, KEEP_IN_L2);
+    bulk_load(shared_address(shm.rows[n % C::STAGES]), p.rows + ((int64_t)b.head * p.blocks + b.row / ROWS) * (2 * ROWS),
+              sizeof shm.rows[0], full);
+    tma_load(shared_address(shm.o[n % C::STAGES]), &p.o, full, b.row, 0, b.head, KEEP_IN_L2);
+}
+
+/* ---- products, and what is between them */
+
+/*
+ * Where chunk `chunk` of row `row` of a tile lies, in bytes, as the copy engine leaves it: in panels of 64 columns and N rows.
+ */
+template <int N> static __device__ uint32_t swizzled(int row, int chunk)
+{
+    return chunk / 8 * N * 128 + row * 128 + (chunk ^ row) % 8 * 16;
+}
+
+/* k times 16 elements further in a row: bits of the address are flipped, as in step 52; after four times comes the next panel. */
+template <int N> static __device__ uint32_t further(uint32_t at, int k)
+{
+    return (at ^ 32 * (k % 4)) + k / 4 * N * 128;
+}
+
+/* What a warp holds for its keys: fragments of 16 x 8. */
+template <class S> struct keys {
+    float dK[S::PARTS][S::DIM / 8][4], dV[S::PARTS][S::DIM / 8][4];
+    float P[S::PARTS][S::BR / 8][4], dS[S::PARTS][S::BR / 8][4]; /* of a tile; at first S and dP */
+};
+
+/* s = a b^T: KEYS rows of K, or V, times BR rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
+template <class S, class T> static __device__ void multiply(float (*s)[S::BR / 8][4], uint32_t a_at, uint32_t b_at)
+{
+#pragma unroll
+    for (int i = 0; i < S::PARTS * S::BR / 2; i++)
+        ((float *)s)[i] = 0.0f;
+#pragma unroll
+    for (int k = 0; k < S::DIM / 16; k++) {
+        uint32_t a[S::PARTS][4];
+        for (int part = 0; part < S::PARTS; part++)
+            ldmatrix(a[part], further<64>(a_at, k) + 16 * 128 * part);
+        for (int n = 0; n < S::BR / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 queries, two for the next 8 */
+            ldmatrix(b, further<S::BR>(b_at, k) + 16 * 128 * n);
+            for (int part = 0; part < S::PARTS; part++) {
+                mma(s[part][2 * n], a[part], b[0], b[1], T());
+                mma(s[part][2 * n + 1], a[part], b[2], b[3], T());
+            }
+        }
+    }
+}
+
+/* sum += s b: P or dS, rounded, times BR rows of dO, or Q. */
+template <class S, class T>
+static __device__ void add(float (*sum)[S::DIM / 8][4], const float (*s)[S::BR / 8][4], uint32_t b_at)
+{
+#pragma unroll
+    for (int k = 0; k < S::BR / 16; k++) {
+        uint32_t a[S::PARTS][4];
+        for (int part = 0; part < S::PARTS; part++)
+            for (int i = 0; i < 4; i++)
+                a[part][i] = word_of_floats(&s[part][2 * k + i / 2][i % 2 * 2], T());
+        for (int n = 0; n < S::DIM / 16; n++) {
+            uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
+            ldmatrix_trans(b, further<S::BR>(b_at, n) + 16 * 128 * k);
+            for (int part = 0; part < S::PARTS; part++) {
+                mma(sum[part][2 * n], a[part], b[0], b[1], T());
+                mma(sum[part][2 * n + 1], a[part], b[2], b[3], T());
+            }
+        }
+    }
+}
+
+/*
+ * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
+ * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
+ */
+template <class S> static __device__ void weigh(struct keys<S> *me, const float *lse, const float *minus, int visible, int slope,
+                                                float c)
+{
+#pragma unroll
+    for (int n = 0; n < S::BR / 8; n++) {
+        float2 l = *(const float2 *)&lse[8 * n], d = *(const float2 *)&minus[8 * n];
+        for (int part = 0; part < S::PARTS; part++)
+            for (int i = 0; i < 4; i++) {
+                bool seen = 16 * part + i / 2 * 8 < visible + slope * (8 * n + i % 2);
+                float P = seen ? ex2(me->P[part][n][i] * c - (i % 2 ? l.y : l.x)) : 0.0f;
+                me->P[part][n][i] = P;
+                me->dS[part][n][i] = P * (me->dS[part][n][i] + (i % 2 ? d.y : d.x));
+            }
+    }
+}
+
+/* The lane's words of dS, of which each holds two queries of a key, to where `words` points, its first one. */
+template <class S, class T> static __device__ void hand_over(const struct keys<S> *me, uint32_t *words)
+{
+#pragma unroll
+    for (int part = 0; part < S::PARTS; part++)
+        for (int n = 0; n < S::BR / 8; n++)
+            for (int h = 0; h < 2; h++)
+                words[((2 * part + h) * S::ACROSS + n) * (QUARTER / 4)] = word_of_floats(&me->dS[part][n][2 * h], T());
+}
+
+/* A warp's part of dS K, 32 dims wide, is added to the tile's sums. changes_at, k_at: what the lane passes to ldmatrix first. */
+template <class S, class T> static __device__ void add_to_queries(float *sums, uint32_t changes_at, uint32_t k_at)
+{
+    constexpr int ACROSS = S::DIM / 32, M = S::BR / 16 * ACROSS / S::WARPS; /* warps beside each other; times 16 queries */
+    int warp = threadIdx.x / 32, down = warp / ACROSS, across = warp % ACROSS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    float q[M][4][4] = {};
+    changes_at += 2 * M * QUARTER * down;
+#pragma unroll
+    for (int k = 0; k < S::BC / 16; k++) {
+        uint32_t a[M][4], b[2][4];
+        for (int m = 0; m < M; m++)
+            ldmatrix_trans(a[m], changes_at + (2 * S::ACROSS * k + 2 * m) * QUARTER);
+        for (int n = 0; n < 2; n++)
+            ldmatrix_trans(b[n], further<64>(k_at, 2 * across + n) + k / 4 * (64 * S::DIM * 2) + k % 4 * (16 * 128));
+        for (int m = 0; m < M; m++)
+            for (int n = 0; n < 4; n++)
+                mma(q[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1], T());
+    }
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < 4; n++)
+            for (int i = 0; i < 4; i++) {
+                int query = 16 * (M * down + m) + i / 2 * 8 + g, dim = 32 * across + 8 * n + 2 * t + i % 2;
+                atomicAdd(&sums[query * S::DIM + dim], q[m][n][i]);
+            }
+}
+
+/* dK or dV of the warp's keys leaves through the place that K or V came in. */
+template <class C> INLINE void store_keys(float (*x)[C::DIM / 8][4], const tensor_map *map,
+                                          typename C::T (&through)[C::BOXES][64 * C::DIM], int key, int head)
+{
+    int row = threadIdx.x / 32 * C::KEYS;
+    for (int part = 0; part < C::PARTS; part++)
+        for (int panel = 0; panel < C::DIM / PANEL; panel++) {
+            uint32_t box = shared_address(through[row / 64]) + panel * 64 * 128 + (row % 64 + 16 * part) * 128;
+            fill_box(box, *(float (*)[C::DIM / 2])x[part], panel, typename C::T());
+            if (lane() == 0)
+                tma_store(map, box, key + 16 * part, panel, head);
+        }
+}
+
+/* After the last block: dV and dK out. */
+template <class C> INLINE void finish(struct keys<C> &me, const backward_problem &p, struct key_tile t)
+{
+    memory<C> &shm = shared<C>();
+    int first_key = t.first_key + threadIdx.x / 32 * C::KEYS;
+    __syncthreads(); /* everybody is through with K and V */
+    store_keys<C>(me.dV, &p.dv, shm.v, first_key, t.head);
+    for (int i = 0; i < C::PARTS * C::DIM / 2; i++)
+        ((float *)me.dK)[i] *= p.scale;
+    store_keys<C>(me.dK, &p.dk, shm.k, first_key, t.head);
+    if (lane() == 0)
+        tma_store_wait_read<0>(); /* shared memory must last until the boxes have been read */
+}
+
+template <class C> INLINE void consume(const backward_problem &p)
+{
+    typedef typename C::T T;
+    memory<C> &shm = shared<C>();
+    const struct key_tile t = tile_of_block<C>(p);
+    const int warp = threadIdx.x / 32, first_key = t.first_key + warp * C::KEYS, pair = lane() % 4 * 2;
+    const int slope = p.more < p.seq_k; /* query i sees the first more + slope i keys */
+
+    /* This lane's row for ldmatrix in 16 x 16. Quarters: below each other, then side by side; or the other way. */
+    const uint32_t below = swizzled<ROWS>(lane() % 16, lane() / 16);
+    const uint32_t beside = swizzled<ROWS>(lane() / 16 * 8 + lane() % 8, lane() / 8 % 2);
+    const uint32_t mine = warp * C::KEYS / 64 * (64 * C::DIM * 2) + warp * C::KEYS % 64 * 128 + below; /* in K and V */
+    const uint32_t row_at = (lane() / 16 * C::ACROSS + lane() / 8 % 2) * QUARTER + lane() % 8 * 16;     /* in dS^T */
+
+    struct keys<C> me = {};
+    if (threadIdx.x == 0) {
+        load_keys<C>(&shm.keys, shm.k, &p.k, t);
+        load_block<C>(p, t, 0);
+        load_keys<C>(&shm.values, shm.v, &p.v, t);
+        for (int i = 1; i < C::STAGES - 1; i++)
+            load_block<C>(p, t, i);
+    }
+    mbarrier_wait(shared_address(&shm.keys), 0);
+    mbarrier_wait(shared_address(&shm.values), 0);
+#pragma unroll 1
+    for (uint32_t n = 0; n < t.blocks; n++) {
+        const struct query_block b = block_of<C>(p, t, n);
+        const uint32_t q_at = shared_address(shm.q[n % C::STAGES]), o_at = shared_address(shm.o[n % C::STAGES]);
+        const float (*rows)[ROWS] = shm.rows[n % C::STAGES];
+        unsigned char *changes = shm.changes[n % 2];
+        mbarrier_wait(shared_address(&shm.full[n % C::STAGES]), n / C::STAGES & 1);
+        multiply<C, T>(me.P, shared_address(shm.k) + mine, q_at + beside);
+        multiply<C, T>(me.dS, shared_address(shm.v) + mine, o_at + beside);
+        weigh(&me, &rows[0][pair], &rows[1][pair], p.more + slope * (b.row + pair) - first_key - lane() / 4, slope, p.c);
+        hand_over<C, T>(&me, (uint32_t *)(changes + warp * C::KEYS / 8 * C::ACROSS * QUARTER) + lane());
+        add<C, T>(me.dV, me.P, o_at + below);
+        add<C, T>(me.dK, me.dS, q_at + below);
+        __syncthreads(); /* all dS is there, and nobody reads the block before this one */
+        if (threadIdx.x == 0)
+            load_block<C>(p, t, n + C::STAGES - 1);
+        add_to_queries<C, T>(p.sums + ((int64_t)b.head * p.blocks + b.row / ROWS) * (ROWS * C::DIM),
+                             shared_address(changes) + row_at, shared_address(shm.k) + below);
+    }
+    finish<C>(me, p, t);
+}
+
+template <class C> static __global__ void __launch_bounds__(32 * C::WARPS, C::BLOCKS)
+    copy_engine_backward_kernel(const __grid_constant__ struct backward_problem p)
+{
+    needs_hopper();
+    if constexpr (HOPPER) {
+        if (blockIdx.z * gridDim.x + blockIdx.x >= p.heads) /* the last section may have fewer */
+            return;
+        begin_memory<C>();
+        consume<C>(p);
+    }
+}
+
+/* ---- before and after */
+
+/*
+ * A pack of a row to a thread; rows of all heads, blocks of queries filled up with rows that there are not: their lse is
+ * infinite, and P is 0. (P of a query that sees no key, whose lse is -inf, is masked.)
+ */
+template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
+    prepare_kernel(float *rows, float *sums, const T *O, const float *lse, const T *dO, const float *dlse, int seq_q)
+{
+    constexpr int PACKS = DIM / PER<T>;
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / PACKS; /* of all blocks */
+    int padded = (seq_q + ROWS - 1) / ROWS * ROWS, query = (int)(row % padded);
+    int64_t at = row / padded * seq_q + query; /* of all rows of a tensor */
+    bool there = query < seq_q;
+    float sum = 0.0f, o[PER<T>], change[PER<T>];
+    if (there) {
+        unpack(o, load_once(O + at * DIM + i % PACKS * PER<T>));
+        unpack(change, load_once(dO + at * DIM + i % PACKS * PER<T>));
+        for (int j = 0; j < PER<T>; j++)
+            sum += o[j] * change[j];
+    }
+    sum = warp_sum<PACKS>(sum);
+    float4 *zeros = (float4 *)(sums + i * PER<T>);
+    zeros[0] = zeros[1] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (i % PACKS == 0) {
+        float *of = rows + row / ROWS * 2 * ROWS + row % ROWS;
+        of[0] = there ? lse[at] * LOG2E : INFINITY;
+        of[ROWS] = there ? (dlse ? dlse[at] : 0.0f) - sum : 0.0f;
+    }
+}
+
+/* dQ = scale times the sums. A pack of a row to a thread, as in prepare_kernel. */
+template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
+    convert_kernel(T *dQ, const float *sums, float scale, int seq_q)
+{
+    int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * PER<T>, row = i / DIM; /* of all blocks */
+    int padded = (seq_q + ROWS - 1) / ROWS * ROWS, query = (int)(row % padded);
+    float v[PER<T>];
+    for (int j = 0; j < PER<T>; j++)
+        v[j] = scale * sums[i + j];
+    if (query < seq_q)
+        stream_pack(dQ + (row / padded * seq_q + query) * DIM + i % DIM, make_pack<T>(v));
+}
+
+/* ---- launching */
+
+static int64_t query_blocks(struct attention p)
+{
+    return (p.seq_q + ROWS - 1) / ROWS;
+}
+
+/* dQ's sums, and two floats a query. */
+size_t copy_engine_backward_workspace(struct attention p, enum dtype)
+{
+    return (size_t)(p.batch * p.heads * query_blocks(p) * ROWS * (p.dim + 2)) * sizeof(float);
+}
+
+template <class C, class T>
+static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
+                       const float *dlse, struct attention a, float *workspace, cudaStream_t stream)
+{
+    static_assert(C::BLOCKS * sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
+    static_assert(C::PARTS * (C::DIM + C::BR) <= registers_of_thread(C::BLOCKS * 32 * C::WARPS),
+                  "the sums and scores are more than a thread's registers");
+    struct backward_problem p;
+    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * query_blocks(a) * ROWS;
+    if (!attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, 64, C::DIM / PANEL) ||
+        !attention_map(&p.v, V, kv_heads, a.seq_k, C::DIM, 64, C::DIM / PANEL) ||
+        !attention_map(&p.dk, dK, kv_heads, a.seq_k, C::DIM, 16, 1) ||
+        !attention_map(&p.dv, dV, kv_heads, a.seq_k, C::DIM, 16, 1))
+        return;
+    float *sums = workspace, *of_rows = sums + rows * C::DIM;
+    p.sums = sums, p.rows = of_rows;
+    p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
+    p.heads = (int)kv_heads, p.group = (int)attention_group(a);
+    p.blocks = (int)query_blocks(a);
+    p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
+    p.c = exponent_scale(a.scale) * scale_sign(a.scale), p.scale = a.scale;
+
+    int section = max(min(a.causal ? SECTION : 1, p.heads), p.heads / GRID_Z + 1);
+    dim3 grid(section, (p.seq_k + C::BC - 1) / C::BC, (p.heads + section - 1) / section);
+    cudaFuncSetAttribute(copy_engine_backward_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
+    unsigned small = (unsigned)(rows * (C::DIM / PER<T>) / THREADS);
+    prepare_kernel<C::DIM><<<small, THREADS, 0, stream>>>(of_rows, sums, O, lse, dO, dlse, p.seq_q);
+    copy_engine_backward_kernel<C><<<grid, 32 * C::WARPS, sizeof(memory<C>), stream>>>(p);
+    convert_kernel<C::DIM><<<small, THREADS, 0, stream>>>(dQ, sums, p.scale, p.seq_q);
+}
+
+template <class T>
+static void launch(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
+                   const float *dlse, struct attention p, void *workspace, cudaStream_t stream)
+{
+    if (!takes_16_bits(O, Q, K, V, p) || !takes_16_bits(dO, dQ, dK, dV, p))
+        return;
+    if (p.dim == 64)
+        launch_for<backward_config<T, 64>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, (float *)workspace, stream);
+    else
+        launch_for<backward_config<T, 128>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, (float *)workspace, stream);
+}
+
+void copy_engine_backward_fp16_gpu(fp16 *dQ, fp16 *dK, fp16 *dV, const fp16 *Q, const fp16 *K, const fp16 *V, const fp16 *O,
+                                   const float *lse, const fp16 *dO, const float *dlse, struct attention p, void *workspace,
+                                   cudaStream_t stream)
+{
+    launch(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
+}
+
+void copy_engine_backward_bf16_gpu(bf16 *dQ, bf16 *dK, bf16 *dV, const bf16 *Q, const bf16 *K, const bf16 *V, const bf16 *O,
+                                   const float *lse, const bf16 *dO, const float *dlse, struct attention p, void *workspace,
+                                   cudaStream_t stream)
+{
+    launch(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
+}

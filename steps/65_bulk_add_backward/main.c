@@ -1,0 +1,33 @@
+/* Step 65: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "steps.h"
+
+static struct cost bulk_add_backward_cost(struct attention p, enum dtype dtype)
+{
+    double rows = (double)p.batch * (double)p.heads * (double)p.seq_q;
+    return (struct cost){
+        /* as in step 52: dO twice, and dQ's sums in fp32: zeros, and read again. In between they are added to in caches */
+        .bytes = 2 * attention_bytes(p, dtype) + rows * (double)p.dim * (2 * 4 + (double)dtype_bytes(dtype)),
+        .exps = attention_pairs(p),
+    };
+}
+
+const struct attention_step bulk_add_backward = {
+    .name = "65_bulk_add_backward",
+    .idea = "dQ leaves by the copy engine, which adds it to the sums in one piece",
+    .exercise = "add_blocks put_queries",
+    .predict = bulk_add_backward_cost,
+    .backward = { .gpu_fp16 = GPU(bulk_add_backward_fp16_gpu), .gpu_bf16 = GPU(bulk_add_backward_bf16_gpu), .any_order = true },
+    .workspace = GPU(bulk_add_backward_workspace),
+    .rounding = { .weights = true },
+    .capability = 90,
+    .hopper = true,
+    .dims = { 64, 128 },
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_backward_main(&bulk_add_backward, &specialized_backward, argc, argv);
+}
+#endif

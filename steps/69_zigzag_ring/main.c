@@ -1,0 +1,35 @@
+/* Step 69: what it claims. The program measures the claim. */
+#include "harness.h"
+#include "ring/ring.h"
+#include "steps.h"
+
+static struct cost zigzag_ring_cost(struct attention p, enum dtype dtype)
+{
+    return (struct cost){
+        .bytes = attention_bytes(p, dtype), /* and what travels, from memory to memory */
+        .exps = attention_pairs(p),         /* and one for each query and piece that is merged */
+    };
+}
+
+const struct attention_step zigzag_ring = {
+    .name = "69_zigzag_ring",
+    .idea = "a rank has an early piece and a late one: a mask leaves all ranks the same work",
+    .exercise = "attend_pairs attend --causal",
+    .predict = zigzag_ring_cost,
+    .cpu = zigzag_ring_cpu,
+    .scratch = ring_memory,
+    .gpu_fp16 = GPU(zigzag_ring_fp16_gpu),
+    .gpu_bf16 = GPU(zigzag_ring_bf16_gpu),
+    .rounding = { .weights = true, .parts = true },
+    .capability = 90,
+    .hopper = true,
+    .gpu_dims = { 64, 128 },
+    .ring = true,
+};
+
+#ifndef CLAIMS_ALONE /* the next step times this one beside its own, and tests run it: they need no main() */
+int main(int argc, char **argv)
+{
+    return attention_main(&zigzag_ring, &ring_attention, argc, argv);
+}
+#endif
