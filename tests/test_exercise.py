@@ -4,7 +4,7 @@
     test_exercise.py                  quick: three steps are judged, by a third of their mutants; Exercises.NAME runs one test
     EXERCISES=all test_exercise.py    every step that has a CPU version: its hole fails, its own code passes, and each of its
                                       mutants that the verifier can see is refused, and named (a quarter of an hour of two cores)
-    EXERCISES=tenth test_exercise.py  half of the steps, with a tenth of their mutants, drawn anew each time
+    EXERCISES=tenth test_exercise.py  a quarter of the steps, with a tenth of their mutants, drawn anew each time
     test_exercise.py gpu              every step that has a GPU version: its hole compiles and fails, and its own code passes,
                                       where there is a GPU that can run it
 """
@@ -29,7 +29,7 @@ FOLDER = "build/exercise-test"
 STEPS = [s for s in sorted(os.listdir("steps")) if os.path.exists(f"steps/{s}/main.c") and exercise.holes(s)]
 FILE = "gpu.cu" if GPU else "cpu.c"
 HERE = [s for s in STEPS if os.path.exists(f"steps/{s}/{FILE}")]
-QUICK = ["03_online_softmax", "12_fused_attention", "31_softmax_backward"]
+QUICK = ["03_online_softmax", "13_fused_attention", "42_softmax_backward"]
 UNSEEN = {  # mutants that a run of an ordinary size cannot see, and why; the Check suites do
     "block_sum_in_float": "takes rows of 16 Mi numbers",
     "zigzag_merge_of_equals": "takes blocks with the same sum, to the bit",
@@ -192,9 +192,9 @@ class Exercises(unittest.TestCase):
             self.assertIn(f"not written yet: {names}, as make start-4 left it" if names else "does not compile", said)
 
     def test_an_answer_is_judged_where_its_functions_run(self):
-        self.assertEqual(exercise.own_size("09_split_softmax", ["--json"]), "--rows 1 --cols 4Mi".split())
-        self.assertEqual(exercise.own_size("09_split_softmax", ["--rows", "64"]), [])
-        self.assertEqual(exercise.own_size("12_fused_attention", []), [])
+        self.assertEqual(exercise.own_size("10_split_softmax", ["--json"]), "--rows 1 --cols 4Mi".split())
+        self.assertEqual(exercise.own_size("10_split_softmax", ["--rows", "64"]), [])
+        self.assertEqual(exercise.own_size("13_fused_attention", []), [])
 
     def test_what_runs_the_course_s_own_is_refused(self):
         exercise.write(f"{FOLDER}/own.c", exercise.read("steps/03_online_softmax/cpu.c"))
@@ -266,12 +266,12 @@ class Exercises(unittest.TestCase):
 
     def test_a_rank_that_does_not_end_is_ended(self):
         loop = "    for (;;)\n        __asm__ volatile(\"\");\n"
-        own = exercise.read("steps/46_ring_attention/cpu.c")
+        own = exercise.read("steps/68_ring_attention/cpu.c")
         for body, said in (("    if (r->rank == 1)\n    " + loop, "rank 1 has (sent|taken) no block for 2 s"),
                            (loop, "it was ended after 9 s"),
                            ("    if (r->rank == 1)\n        r->O = NULL;\n", "rank 1 of 2 died")):
             exercise.write(f"{FOLDER}/rank.c", own.replace("    struct ring_piece mine", body + "    struct ring_piece mine"))
-            code, out = call("try", "46_ring_attention", "--file", f"{FOLDER}/rank.c", "--seq", "64", TRY_SECONDS="9",
+            code, out = call("try", "68_ring_attention", "--file", f"{FOLDER}/rank.c", "--seq", "64", TRY_SECONDS="9",
                              RING_TIMEOUT="2", TRY_KNOWN="none")
             self.assertEqual(code, 1, out)
             self.assertRegex(out, said)
@@ -281,7 +281,7 @@ class Exercises(unittest.TestCase):
         """Right, to the bit, and not what is asked for."""
         code, lines, said = judge(*mutated("overlapped_in_turn"), known="none")
         self.assertEqual((code, lines[0]["verdict"], lines[0]["solved"]), (1, "right", False), said)
-        code, said = call("try", "48_overlapped_ring", "--file", f"{FOLDER}/48_overlapped_ring.c", "--heads", "2", "--seq", "128",
+        code, said = call("try", "70_overlapped_ring", "--file", f"{FOLDER}/70_overlapped_ring.c", "--heads", "2", "--seq", "128",
                           "--budget", "0.02", TRY_KNOWN="none")
         self.assertIn("right, but while a rank computes no block travels", said)
 
@@ -291,8 +291,8 @@ class Exercises(unittest.TestCase):
             self.assertEqual((name, code, name in lines[0]["like"]), (name, 1, True), said)
 
     def test_heads_of_other_dimensions_are_judged(self):
-        text = exercise.read("steps/34_joined_backward/cpu.c")
-        code, lines, said = judge("34_joined_backward", text.replace("sum_dV + tile * width;", "sum_dV + tile * dim;"),
+        text = exercise.read("steps/47_joined_backward/cpu.c")
+        code, lines, said = judge("47_joined_backward", text.replace("sum_dV + tile * width;", "sum_dV + tile * dim;"),
                                   known="none")
         self.assertEqual((code, lines[0]["verdict"]), (1, "wrong"), said)
 
@@ -323,7 +323,7 @@ class Exercises(unittest.TestCase):
 
 class Judge(unittest.TestCase):  # behind Exercises, each on one core: it has all cores to the end
     def test_every_step(self):
-        steps = [s for s in HERE if is_drawn(s, 2)] if EXERCISES == "tenth" else HERE if EXERCISES or GPU else QUICK
+        steps = [s for s in HERE if is_drawn(s, 4)] if EXERCISES == "tenth" else HERE if EXERCISES or GPU else QUICK
         if EXERCISES != "all":
             print(f"exercises: a {EXERCISES or 'third'} of the mutants, seed {SEED}: EXERCISES_SEED={SEED} draws the same",
                   flush=True)
