@@ -165,7 +165,7 @@ def points_of(rows, at, value, worst=False):
 def steps(view):
     rows = softmax(view)
     shape = common_shape(rows)
-    # Steps 08 and 09 are about longer rows of as large a tensor.
+    # Steps 09 and 10 are about longer rows of as large a tensor.
     split = "%d x %d" % tuple(int(n) * f for n, f in zip(shape.split(" x "), (1 / 16, 16)))
     shown = [r for r in rows if r.shape() == shape or r.number in (8, 9) and r.shape() == split]
     shown.sort(key=lambda r: (r.peer, r.step, r.shape() != shape))
@@ -412,7 +412,7 @@ def timeline(path, shape=""):
         raise Problem("%s: not enough blocks of keys for a chart" % path)
     start, end = begins[FIRST], begins[FIRST + BLOCKS]
     device = machine_name((re.findall(r"^# device: (.*)", text, re.M) + [""])[0])
-    said = "%s, step 22%s: a block of keys takes %.0f clocks" % (device, shape and ", " + shape, (end - start) / BLOCKS)
+    said = "%s, step 29%s: a block of keys takes %.0f clocks" % (device, shape and ", " + shape, (end - start) / BLOCKS)
     picture = Picture("timeline", "timeline", "Softmax runs beside products", said)
     line, clip = lambda m: 2.0 + 2.3 * m[0], lambda x: min(max(x, start), end) - start
     seen = lambda a, b, least: [(m, clip(m[a]), clip(m[b])) for m in marks if clip(m[b]) - clip(m[a]) > least * (end - start)]
@@ -444,23 +444,32 @@ def panel(picture, title, xlabel, curves, high, tics, names, key="bottom left"):
                  dash=[c.dash for c in curves])
 
 
-READERS = (("reading K and V, one launch", 91), ("29_streamed_attention", 29), ("26_split_attention", 26),
+READERS = (("reading K and V, one launch", 91), ("40_streamed_attention", 40), ("34_split_attention", 34),
            ("torch.sdpa-cudnn", 93), ("flash-attention-3", 95))
 
 
-def decoding():
-    """Bandwidth of the shapes of h100-decode.txt in bf16: against the length of one sequence, and of all against what is read."""
+def recorded_decoding(what):
+    """(device, shapes) of h100-decode.txt in bf16; what: a pattern of the number that is wanted of each of READERS."""
     text = read("plots/recorded/h100-decode.txt")
     first = text[text.index("== bf16"):text.index("== fp16")]
-    shapes = [(int(batch), heads, int(keys), float(mb), [float(re.search(r"%s .* (\d+) GB/s" % re.escape(name), lines)[1])
-                                                        for name, _ in READERS])
+    shapes = [(int(batch), heads, int(keys), float(mb),
+               [float(re.search(re.escape(name) + what, lines)[1]) for name, _ in READERS])
               for batch, heads, keys, mb, lines in re.findall(
                   r"^bf16, batch (\d+), (.*), (\d+) keys, .* ([\d.]+) MB\n((?:    .*\n)+)", first, re.M)]
-    device = re.search(r"^(NVIDIA .*?),", text, re.M)[1]
+    return re.search(r"^(NVIDIA .*?),", text, re.M)[1], shapes
+
+
+def of_one_sequence(shapes):
+    return [s for s in shapes if s[:2] == (1, "32 heads, 8 of K and V")]
+
+
+def decoding():
+    """Bandwidth: against the length of one sequence, and of all that was recorded against what is read."""
+    device, shapes = recorded_decoding(r" .* (\d+) GB/s")
     picture = Picture("panels", "h100-decode", "How fast is a cache read?",
                       device + ": bf16, heads of 128, one query; K and V once, over the time")
     picture.set(ylabel="GB/s")
-    one = [s for s in shapes if s[:2] == (1, "32 heads, 8 of K and V")]
+    one = of_one_sequence(shapes)
     curves = [Curve(name, kind, points, dots=() if kind == 91 else points)
               for i, (name, kind) in enumerate(READERS) for points in [[(s[2], s[4][i]) for s in one]]]
     tics = [2 ** n for n in (10, 12, 14, 16)]
@@ -469,6 +478,22 @@ def decoding():
               for i, (name, kind) in enumerate(READERS) for points in [sorted((s[3], s[4][i]) for s in shapes)]]
     panel(picture, "all that was recorded: 1 to 64 sequences", "bytes of K and V", curves, 3500, [4, 32, 256, 2048],
           ["4 MB", "32 MB", "256 MB", "2 GB"], "none")
+    return picture
+
+
+def decoding_time():
+    """Time of one sequence: above reading, whatever the length; and in all, where reading is short."""
+    device, shapes = recorded_decoding(r" +([\d.]+) us ")
+    picture = Picture("panels", "h100-decode-time", "How long does a token wait?",
+                      device + ": bf16, one sequence, 32 heads of 128, 8 of K and V, one query; launches included")
+    picture.set(ylabel="us")
+    for title, high, key, shown in (
+            ("in all", 60, "top left", [(s[2], s[4]) for s in of_one_sequence(shapes) if s[4][0] < 60]),
+            ("above reading alone", 20, "none", [(s[2], [t - s[4][0] for t in s[4]]) for s in of_one_sequence(shapes)])):
+        curves = [Curve(name, kind, points, dots=() if kind == 91 else points) for i, (name, kind) in enumerate(READERS)
+                  if not name.startswith("34") for points in [[(keys, times[i]) for keys, times in shown]]]
+        tics = [keys for keys, _ in shown]
+        panel(picture, title, "keys", curves, high, tics, map(length_name, tics), key)
     return picture
 
 
@@ -482,7 +507,7 @@ def ring_ranks(most=1024):
     curves = [Curve(name, kind, [(1, 100)] + [(p.ranks, share(p, p.ms_said)) for p in of[:2]], dash=2,
                     dots=[(p.ranks, share(p, p.ms)) for p in of if p.why != ring_model.CROWDED],
                     apart=[(p.ranks, share(p, p.ms)) for p in of if p.why == ring_model.CROWDED])
-              for name, kind, causal in (("46, no mask", 22, False), ("46, causal", 25, True), ("47, causal", 26, True))
+              for name, kind, causal in (("68, no mask", 29, False), ("68, causal", 33, True), ("69, causal", 34, True))
               for of in [[p for p in points if (p.what[:2], p.what.endswith("causal")) == (name[:2], causal)]]]
     picture.set(ylabel="efficiency, %")
     panel(picture, "two cores: 2048 tokens, 16 heads of 64. Dashed: predicted", "ranks", curves, 105, [1, 2, 4], ["1", "2", "4"])
@@ -510,17 +535,17 @@ def ring_curves(xs, of):
     """of(x, options): a Ring. Of rings there is one where there is one node, and none is drawn."""
     percent = lambda s, seconds=None: 100 * ring_model.efficiency(s, seconds)
     of_rings = lambda s: percent(dataclasses.replace(s, rings=True)) if s.ranks > s.node else math.nan
-    kinds = [("one ring, consecutive pieces", 25, ("--mask", "causal"), percent), ("one ring, zigzag", 26, (), percent),
-             ("ring of rings, zigzag", 27, (), of_rings),
-             ("all-to-all in a node, ring", 12, (), lambda s: percent(s, ring_model.all_to_all(s)))]
+    kinds = [("one ring, consecutive pieces", 33, ("--mask", "causal"), percent), ("one ring, zigzag", 34, (), percent),
+             ("ring of rings, zigzag", 35, (), of_rings),
+             ("all-to-all in a node, ring", 13, (), lambda s: percent(s, ring_model.all_to_all(s)))]
     return [Curve(name if dash == 1 else "", kind, [(x, value(of(x, "--merge", merge, *words))) for x in xs], dash)
             for name, kind, words, value in kinds for merge, dash in (("12", 1), ("0", 2))]
 
 
 def draw_part3():
-    for picture in (decoding(), ring_ranks(), ring_lengths()):
+    for picture in (decoding(), decoding_time(), ring_ranks(), ring_lengths()):
         draw_both(picture, picture.name, True)
-    print("drawn: build/plots/h100-decode, ring-ranks, ring-lengths, what pages show in plots/recorded")
+    print("drawn: build/plots/h100-decode, h100-decode-time, ring-ranks, ring-lengths, what pages show in plots/recorded")
 
 
 # ---- all there is to draw of a file
@@ -533,7 +558,7 @@ def pictures(table):
         view = view.part(lambda r: not r.step.endswith(BACKWARD))
         todo = [(steps,), (ladder,), (token,), (error,), (attention_steps,), (roofline,)]
         todo += [(make, t) for t in BITS for make in (lengths, attention_scale)] + [(error, t, True) for t in two]
-        todo += [(attention_scale, "bf16", (11, 15))]  # for step 15, whose reader has met no others
+        todo += [(attention_scale, "bf16", (12, 18))]  # for step 18, whose reader has met no others
         todo = [(make, view, *words) for make, *words in todo]
         todo += [(attention_tflops, of, dim, t) for of in (view, of_gradients) for t in two
                  for dim in sorted({r.dim for r in usual(of, t)})]

@@ -608,7 +608,7 @@ class Drawing(Case):
                  for w in (0, 1) for b in range(30) for t in [100 * b + 50 * w]]
         self.write("marks.txt", "# device: GPU\n" + "\n".join(marks) + "\n")
         picture = draw.timeline("marks.txt", "--dim 64")
-        self.assertEqual(picture.below, "GPU, step 22, --dim 64: a block of keys takes 100 clocks")
+        self.assertEqual(picture.below, "GPU, step 29, --dim 64: a block of keys takes 100 clocks")
         self.assertEqual([(b[0], b[1]) for b in picture.files["bars"][0][:2] + picture.files["bars"][0][7:9]],
                          [(0, 20), (100, 120), (700, 720), (50, 70)])
         self.assertEqual([c[2] for c in picture.files["copies"][0]], [str(n) for n in [*range(10, 19), *range(10, 18)]])
@@ -647,6 +647,7 @@ class Recorded(unittest.TestCase):
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(results.ROOT)
         ranks, lengths, decoding = draw.ring_ranks(16), draw.ring_lengths(2048), draw.decoding()
+        time = draw.decoding_time()
         dots = [[(x, round(y)) for x, y in block] for block in ranks.files["p1dots"]]
         self.assertEqual(dots, [[(2, 94)], [(2, 67), (2, 69)], [(2, 88), (2, 82)]])
         self.assertEqual([(x, round(y)) for x, y, _ in ranks.files["p1apart"][0]], [(4, 87), (4, 70), (4, 73), (4, 70), (4, 73)])
@@ -654,9 +655,11 @@ class Recorded(unittest.TestCase):
         self.assertEqual([sum(y != y for _, y in block) for block in lengths.files["p1curves"]], [0, 0, 0, 0, 3, 3, 0, 0])
         self.assertEqual([len(block) for block in decoding.files["p1curves"] + decoding.files["p2dots"]], 5 * [4] + [0] + 4 * [9])
         self.assertEqual(decoding.files["p1curves"][1][0], (1024, 487))
+        self.assertEqual([len(block) for block in time.files["p1curves"] + time.files["p2curves"]], 4 * [3] + 4 * [4])
+        self.assertEqual([(x, round(y, 2)) for x, y in time.files["p2curves"][1]][:2], [(1024, 3.14), (8192, 3.43)])
         if shutil.which("gnuplot"):
             with tempfile.TemporaryDirectory() as folder:
-                for picture in (ranks, lengths, decoding):
+                for picture in (ranks, lengths, decoding, time):
                     picture.draw(folder + "/p.svg")
                     self.assertIn("</svg>", results.read(folder + "/p.svg"))
 
