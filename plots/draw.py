@@ -13,6 +13,7 @@ from results import (Problem, ROOT, TOKEN, Table, bytes_name, digits3, heads, le
 
 # A step keeps its colour in every plot: line type 1 is step 01, ... (style.gp). The copy and peers have their own.
 PEERS = (("copy", 91), ("compile", 93), ("cudnn", 93), ("math", 94), ("attention-", 95), ("quack", 95), ("", 92))
+LINES = 22  # of text, from the bottom of a picture to its top
 LETTERS = {"copy": "c", "torch.softmax": "t", "torch.compile": "T", "flash-attention-3": "F"}  # in the terminal
 BITS = {"fp32": 23, "fp16": 10, "bf16": 7}  # of a number, behind its leading one
 LOG_BEYOND = 8  # an axis of speeds is logarithmic when the best of one step is so many times the best of another
@@ -51,8 +52,8 @@ class Picture:
     def labels(self, ends, low, high, far, log, prefix="", top=None, arrows=False):
         """Names at the ends of curves, moved apart where they would overlap: no two nearer than a line of text."""
         scale, back = (math.log, math.exp) if log else (float, float)
-        gap = (scale(high) - scale(low)) / 22
-        limit, names, ys = scale(top) if top else scale(low) + 22 * gap, sorted(ends, key=lambda n: ends[n][1]), []
+        gap = (scale(high) - scale(low)) / LINES
+        limit, names, ys = scale(top) if top else scale(high), sorted(ends, key=lambda n: ends[n][1]), []
         for name in names:
             ys.append(max([scale(ends[name][1])] + [y + gap for y in ys[-1:]]))
         for i in reversed(range(len(ys))):
@@ -234,7 +235,8 @@ def lengths(view, dtype="fp32"):
     rows = [r for r in softmax(view, dtype) if size_octave(r) == octave]
     points = points_of(rows, "cols", "gb_s")
     points["copy"] = {r.cols: r.copy() for r in rows if r.copy() and not r.peer}
-    points = {name: line for name, line in points.items() if line}
+    most = max(map(len, points.values()))
+    points = {name: line for name, line in points.items() if len(line) > 1 or len(line) == most}  # one length alone is no curve
     speeds, bests = [y for line in points.values() for y in line.values()], [max(line.values()) for line in points.values()]
     log = max(bests) > LOG_BEYOND * min(bests)
     low, high = (min(speeds) / 1.5, max(speeds) * 1.3) if log else (0, 1.04 * max(speeds))
@@ -372,7 +374,10 @@ def roofline(view):
     left = {n: end for n, end in ends.items() if "," not in n}
     column = {n: end for n, end in ends.items() if n not in left and end[0] > max(xs) / 10}
     beside = [n for n in ends if n not in left and n not in column]
-    low, high, right = min(ys) / max(8, 4.5 * len(left)), max(ys) * 2.5, max(xs) * 4
+    high, right, low = max(ys) * 2.5, max(xs) * 4, min(ys) / 8
+    for names in filter(None, (left, column)):  # each a line, below the highest of their points
+        top, part = max(end[1] for end in names.values()), (len(names) - 0.5) / LINES
+        low = min(low, top * (top / high) ** (part / (1 - part)))
     picture = Picture("roofline", "roofline", "What limits each step?", said)
     picture.files["points"] = [[(x, y, line_type(name)) for name, (x, y) in ends.items()]]
     picture.files["roofs"] = [roofs]

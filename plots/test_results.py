@@ -469,8 +469,8 @@ class Choosing(Case):
 
     def test_names_in_the_roofline_stay_in_it(self):
         """Of all the steps that there will be: no label below the axis, or above what is fastest."""
-        rows = [softmax("%02d_softmax" % n, 10) for n in range(1, 10)]
-        rows += [attention("%02d_attention" % n, 10 + n, moved=1 + (n < 12)) for n in range(10, 25)]
+        rows = [softmax("%02d_softmax" % n, 10) for n in range(1, 11)]
+        rows += [attention("%02d_attention" % n, 10 + n, moved=1 + (n < 13)) for n in range(11, 33)]
         picture = draw.roofline(self.view(rows)).settings
         for side in ("left", "right"):
             ys = [picture["%sy%d" % (side, i)] for i in range(1, picture[side + "labels"] + 1)]
@@ -491,6 +491,8 @@ class Choosing(Case):
                 softmax("01_step", 10, rows=8, cols=2048, gb_s=4, error=3e-7),
                 softmax("01_step", 10, rows=16, cols=1000, gb_s=2, error=1e-7),
                 softmax("01_step", 10, rows=16, cols=1, gb_s=99, error=None)]
+        one = softmax("02_step", 10, rows=16, cols=1024, gb_s=5)  # one length is no curve
+        self.assertEqual(draw.lengths(self.view(rows + [one])).files["curves"], draw.lengths(self.view(rows)).files["curves"])
         picture = draw.lengths(self.view(rows))
         self.assertEqual(picture.files["curves"], [[(1024, 40, "c"), (2048, 40, "c")], [(1024, 3, "1"), (2048, 4, "1")]])
         self.assertEqual(picture.files["rings"], [[(1000, 2, 1)]])
