@@ -954,6 +954,84 @@ def backward():
     return f
 
 
+def rounded():
+    f = Figure(740, 396, "A sum of ones in bf16 stops at 256; so sums are fp32: dK and dV in registers, dQ in a workspace")
+    line, place = 92, lambda v: 384 + 46 * (v - 256.5)
+    f.text(370, 24, "the numbers that bf16 has near 256, and a sum of ones", "head")
+    f.arrow(place(250.3), line, place(262.7), line, False)
+    for v in (251, 252, 253, 254, 255, 256, 258, 260, 262):
+        f.arrow(place(v), line - 6, place(v), line + 6, False)
+        f.text(place(v), line + 24, str(v), "small")
+    for v in range(252, 257):
+        f.add(f'<path d="M{place(v) + 3:g} {line - 10} Q{place(v + 0.5):g} {line - 38} {place(v + 1) - 3:g} {line - 10}" '
+              'class="line" marker-end="url(#tip)"/>')
+        f.text(place(v + 0.5), line - 30, "+ 1", "small")
+    f.text(place(257) + 12, line - 22, "257 is not one of them: it is rounded to 256", "small", "start")
+
+    f.text(370, 154, "who adds up what, at heads of 128 and 8192 tokens", "head")
+    f.text(96, 178, "one block of keys, its tiles of queries in turn", "small", "start")
+    f.box(88, 186, 432, 52, "none")
+    for x, width, words in ((100, 56, "0–15"), (162, 56, "16–31"), (262, 84, "8176–8191")):
+        f.box(x, 197, width, 30, "b", words, "small")
+    f.text(240, 217, "…")
+    f.arrow(350, 212, 386, 212)
+    f.box(390, 197, 120, 30, "b", "fp32 in registers", "small")
+    for i, words in enumerate(("0–15", "16–31", "…", "8176–8191")):
+        y = 272 + 24 * i
+        if i == 2:
+            f.text(228, y + 12, words)
+        else:
+            f.box(180, y, 96, 20, "b", words, "small")
+            f.arrow(280, y + 10, 386, 303 + 4 * i)
+    f.text(170, 299, "512 blocks", "small", "end")
+    f.text(170, 317, "of keys, each", "small", "end")
+    f.text(170, 335, "in any order", "small", "end")
+    f.text(450, 262, "0, by prepare_kernel", "small")
+    f.arrow(450, 268, 450, 290)
+    f.box(390, 294, 120, 30, "b", "fp32 in memory", "small")
+    for y, how, result in ((212, "", "dK, dV in bf16"), (309, "convert_kernel", "dQ in bf16")):
+        f.arrow(524 if y == 212 else 514, y, 622, y)
+        f.text(573, y - 9, how or "store", "small")
+        f.text(573, y + 19, "rounded once", "small")
+        f.box(626, y - 15, 108, 30, "a", result, "small")
+    f.text(450, 342, "4 bytes an element", "small")
+    f.text(680, 342, "2 bytes", "small")
+    f.text(370, 388, "orange: terms and sums of 32 bits; a term is what one tile or one block adds", "small")
+    return f
+
+
+def scores():
+    f = Figure(740, 388, "A tile of 32 x 64 scores: a thread has 16 of one key, or a warp has fragments of 16 keys")
+    unit, top = 5, 92
+
+    def panel(left, title, warps, done):
+        wide = 64 * unit // len(warps)
+        f.text(left + 32 * unit, 24, title, "head")
+        f.text(left + 32 * unit, 50, "64 keys", "small")
+        for i, words in enumerate(warps):
+            f.text(left + wide * (i + 0.5), top - 12, words, "small")
+            f.box(left + wide * i, top, wide - 3, 32 * unit, "c" if words == "warp 1" else "none")
+        for i, words in enumerate(done):
+            f.text(left + 32 * unit, top + 32 * unit + 24 + 18 * i, words, "small")
+
+    panel(66, "step 49: scores, one by one", ("warps 0 and 2", "warps 1 and 3"),
+          ("green: warp 0's. S of a warp:", "512 loads of 16 bytes a lane,", "4096 conversions, 2048 multiply-adds"))
+    panel(410, "step 50: fragments, by a warp", ("warp 0", "warp 1", "warp 2", "warp 3"),
+          ("green: warp 1's. S of a warp:", "24 ldmatrix of 16 bytes a lane,", "32 mma"))
+    f.text(56, top + 15 * unit, "32", "small", "end")
+    f.text(56, top + 15 * unit + 18, "queries", "small", "end")
+    for row in range(0, 32, 2):
+        f.box(66, top + unit * row + 0.5, 32 * unit - 3, unit - 1, "c")
+        f.box(66 + 5 * unit, top + unit * row, unit, unit, "b")
+    for row in (1, 9, 17, 25):
+        for key in (2, 3, 10, 11):
+            f.box(410 + unit * (16 + key), top + unit * row, unit, unit, "b")
+    f.text(370, 352, "orange: the 16 scores of lane 5; it makes P and dS of them, in fp32, and leaves both in shared memory,",
+           "small")
+    f.text(370, 370, "8 KiB each, where the other three products find them. (Heads of 128)", "small")
+    return f
+
+
 def two_lines(f, upper, lower, across, behind):
     """The gradient's two lines of products. Words beside them, between them (two lines), and below."""
     columns = (20, 122, 300, 478, 620)
@@ -1002,6 +1080,44 @@ def warpgroup():
     f = Figure(740, 322, "One warpgroup and its 64 keys: scores transposed, and where each operand of four products is")
     return two_lines(f, "a warpgroup: S, P, dV", "the same warpgroup: dP, dS, dK",
                      ("P stays where it is: each thread has", "what it needs of it for dS"), "warpgroup's")
+
+
+def begun():
+    f = Figure(740, 420, "A block of queries in steps 61 and 62: dP runs while P is made, and the next S and dP begin at the end")
+    left, unit = 112, 69
+    plays = ((42, "step 61: S and dP are waited for together", 2, 4.3, 6.9),
+             (160, "step 62: P is made while dP is computed", 1, 3.1, 5.7))
+    for y, words, weigh, given, end in plays:
+        f.text(left, y - 14, words, "head", "start")
+        for i, name in enumerate(("tensor cores", "threads")):
+            f.text(left - 10, y + 18 + 36 * i, name, "small", "end")
+        parts = [(0, 1, "a", "S"), (1, 2, "a", "dP"), (given, given + 1, "a", "dV"), (given + 1, given + 2, "a", "dK"),
+                 (end, end + 1, "b", "S′"), (end + 1, end + 2, "b", "dP′")]
+        for start, stop, kind, name in parts:
+            f.box(left + unit * start, y, unit * (stop - start) - 3, 28, kind, name, "small")
+        parts = [(0, weigh, "none", "wait"), (weigh, weigh + 1.5, "c", "P"), (weigh + 1.5, given, "c", "dS"),
+                 (given, given + 0.4, "c", ""), (given + 0.4, end, "c", "dQ"), (end, end + weigh, "none", "wait")]
+        if end + weigh < 8.9:
+            parts.append((end + weigh, 8.9, "c", "P′, dS′"))
+        for start, stop, kind, name in parts:
+            f.box(left + unit * start, y + 36, unit * (stop - start) - 3, 28, kind, name, "small")
+        f.arrow(left + unit * (given + 0.4) - 1.5, y + 28, left + unit * (given + 0.4) - 1.5, y + 72, False)
+    f.text(370, 262, "blue: products of wgmma, orange: of the next block; empty: waits; a line: the barrier of all,", "small")
+    f.text(370, 280, "before which dS goes to shared memory. dQ is by mma.sync. Lengths are drawn by hand, not measured", "small")
+
+    def chain(y, title, steps):
+        f.text(left - 10, y + 23, title, "", "end")
+        for i, (words, kind, how) in enumerate(steps):
+            x = left + 170 * i
+            f.box(x, y, 84, 34, kind, words, "small")
+            if how:
+                f.arrow(x + 88, y + 17, x + 164, y + 17)
+                f.text(x + 126, y + 10, how, "small")
+
+    f.text(left, 318, "from V dOᵀ to dS", "head", "start")
+    chain(332, "step 61", (("anything", "none", "= V dOᵀ"), ("dP", "a", "− D"), ("dP − D", "c", "× P"), ("dS", "c", "")))
+    chain(378, "step 62", (("−D", "none", "+ V dOᵀ"), ("dP − D", "a", "× P"), ("dS", "c", "")))
+    return f
 
 
 def scattered():
@@ -1093,6 +1209,116 @@ def longest():
     f.text(370, 300, "a row: a place on an SM, which takes the next block when it is free. Five heads, four colours, six blocks",
            "small")
     f.text(370, 320, "of keys each; the number: blocks of queries that see its keys. Seven places cannot end before 15", "small")
+    return f
+
+
+def filled():
+    f = Figure(740, 386, "A last block is filled up with rows that there are not: their lse is infinite, so P and dS are 0")
+    left, unit = 96, 3.1
+    f.text(370, 22, "lse and D of two heads of 70 queries, in blocks of 32", "head")
+    for y, words, padded in ((46, "step 56", 70), (112, "step 57", 96)):
+        f.text(left - 12, y + 20, words, "", "end")
+        for head, kind in enumerate("ab"):
+            for row in range(0, padded, 32):
+                x, rows = left + unit * (padded * head + row), min(32, 70 - row)
+                f.box(x, y, unit * rows - 2, 30, kind, f"{row}–{row + rows - 1}" if rows > 6 else "", "small")
+                if rows < 32 and padded == 96:
+                    f.box(x + unit * rows, y, unit * (32 - rows) - 2, 30, "none", "lse ∞, D 0", "small")
+    f.box(left + unit * 64 - 2, 42, unit * 32 + 2, 38, "none")
+    f.text(left + unit * 80, 98, "block 2 of head 0: 6 rows of its own, and the loop asks for each row", "small")
+    f.text(left + unit * 96, 162, "each block 32 of lse and 32 of −D, 256 bytes in one piece", "small")
+
+    columns = (("Q, dO", 76), ("S, dP", 66), ("lse, −D", 76), ("P", 112), ("dS", 108), ("sums of dQ", 80))
+    rows = (("row 69", "a", ("numbers", "S, dP", "lse, −D", "2^(c S − lse)", "P (dP − D)", "+ dS K"), "goes to dQ"),
+            ("row 70", "none", ("zeros", "0, 0", "∞, 0", "2^(0 − ∞) = 0", "0 (0 + 0) = 0", "+ 0"), "not read"))
+    f.text(370, 208, "what becomes of a row of block 2 of head 0 that is there, and of one that is not", "head")
+    for y, (name, kind, words, end) in zip((248, 304), rows):
+        f.text(66, y + 20, name, "", "end")
+        x = 76
+        for (head, width), word in zip(columns, words):
+            if kind == "a":
+                f.text(x + width / 2, y - 10, head, "small")
+            f.box(x, y, width, 30, kind if head != "P" and head != "dS" else "c" if kind == "a" else kind, word, "small")
+            x += width + 8
+        f.text(x, y + 20, end, "small", "start")
+    f.text(370, 360, "cp_async writes the zeros, prepare_kernel ∞ and 0: the loop is the same for all rows", "small")
+    return f
+
+
+def boxes():
+    f = Figure(740, 448, "Keys in rows of 256 bytes, or in panels of 128; one thread that asks, a barrier that counts bytes")
+    size, height = 20, 17
+
+    def rows(x, y, first, count):
+        for row in range(4):
+            f.text(x - 8, y + height * row + 13, f"row {row}", "small", "end")
+            for place in range(count):
+                chunk = first + (place & 8) + (place % 8 ^ row)
+                kind = "c" if chunk in (2, 10) else "a" if chunk < 8 else "b"
+                f.box(x + size * place, y + height * row, size - 2, height - 2, kind, f"{chunk}", "small")
+
+    f.text(213, 24, "step 57: 64 rows of 256 bytes", "head")
+    rows(54, 42, 0, 16)
+    for i, words in enumerate(("a number is a chunk, 8 columns, in its place",
+                               "green: chunks 2 and 10, here 128 bytes apart, then 8192",
+                               "128 threads ask: 8 chunks of K each, and 8 of V")):
+        f.text(213, 140 + 20 * i, words, "small")
+    f.text(570, 24, "step 58: two panels of 64 rows", "head")
+    for panel in range(2):
+        rows(480, 42 + 84 * panel, 8 * panel, 8)
+        f.text(650, 72 + 84 * panel, f"panel {panel}:", "small", "start")
+        f.text(650, 90 + 84 * panel, "8192 bytes", "small", "start")
+    f.text(570, 216, "one thread asks: for a box, both panels", "small")
+
+    left, unit = 122, 60
+
+    def track(y, name, parts):
+        f.text(left - 12, y + 19, name, "", "end")
+        for start, end, kind, words in parts:
+            f.box(left + unit * start, y, unit * (end - start) - 4, 28, kind, words, "small")
+
+    f.text(370, 256, "step 58: who waits for what", "head")
+    track(272, "thread 0", [(0, 3.9, "a", "expects 16384 bytes, asks for K"), (3.9, 5.7, "b", "the same for V"),
+                            (5.7, 6, "none", ""), (6, 8.3, "none", ""), (8.3, 10.2, "c", "products")])
+    track(328, "copy engine", [(3.9, 6, "a", "64 keys of K"), (6, 8.3, "b", "64 keys of V")])
+    track(384, "127 others", [(0, 6, "none", "wait at the barrier keys"), (6, 8.3, "none", "and at values"),
+                              (8.3, 10.2, "c", "products")])
+    for asked, begun in ((3.9, 3.9), (5.7, 6)):
+        f.arrow(left + unit * asked - 4, 302, left + unit * begun + 6, 326)
+    for at in (6, 8.3):
+        f.arrow(left + unit * at - 6, 358, left + unit * at - 2, 382)
+    f.text(370, 436, "each box, when it comes, counts its bytes off; at 0 the phase ends, and all who wait go on", "small")
+    return f
+
+
+def squares():
+    f = Figure(740, 486, "S transposed of 128 keys and 64 queries: tiles of warps, in two blocks, or two squares, in one block")
+    top = 96
+    for left, title, queries, words, result in (
+            (16, "step 59: two blocks on an SM", 32, ("block 0", "block 1"), ("adds to dQ", "of 32 queries", "twice")),
+            (382, "step 60: one block on an SM", 64, ("warpgroup 0", "warpgroup 1"), ("adds to dQ", "of 64 queries", "once"))):
+        f.text(left + 150, 24, title, "head")
+        for at in range(0, 64, queries):
+            f.box(left + 92 + 2 * at, 44, 2 * queries - 4, 28, "b", f"Q, {at}–{at + queries - 1}", "small")
+        for k in range(2):
+            y = top + 160 * k
+            f.box(left, y, 84, 124, "a", f"K, {64 * k}–{64 * k + 63}", "small")
+            f.text(left + 42, y + 142, words[k], "small")
+            for at in range(0, 64, queries):
+                for warp in range(4):
+                    name = warp + 4 * k if queries == 64 else warp
+                    f.box(left + 92 + 2 * at, y + 32 * warp, 2 * queries - 4, 28, "c", f"warp {name}", "small")
+            if queries == 32 or k == 0:
+                middle = y + 62 if queries == 32 else top + 142
+                f.box(left - 8, y - 8, 238, 158 if queries == 32 else 318, "none")
+                f.arrow(left + 232, middle, left + 250, middle)
+                for i, part in enumerate(result):
+                    f.text(left + 258, middle - 13 + 18 * i, part, "small", "start")
+    f.text(370, 432, "green: S transposed (heads of 128), keys down and queries across, of which a warp has 16 rows", "small")
+    for x, products, visits in ((170, "S: 512 mma.sync, 384 ldmatrix of fragments", 4096),
+                                (542, "S: 16 wgmma, and no fragments", 2048)):
+        f.text(x, 456, products, "small")
+        f.text(x, 474, f"sectors of dQ's sums: {visits} visits", "small")
     return f
 
 
@@ -1553,9 +1779,9 @@ def waiting():
 
 FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, shelf, transports, loops, registers, rotated,
            quarters, fragments, swizzle, pipeline, served, folded, ring, edge, descriptors, sharing, gantt, seam, turned,
-           longest, ahead, bound, cache, group, beside, handed, drifting, three_places, pages, chain, exchanged, walk, owners,
-           backward, transposed, pairs, scattered, staggered, warpgroup, across, apart, outward, late, queue, ranks, rings,
-           zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
+           longest, filled, boxes, ahead, squares, bound, cache, group, beside, handed, drifting, three_places, pages, chain,
+           exchanged, walk, owners, backward, rounded, scores, transposed, pairs, scattered, staggered, warpgroup, begun,
+           across, apart, outward, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
 
 
 def main(words):
