@@ -908,7 +908,7 @@ def chain():
 
 
 def owners():
-    f = Figure(740, 262, "Who owns a query makes its row of weights, who owns a key its column: each weight is made twice")
+    f = Figure(740, 268, "Who owns a query makes its row of weights, who owns a key its column: each weight is made twice")
     size, y0 = 26, 70
     for x0, head, row, out in ((110, "a query walks over its keys", True, "its dQ"),
                                (450, "a key walks over its queries", False, "its dK and dV")):
@@ -1476,7 +1476,7 @@ def queue():
             for step, query in enumerate(range(2 * keys, queries)):
                 name = query if panel == 0 else queries - 1 + 2 * keys - query
                 f.box(left + size * (late + step), y, size - 3, 28, "b" if name < 2 * keys + 2 else "a", str(name), "small")
-    f.text(370, 206, "time goes to the right; white: waits; a number: adds to this block of queries, after the keys above",
+    f.text(370, 206, "time goes to the right; empty: waits; a number: adds to this block of queries, after the keys above",
            "small")
     f.text(370, 224, "orange: on the diagonal, where the mask is", "small")
     return f
