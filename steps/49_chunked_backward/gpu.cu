@@ -23,7 +23,7 @@
 #define MAX_GRID_Y INT64_C(65535)       /* blocks in a grid's second dimension: the hardware's limit */
 
 /* What a block is, for heads of DIM_. */
-template <int DIM_> struct shape {
+template <int DIM_> struct config {
     static constexpr int DIM = DIM_, WARPS = 4, BR = 32;
     static constexpr int KEYS = 2048 / DIM, EACH = KEYS * DIM / 32; /* of a warp; a thread has so many dims of one key */
     static constexpr int BC = KEYS * WARPS;
@@ -58,39 +58,39 @@ template <class T> static __global__ void __launch_bounds__(THREADS)
 /* ---- the kernel */
 
 /* Where chunk `chunk` of row `row` of a tile lies, in bytes. */
-template <class S> static __device__ uint32_t swizzled(int row, int chunk)
+template <class C> static __device__ uint32_t swizzled(int row, int chunk)
 {
-    return row * S::ROW + (chunk ^ row % 8) * 16;
+    return row * C::ROW + (chunk ^ row % 8) * 16;
 }
 
 /* Begin to copy a tile, (ROWS, DIM). Rows from `there` on become zeros. */
-template <class S, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+template <class C, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
-    constexpr int CHUNKS = S::DIM / 8, STEP = 32 * S::WARPS / CHUNKS;
+    constexpr int CHUNKS = C::DIM / 8, STEP = 32 * C::WARPS / CHUNKS;
     int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-    to += swizzled<S>(first, chunk), from += first * S::DIM + chunk * 8, there -= first;
+    to += swizzled<C>(first, chunk), from += first * C::DIM + chunk * 8, there -= first;
     for (int row = 0; row < ROWS; row += STEP)
-        cp_async(to + row * S::ROW, from + row * S::DIM, row < there);
+        cp_async(to + row * C::ROW, from + row * C::DIM, row < there);
 }
 
 /* What a thread holds for its key. */
-template <class S> struct keys {
-    float dK[S::EACH], dV[S::EACH];
+template <class C> struct keys {
+    float dK[C::EACH], dV[C::EACH];
 };
 
 /* Chunk `chunk` of row `row` of a tile, as floats. */
-template <class S, class T> static __device__ void read_chunk(float *v, const unsigned char *tile, int row, int chunk, T)
+template <class C, class T> static __device__ void read_chunk(float *v, const unsigned char *tile, int row, int chunk, T)
 {
-    unpack(v, load_pack((const T *)(tile + swizzled<S>(row, chunk))));
+    unpack(v, load_pack((const T *)(tile + swizzled<C>(row, chunk))));
 }
 
 /* Row i of a times row j of b. */
-template <class S, class T> static __device__ float dot(const unsigned char *a, int i, const unsigned char *b, int j)
+template <class C, class T> static __device__ float dot(const unsigned char *a, int i, const unsigned char *b, int j)
 {
     float sum = 0.0f, x[8], y[8];
-    for (int chunk = 0; chunk < S::DIM / 8; chunk++) {
-        read_chunk<S>(x, a, i, chunk, T());
-        read_chunk<S>(y, b, j, chunk, T());
+    for (int chunk = 0; chunk < C::DIM / 8; chunk++) {
+        read_chunk<C>(x, a, i, chunk, T());
+        read_chunk<C>(y, b, j, chunk, T());
         for (int e = 0; e < 8; e++)
             sum += x[e] * y[e];
     }
@@ -101,39 +101,39 @@ template <class S, class T> static __device__ float dot(const unsigned char *a, 
  * P and dS of the tile, queries down and keys across; 0 where a key is not seen. The first query sees the first `visible` of the
  * keys; one more each `slope`.
  */
-template <class S, class T>
+template <class C, class T>
 static __device__ void weigh(float *P, float *dS, const unsigned char *k, const unsigned char *v, const unsigned char *q,
                              const unsigned char *o, const float2 *rows, int visible, int slope, float c)
 {
-    for (int i = threadIdx.x; i < S::BR * S::BC; i += 32 * S::WARPS) {
-        int x = i % S::BC, y = i / S::BC;
-        P[i] = x < visible + slope * y ? ex2(dot<S, T>(q, y, k, x) * c - rows[y].x) : 0.0f;
-        dS[i] = P[i] * (dot<S, T>(o, y, v, x) - rows[y].y);
+    for (int i = threadIdx.x; i < C::BR * C::BC; i += 32 * C::WARPS) {
+        int x = i % C::BC, y = i / C::BC;
+        P[i] = x < visible + slope * y ? ex2(dot<C, T>(q, y, k, x) * c - rows[y].x) : 0.0f;
+        dS[i] = P[i] * (dot<C, T>(o, y, v, x) - rows[y].y);
     }
 }
 
 /* sum += s^T b: EACH dims of the thread's key. s: P, or dS; b: BR rows of dO, or Q. */
-template <class S, class T> static __device__ void add(float *sum, const float *s, const unsigned char *b)
+template <class C, class T> static __device__ void add(float *sum, const float *s, const unsigned char *b)
 {
-    for (int j = 0; j < S::BR; j++)
+    for (int j = 0; j < C::BR; j++)
 #pragma unroll
-        for (int i = 0; i < S::EACH; i += 8) {
+        for (int i = 0; i < C::EACH; i += 8) {
             float v[8];
-            read_chunk<S>(v, b, j, (threadIdx.x / S::BC * S::EACH + i) / 8, T());
+            read_chunk<C>(v, b, j, (threadIdx.x / C::BC * C::EACH + i) / 8, T());
             for (int e = 0; e < 8; e++)
-                sum[i + e] += s[j * S::BC + threadIdx.x % S::BC] * v[e];
+                sum[i + e] += s[j * C::BC + threadIdx.x % C::BC] * v[e];
         }
 }
 
 /* dS K is added to the tile's sums, 8 dims of a query at a time. */
-template <class S, class T> static __device__ void add_to_queries(float *sums, const float *dS, const unsigned char *k, int there)
+template <class C, class T> static __device__ void add_to_queries(float *sums, const float *dS, const unsigned char *k, int there)
 {
-    for (int i = threadIdx.x; i < min(S::BR, there) * S::DIM / 8; i += 32 * S::WARPS) {
+    for (int i = threadIdx.x; i < min(C::BR, there) * C::DIM / 8; i += 32 * C::WARPS) {
         float q[8] = {}, v[8];
-        for (int j = 0; j < S::BC; j++) {
-            read_chunk<S>(v, k, j, i % (S::DIM / 8), T());
+        for (int j = 0; j < C::BC; j++) {
+            read_chunk<C>(v, k, j, i % (C::DIM / 8), T());
             for (int e = 0; e < 8; e++)
-                q[e] += dS[i / (S::DIM / 8) * S::BC + j] * v[e];
+                q[e] += dS[i / (C::DIM / 8) * C::BC + j] * v[e];
         }
         for (int e = 0; e < 8; e++)
             atomicAdd(&sums[i * 8 + e], q[e]);
@@ -144,46 +144,46 @@ template <class S, class T> static __device__ void add_to_queries(float *sums, c
  * As attention_backward_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads of K and V from first_head
  * on. sums, rows: as prepare_kernel left them. c: scale log2(e); group: attention_group(p).
  */
-template <class S, class T> static __global__ void __launch_bounds__(32 * S::WARPS, S::BLOCKS)
+template <class C, class T> static __global__ void __launch_bounds__(32 * C::WARPS, C::BLOCKS)
     chunked_backward_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO, const float2 *rows,
                                 struct attention p, float c, unsigned first_head, unsigned group)
 {
     needs_sm_80();
-    constexpr int BR = S::BR, DIM = S::DIM;
+    constexpr int BR = C::BR, DIM = C::DIM;
     extern __shared__ __align__(256) unsigned char k_tile[]; /* then V, Q, dO, P, dS, and rows */
-    unsigned char *v_tile = k_tile + S::K_TILE, *q_tile = v_tile + S::K_TILE, *o_tile = q_tile + S::Q_TILE;
-    float *P = (float *)(o_tile + S::Q_TILE), *dS = P + BR * S::BC;
-    float2 *row_tile = (float2 *)(dS + BR * S::BC);
+    unsigned char *v_tile = k_tile + C::K_TILE, *q_tile = v_tile + C::K_TILE, *o_tile = q_tile + C::Q_TILE;
+    float *P = (float *)(o_tile + C::Q_TILE), *dS = P + BR * C::BC;
+    float2 *row_tile = (float2 *)(dS + BR * C::BC);
 
     /* Which keys; and which queries see some of them: from one on, of each of the group's heads. */
     const int64_t kv = first_head + blockIdx.y;
-    const int seq_q = (int)p.seq_q, seq_k = (int)p.seq_k, block_key = (int)blockIdx.x * S::BC;
+    const int seq_q = (int)p.seq_q, seq_k = (int)p.seq_k, block_key = (int)blockIdx.x * C::BC;
     const int first = p.causal ? max(0, block_key + seq_q - seq_k) / BR * BR : 0;
     const int slope = p.causal, limit = p.causal ? seq_k - seq_q + 1 : seq_k; /* query i sees the first limit + slope i keys */
 
-    struct keys<S> me = {};
+    struct keys<C> me = {};
     const int64_t from = (kv * seq_k + block_key) * DIM;
-    copy_tile<S, T, S::BC>(shared_address(k_tile), K + from, seq_k - block_key);
-    copy_tile<S, T, S::BC>(shared_address(v_tile), V + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(shared_address(k_tile), K + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(shared_address(v_tile), V + from, seq_k - block_key);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         for (int at = first; at < seq_q; at += BR) {
             const int64_t query = head * seq_q + at;
-            copy_tile<S, T, BR>(shared_address(q_tile), Q + query * DIM, seq_q - at);
-            copy_tile<S, T, BR>(shared_address(o_tile), dO + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(shared_address(q_tile), Q + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(shared_address(o_tile), dO + query * DIM, seq_q - at);
             if (threadIdx.x < BR)
                 row_tile[threadIdx.x] = threadIdx.x < seq_q - at ? rows[query + threadIdx.x] : make_float2(INFINITY, 0.0f);
             cp_async_wait_all();
             __syncthreads();
-            weigh<S, T>(P, dS, k_tile, v_tile, q_tile, o_tile, row_tile, limit + slope * at - block_key, slope, c);
+            weigh<C, T>(P, dS, k_tile, v_tile, q_tile, o_tile, row_tile, limit + slope * at - block_key, slope, c);
             __syncthreads(); /* P and dS are complete */
-            add<S, T>(me.dV, P, o_tile);
-            add<S, T>(me.dK, dS, q_tile);
-            add_to_queries<S, T>(sums + query * DIM, dS, k_tile, seq_q - at);
+            add<C, T>(me.dV, P, o_tile);
+            add<C, T>(me.dK, dS, q_tile);
+            add_to_queries<C, T>(sums + query * DIM, dS, k_tile, seq_q - at);
             __syncthreads(); /* nobody reads this tile any more */
         }
-    const int x = threadIdx.x / S::BC * S::EACH, y = threadIdx.x % S::BC;
+    const int x = threadIdx.x / C::BC * C::EACH, y = threadIdx.x % C::BC;
 #pragma unroll
-    for (int i = 0; i < S::EACH; i++)
+    for (int i = 0; i < C::EACH; i++)
         if (y < seq_k - block_key) {
             from_float(&dK[from + y * DIM + x + i], p.scale * me.dK[i]);
             from_float(&dV[from + y * DIM + x + i], me.dV[i]);
@@ -203,17 +203,17 @@ template <class T> static __global__ void __launch_bounds__(THREADS)
 
 /* ---- launchers */
 
-template <class S, class T> static void launch_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO,
+template <class C, class T> static void launch_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO,
                                                       const float2 *rows, struct attention p, cudaStream_t stream)
 {
-    static_assert(S::SHARED <= SHARED_SM_80, "more than a block's shared memory");
-    static_assert(2 * S::EACH <= registers_of_thread(S::BLOCKS * 32 * S::WARPS),
+    static_assert(C::SHARED <= SHARED_SM_80, "more than a block's shared memory");
+    static_assert(2 * C::EACH <= registers_of_thread(C::BLOCKS * 32 * C::WARPS),
                   "the sums are more than a thread's registers");
     float c = scale_sign(p.scale) * exponent_scale(p.scale);
-    cudaFuncSetAttribute(chunked_backward_kernel<S, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
+    cudaFuncSetAttribute(chunked_backward_kernel<C, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SHARED);
     for (int64_t head = 0; head < p.batch * p.kv_heads; head += MAX_GRID_Y) {
-        dim3 blocks((unsigned)((p.seq_k + S::BC - 1) / S::BC), (unsigned)min(p.batch * p.kv_heads - head, MAX_GRID_Y));
-        chunked_backward_kernel<S, T><<<blocks, 32 * S::WARPS, S::SHARED, stream>>>(
+        dim3 blocks((unsigned)((p.seq_k + C::BC - 1) / C::BC), (unsigned)min(p.batch * p.kv_heads - head, MAX_GRID_Y));
+        chunked_backward_kernel<C, T><<<blocks, 32 * C::WARPS, C::SHARED, stream>>>(
             sums, dK, dV, Q, K, V, dO, rows, p, c, (unsigned)head, (unsigned)attention_group(p));
     }
 }
@@ -226,7 +226,7 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
     float *sums = (float *)workspace;
     float2 *row = (float2 *)(sums + rows * DIM);
     prepare_kernel<<<(unsigned)ceil_div(rows * 32, THREADS), THREADS, 0, stream>>>(row, sums, O, lse, dO, dlse, rows, DIM);
-    launch_kernel<shape<DIM>, T>(sums, dK, dV, Q, K, V, dO, row, p, stream);
+    launch_kernel<config<DIM>, T>(sums, dK, dV, Q, K, V, dO, row, p, stream);
     convert_kernel<<<(unsigned)ceil_div(rows * DIM, THREADS), THREADS, 0, stream>>>(dQ, sums, p.scale, rows * DIM);
 }
 

@@ -20,7 +20,7 @@
 #define MAX_GRID_Y INT64_C(65535)       /* blocks in a grid's second dimension: the hardware's limit */
 
 /* What a block is, for heads of DIM_. */
-template <int DIM_> struct shape {
+template <int DIM_> struct config {
     static constexpr int DIM = DIM_, WARPS = 4, BR = 32;
     static constexpr int KEYS = 2048 / DIM, EACH = KEYS * DIM / 32; /* of a warp; a thread has so many dims of one key */
     static constexpr int BC = KEYS * WARPS;
@@ -58,48 +58,48 @@ template <class T> static __global__ void __launch_bounds__(THREADS)
  * Where chunk `chunk` of row `row` of a tile lies, in bytes. To go k times 16 elements, 2 k chunks, further in a row is to flip
  * bits of the address, too: address ^ 32 * k.
  */
-template <class S> static __device__ uint32_t swizzled(int row, int chunk)
+template <class C> static __device__ uint32_t swizzled(int row, int chunk)
 {
-    return row * S::ROW + (chunk ^ row % 8) * 16;
+    return row * C::ROW + (chunk ^ row % 8) * 16;
 }
 
 /* Begin to copy a tile, (ROWS, DIM). Rows from `there` on become zeros. */
-template <class S, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+template <class C, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
-    constexpr int CHUNKS = S::DIM / 8, STEP = 32 * S::WARPS / CHUNKS;
+    constexpr int CHUNKS = C::DIM / 8, STEP = 32 * C::WARPS / CHUNKS;
     int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-    to += swizzled<S>(first, chunk), from += first * S::DIM + chunk * 8, there -= first;
+    to += swizzled<C>(first, chunk), from += first * C::DIM + chunk * 8, there -= first;
     for (int row = 0; row < ROWS; row += STEP)
-        cp_async(to + row * S::ROW, from + row * S::DIM, row < there);
+        cp_async(to + row * C::ROW, from + row * C::DIM, row < there);
 }
 
 /* What a thread holds: sums for its key; and fragments of 16 x 8. */
-template <class S> struct keys {
-    float dK[S::EACH], dV[S::EACH];
-    float P[S::BR / 16][S::KEYS / 8][4], dS[S::BR / 16][S::KEYS / 8][4]; /* of a tile; at first S and dP */
+template <class C> struct keys {
+    float dK[C::EACH], dV[C::EACH];
+    float P[C::BR / 16][C::KEYS / 8][4], dS[C::BR / 16][C::KEYS / 8][4]; /* of a tile; at first S and dP */
 };
 
 /* Chunk `chunk` of row `row` of a tile, as floats. */
-template <class S, class T> static __device__ void read_chunk(float *v, const unsigned char *tile, int row, int chunk, T)
+template <class C, class T> static __device__ void read_chunk(float *v, const unsigned char *tile, int row, int chunk, T)
 {
-    unpack(v, load_pack((const T *)(tile + swizzled<S>(row, chunk))));
+    unpack(v, load_pack((const T *)(tile + swizzled<C>(row, chunk))));
 }
 
 /* s = a b^T: BR rows of Q, or dO, times KEYS rows of K, or V. a_at, b_at: what the lane passes to the first ldmatrix. */
-template <class S, class T> static __device__ void multiply(float (*s)[S::KEYS / 8][4], uint32_t a_at, uint32_t b_at)
+template <class C, class T> static __device__ void multiply(float (*s)[C::KEYS / 8][4], uint32_t a_at, uint32_t b_at)
 {
 #pragma unroll
-    for (int i = 0; i < S::BR * S::KEYS / 32; i++)
+    for (int i = 0; i < C::BR * C::KEYS / 32; i++)
         ((float *)s)[i] = 0.0f;
 #pragma unroll
-    for (int k = 0; k < S::DIM / 16; k++) {
-        uint32_t a[S::BR / 16][4];
-        for (int part = 0; part < S::BR / 16; part++)
-            ldmatrix(a[part], (a_at ^ 32 * k) + 16 * S::ROW * part);
-        for (int n = 0; n < S::KEYS / 16; n++) {
+    for (int k = 0; k < C::DIM / 16; k++) {
+        uint32_t a[C::BR / 16][4];
+        for (int part = 0; part < C::BR / 16; part++)
+            ldmatrix(a[part], (a_at ^ 32 * k) + 16 * C::ROW * part);
+        for (int n = 0; n < C::KEYS / 16; n++) {
             uint32_t b[4]; /* two quarters for 8 keys, two for the next 8 */
-            ldmatrix(b, (b_at ^ 32 * k) + 16 * S::ROW * n);
-            for (int part = 0; part < S::BR / 16; part++) {
+            ldmatrix(b, (b_at ^ 32 * k) + 16 * C::ROW * n);
+            for (int part = 0; part < C::BR / 16; part++) {
                 mma(s[part][2 * n], a[part], b[0], b[1], T());
                 mma(s[part][2 * n + 1], a[part], b[2], b[3], T());
             }
@@ -111,11 +111,11 @@ template <class S, class T> static __device__ void multiply(float (*s)[S::KEYS /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). rows: from the lane's first query on. Of
  * the lane's first row the columns below `visible` are seen; one more each `slope`.
  */
-template <class S> static __device__ void weigh(struct keys<S> *me, const float2 *rows, int visible, int slope, float c)
+template <class C> static __device__ void weigh(struct keys<C> *me, const float2 *rows, int visible, int slope, float c)
 {
 #pragma unroll
-    for (int part = 0; part < S::BR / 16; part++)
-        for (int n = 0; n < S::KEYS / 8; n++)
+    for (int part = 0; part < C::BR / 16; part++)
+        for (int n = 0; n < C::KEYS / 8; n++)
             for (int i = 0; i < 4; i++) {
                 float2 row = rows[16 * part + i / 2 * 8];
                 bool seen = 8 * n + i % 2 < visible + slope * (16 * part + i / 2 * 8);
@@ -126,37 +126,37 @@ template <class S> static __device__ void weigh(struct keys<S> *me, const float2
 }
 
 /* The lane's P, or dS, to shared memory, queries down and keys across. to: where its first element belongs. */
-template <class S> static __device__ void hand_over(const float (*s)[S::KEYS / 8][4], float *to)
+template <class C> static __device__ void hand_over(const float (*s)[C::KEYS / 8][4], float *to)
 {
 #pragma unroll
-    for (int part = 0; part < S::BR / 16; part++)
-        for (int n = 0; n < S::KEYS / 8; n++)
+    for (int part = 0; part < C::BR / 16; part++)
+        for (int n = 0; n < C::KEYS / 8; n++)
             for (int i = 0; i < 4; i++)
-                to[(16 * part + i / 2 * 8) * S::BC + 8 * n + i % 2] = s[part][n][i];
+                to[(16 * part + i / 2 * 8) * C::BC + 8 * n + i % 2] = s[part][n][i];
 }
 
 /* sum += s^T b: EACH dims of the thread's key. s: P, or dS; b: BR rows of dO, or Q. */
-template <class S, class T> static __device__ void add(float *sum, const float *s, const unsigned char *b)
+template <class C, class T> static __device__ void add(float *sum, const float *s, const unsigned char *b)
 {
-    for (int j = 0; j < S::BR; j++)
+    for (int j = 0; j < C::BR; j++)
 #pragma unroll
-        for (int i = 0; i < S::EACH; i += 8) {
+        for (int i = 0; i < C::EACH; i += 8) {
             float v[8];
-            read_chunk<S>(v, b, j, (threadIdx.x / S::BC * S::EACH + i) / 8, T());
+            read_chunk<C>(v, b, j, (threadIdx.x / C::BC * C::EACH + i) / 8, T());
             for (int e = 0; e < 8; e++)
-                sum[i + e] += s[j * S::BC + threadIdx.x % S::BC] * v[e];
+                sum[i + e] += s[j * C::BC + threadIdx.x % C::BC] * v[e];
         }
 }
 
 /* dS K is added to the tile's sums, 8 dims of a query at a time. */
-template <class S, class T> static __device__ void add_to_queries(float *sums, const float *dS, const unsigned char *k, int there)
+template <class C, class T> static __device__ void add_to_queries(float *sums, const float *dS, const unsigned char *k, int there)
 {
-    for (int i = threadIdx.x; i < min(S::BR, there) * S::DIM / 8; i += 32 * S::WARPS) {
+    for (int i = threadIdx.x; i < min(C::BR, there) * C::DIM / 8; i += 32 * C::WARPS) {
         float q[8] = {}, v[8];
-        for (int j = 0; j < S::BC; j++) {
-            read_chunk<S>(v, k, j, i % (S::DIM / 8), T());
+        for (int j = 0; j < C::BC; j++) {
+            read_chunk<C>(v, k, j, i % (C::DIM / 8), T());
             for (int e = 0; e < 8; e++)
-                q[e] += dS[i / (S::DIM / 8) * S::BC + j] * v[e];
+                q[e] += dS[i / (C::DIM / 8) * C::BC + j] * v[e];
         }
         for (int e = 0; e < 8; e++)
             atomicAdd(&sums[i * 8 + e], q[e]);
@@ -167,58 +167,58 @@ template <class S, class T> static __device__ void add_to_queries(float *sums, c
  * As attention_backward_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads of K and V from first_head
  * on. sums, rows: as prepare_kernel left them. c: scale log2(e); group: attention_group(p).
  */
-template <class S, class T> static __global__ void __launch_bounds__(32 * S::WARPS, S::BLOCKS)
+template <class C, class T> static __global__ void __launch_bounds__(32 * C::WARPS, C::BLOCKS)
     scores_backward_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO, const float2 *rows,
                                 struct attention p, float c, unsigned first_head, unsigned group)
 {
     needs_sm_80();
-    constexpr int BR = S::BR, DIM = S::DIM;
+    constexpr int BR = C::BR, DIM = C::DIM;
     extern __shared__ __align__(256) unsigned char k_tile[]; /* then V, Q, dO, P, dS, and rows */
-    unsigned char *q_tile = k_tile + 2 * S::K_TILE, *o_tile = q_tile + S::Q_TILE;
-    float *P = (float *)(o_tile + S::Q_TILE), *dS = P + BR * S::BC;
-    float2 *row_tile = (float2 *)(dS + BR * S::BC);
+    unsigned char *q_tile = k_tile + 2 * C::K_TILE, *o_tile = q_tile + C::Q_TILE;
+    float *P = (float *)(o_tile + C::Q_TILE), *dS = P + BR * C::BC;
+    float2 *row_tile = (float2 *)(dS + BR * C::BC);
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp = threadIdx.x / 32;
 
     /* Which keys; and which queries see some of them: from one on, of each of the group's heads. */
     const int64_t kv = first_head + blockIdx.y;
-    const int seq_q = (int)p.seq_q, seq_k = (int)p.seq_k, block_key = (int)blockIdx.x * S::BC;
-    const int first_key = block_key + warp * S::KEYS;
+    const int seq_q = (int)p.seq_q, seq_k = (int)p.seq_k, block_key = (int)blockIdx.x * C::BC;
+    const int first_key = block_key + warp * C::KEYS;
     const int first = p.causal ? max(0, block_key + seq_q - seq_k) / BR * BR : 0;
     const int slope = p.causal, limit = p.causal ? seq_k - seq_q + 1 : seq_k; /* query i sees the first limit + slope i keys */
 
     /* This lane's row for ldmatrix in 16 x 16. Quarters: below each other, then side by side; or the other way. */
-    const uint32_t below = swizzled<S>(lane % 16, lane / 16), beside = swizzled<S>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
-    const uint32_t k_at = shared_address(k_tile), q_at = k_at + 2 * S::K_TILE, o_at = q_at + S::Q_TILE;
-    const uint32_t b_at = k_at + warp * S::KEYS * S::ROW + beside; /* K; V is K_TILE further */
-    const int mine = g * S::BC + warp * S::KEYS + 2 * t;           /* the lane's first element of P and dS */
+    const uint32_t below = swizzled<C>(lane % 16, lane / 16), beside = swizzled<C>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const uint32_t k_at = shared_address(k_tile), q_at = k_at + 2 * C::K_TILE, o_at = q_at + C::Q_TILE;
+    const uint32_t b_at = k_at + warp * C::KEYS * C::ROW + beside; /* K; V is K_TILE further */
+    const int mine = g * C::BC + warp * C::KEYS + 2 * t;           /* the lane's first element of P and dS */
 
-    struct keys<S> me = {};
+    struct keys<C> me = {};
     const int64_t from = (kv * seq_k + block_key) * DIM;
-    copy_tile<S, T, S::BC>(k_at, K + from, seq_k - block_key);
-    copy_tile<S, T, S::BC>(k_at + S::K_TILE, V + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(k_at, K + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(k_at + C::K_TILE, V + from, seq_k - block_key);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         for (int at = first; at < seq_q; at += BR) {
             const int64_t query = head * seq_q + at;
-            copy_tile<S, T, BR>(q_at, Q + query * DIM, seq_q - at);
-            copy_tile<S, T, BR>(o_at, dO + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(q_at, Q + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(o_at, dO + query * DIM, seq_q - at);
             if (threadIdx.x < BR)
                 row_tile[threadIdx.x] = threadIdx.x < seq_q - at ? rows[query + threadIdx.x] : make_float2(INFINITY, 0.0f);
             cp_async_wait_all();
             __syncthreads();
-            multiply<S, T>(me.P, q_at + below, b_at);
-            multiply<S, T>(me.dS, o_at + below, b_at + S::K_TILE);
+            multiply<C, T>(me.P, q_at + below, b_at);
+            multiply<C, T>(me.dS, o_at + below, b_at + C::K_TILE);
             weigh(&me, &row_tile[g], limit + slope * (at + g) - first_key - 2 * t, slope, c);
-            hand_over<S>(me.P, P + mine);
-            hand_over<S>(me.dS, dS + mine);
+            hand_over<C>(me.P, P + mine);
+            hand_over<C>(me.dS, dS + mine);
             __syncthreads(); /* P and dS are complete */
-            add<S, T>(me.dV, P, o_tile);
-            add<S, T>(me.dK, dS, q_tile);
-            add_to_queries<S, T>(sums + query * DIM, dS, k_tile, seq_q - at);
+            add<C, T>(me.dV, P, o_tile);
+            add<C, T>(me.dK, dS, q_tile);
+            add_to_queries<C, T>(sums + query * DIM, dS, k_tile, seq_q - at);
             __syncthreads(); /* nobody reads this tile any more */
         }
-    const int x = threadIdx.x / S::BC * S::EACH, y = threadIdx.x % S::BC;
+    const int x = threadIdx.x / C::BC * C::EACH, y = threadIdx.x % C::BC;
 #pragma unroll
-    for (int i = 0; i < S::EACH; i++)
+    for (int i = 0; i < C::EACH; i++)
         if (y < seq_k - block_key) {
             from_float(&dK[from + y * DIM + x + i], p.scale * me.dK[i]);
             from_float(&dV[from + y * DIM + x + i], me.dV[i]);
@@ -238,17 +238,17 @@ template <class T> static __global__ void __launch_bounds__(THREADS)
 
 /* ---- launchers */
 
-template <class S, class T> static void launch_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO,
+template <class C, class T> static void launch_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO,
                                                       const float2 *rows, struct attention p, cudaStream_t stream)
 {
-    static_assert(S::SHARED <= SHARED_SM_80, "more than a block's shared memory");
-    static_assert(2 * S::EACH + S::BR * S::KEYS / 16 <= registers_of_thread(S::BLOCKS * 32 * S::WARPS),
+    static_assert(C::SHARED <= SHARED_SM_80, "more than a block's shared memory");
+    static_assert(2 * C::EACH + C::BR * C::KEYS / 16 <= registers_of_thread(C::BLOCKS * 32 * C::WARPS),
                   "the sums and scores are more than a thread's registers");
     float c = scale_sign(p.scale) * exponent_scale(p.scale);
-    cudaFuncSetAttribute(scores_backward_kernel<S, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
+    cudaFuncSetAttribute(scores_backward_kernel<C, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SHARED);
     for (int64_t head = 0; head < p.batch * p.kv_heads; head += MAX_GRID_Y) {
-        dim3 blocks((unsigned)((p.seq_k + S::BC - 1) / S::BC), (unsigned)min(p.batch * p.kv_heads - head, MAX_GRID_Y));
-        scores_backward_kernel<S, T><<<blocks, 32 * S::WARPS, S::SHARED, stream>>>(
+        dim3 blocks((unsigned)((p.seq_k + C::BC - 1) / C::BC), (unsigned)min(p.batch * p.kv_heads - head, MAX_GRID_Y));
+        scores_backward_kernel<C, T><<<blocks, 32 * C::WARPS, C::SHARED, stream>>>(
             sums, dK, dV, Q, K, V, dO, rows, p, c, (unsigned)head, (unsigned)attention_group(p));
     }
 }
@@ -261,7 +261,7 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
     float *sums = (float *)workspace;
     float2 *row = (float2 *)(sums + rows * DIM);
     prepare_kernel<<<(unsigned)ceil_div(rows * 32, THREADS), THREADS, 0, stream>>>(row, sums, O, lse, dO, dlse, rows, DIM);
-    launch_kernel<shape<DIM>, T>(sums, dK, dV, Q, K, V, dO, row, p, stream);
+    launch_kernel<config<DIM>, T>(sums, dK, dV, Q, K, V, dO, row, p, stream);
     convert_kernel<<<(unsigned)ceil_div(rows * DIM, THREADS), THREADS, 0, stream>>>(dQ, sums, p.scale, rows * DIM);
 }
 

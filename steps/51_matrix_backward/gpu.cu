@@ -25,7 +25,7 @@
 #define QUARTER 128                     /* bytes of 8 x 8 elements of P and dS: lane 4g + t has the word 4g + t */
 
 /* What a block is, for heads of DIM_. A warp has as many keys as its registers hold. */
-template <int DIM_> struct shape {
+template <int DIM_> struct config {
     static constexpr int DIM = DIM_, WARPS = 4, BR = 32;
     static constexpr int KEYS = 2048 / DIM, PARTS = KEYS / 16; /* of a warp; of 16 keys each */
     static constexpr int BC = KEYS * WARPS;
@@ -64,42 +64,42 @@ template <class T> static __global__ void __launch_bounds__(THREADS)
  * Where chunk `chunk` of row `row` of a tile lies, in bytes. To go k times 16 elements, 2 k chunks, further in a row is to flip
  * bits of the address, too: address ^ 32 * k.
  */
-template <class S> static __device__ uint32_t swizzled(int row, int chunk)
+template <class C> static __device__ uint32_t swizzled(int row, int chunk)
 {
-    return row * S::ROW + (chunk ^ row % 8) * 16;
+    return row * C::ROW + (chunk ^ row % 8) * 16;
 }
 
 /* Begin to copy a tile, (ROWS, DIM). Rows from `there` on become zeros. */
-template <class S, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+template <class C, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
-    constexpr int CHUNKS = S::DIM / 8, STEP = 32 * S::WARPS / CHUNKS;
+    constexpr int CHUNKS = C::DIM / 8, STEP = 32 * C::WARPS / CHUNKS;
     int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
-    to += swizzled<S>(first, chunk), from += first * S::DIM + chunk * 8, there -= first;
+    to += swizzled<C>(first, chunk), from += first * C::DIM + chunk * 8, there -= first;
     for (int row = 0; row < ROWS; row += STEP)
-        cp_async(to + row * S::ROW, from + row * S::DIM, row < there);
+        cp_async(to + row * C::ROW, from + row * C::DIM, row < there);
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class S> struct keys {
-    float dK[S::PARTS][S::DIM / 8][4], dV[S::PARTS][S::DIM / 8][4];
-    float P[S::BR / 16][S::KEYS / 8][4], dS[S::BR / 16][S::KEYS / 8][4]; /* of a tile; at first S and dP */
+template <class C> struct keys {
+    float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
+    float P[C::BR / 16][C::KEYS / 8][4], dS[C::BR / 16][C::KEYS / 8][4]; /* of a tile; at first S and dP */
 };
 
 /* s = a b^T: BR rows of Q, or dO, times KEYS rows of K, or V. a_at, b_at: what the lane passes to the first ldmatrix. */
-template <class S, class T> static __device__ void multiply(float (*s)[S::KEYS / 8][4], uint32_t a_at, uint32_t b_at)
+template <class C, class T> static __device__ void multiply(float (*s)[C::KEYS / 8][4], uint32_t a_at, uint32_t b_at)
 {
 #pragma unroll
-    for (int i = 0; i < S::BR * S::KEYS / 32; i++)
+    for (int i = 0; i < C::BR * C::KEYS / 32; i++)
         ((float *)s)[i] = 0.0f;
 #pragma unroll
-    for (int k = 0; k < S::DIM / 16; k++) {
-        uint32_t a[S::BR / 16][4];
-        for (int part = 0; part < S::BR / 16; part++)
-            ldmatrix(a[part], (a_at ^ 32 * k) + 16 * S::ROW * part);
-        for (int n = 0; n < S::KEYS / 16; n++) {
+    for (int k = 0; k < C::DIM / 16; k++) {
+        uint32_t a[C::BR / 16][4];
+        for (int part = 0; part < C::BR / 16; part++)
+            ldmatrix(a[part], (a_at ^ 32 * k) + 16 * C::ROW * part);
+        for (int n = 0; n < C::KEYS / 16; n++) {
             uint32_t b[4]; /* two quarters for 8 keys, two for the next 8 */
-            ldmatrix(b, (b_at ^ 32 * k) + 16 * S::ROW * n);
-            for (int part = 0; part < S::BR / 16; part++) {
+            ldmatrix(b, (b_at ^ 32 * k) + 16 * C::ROW * n);
+            for (int part = 0; part < C::BR / 16; part++) {
                 mma(s[part][2 * n], a[part], b[0], b[1], T());
                 mma(s[part][2 * n + 1], a[part], b[2], b[3], T());
             }
@@ -108,17 +108,17 @@ template <class S, class T> static __device__ void multiply(float (*s)[S::KEYS /
 }
 
 /* sum += s^T b: the warp's part of P or dS, from shared memory, times BR rows of dO, or Q. s_at: what the lane passes first. */
-template <class S, class T> static __device__ void add(float (*sum)[S::DIM / 8][4], uint32_t s_at, uint32_t b_at)
+template <class C, class T> static __device__ void add(float (*sum)[C::DIM / 8][4], uint32_t s_at, uint32_t b_at)
 {
 #pragma unroll
-    for (int k = 0; k < S::BR / 16; k++) {
-        uint32_t a[S::PARTS][4];
-        for (int part = 0; part < S::PARTS; part++)
-            ldmatrix_trans(a[part], s_at + (2 * k * S::ACROSS + 2 * part) * QUARTER);
-        for (int n = 0; n < S::DIM / 16; n++) {
+    for (int k = 0; k < C::BR / 16; k++) {
+        uint32_t a[C::PARTS][4];
+        for (int part = 0; part < C::PARTS; part++)
+            ldmatrix_trans(a[part], s_at + (2 * k * C::ACROSS + 2 * part) * QUARTER);
+        for (int n = 0; n < C::DIM / 16; n++) {
             uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
-            ldmatrix_trans(b, (b_at ^ 32 * n) + 16 * S::ROW * k);
-            for (int part = 0; part < S::PARTS; part++) {
+            ldmatrix_trans(b, (b_at ^ 32 * n) + 16 * C::ROW * k);
+            for (int part = 0; part < C::PARTS; part++) {
                 mma(sum[part][2 * n], a[part], b[0], b[1], T());
                 mma(sum[part][2 * n + 1], a[part], b[2], b[3], T());
             }
@@ -130,11 +130,11 @@ template <class S, class T> static __device__ void add(float (*sum)[S::DIM / 8][
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). rows: from the lane's first query on. Of
  * the lane's first row the columns below `visible` are seen; one more each `slope`.
  */
-template <class S> static __device__ void weigh(struct keys<S> *me, const float2 *rows, int visible, int slope, float c)
+template <class C> static __device__ void weigh(struct keys<C> *me, const float2 *rows, int visible, int slope, float c)
 {
 #pragma unroll
-    for (int part = 0; part < S::BR / 16; part++)
-        for (int n = 0; n < S::KEYS / 8; n++)
+    for (int part = 0; part < C::BR / 16; part++)
+        for (int n = 0; n < C::KEYS / 8; n++)
             for (int i = 0; i < 4; i++) {
                 float2 row = rows[16 * part + i / 2 * 8];
                 bool seen = 8 * n + i % 2 < visible + slope * (16 * part + i / 2 * 8);
@@ -145,29 +145,29 @@ template <class S> static __device__ void weigh(struct keys<S> *me, const float2
 }
 
 /* The lane's words of P or dS, of which each holds two keys of a query, to where `words` points, its first one. */
-template <class S, class T> static __device__ void hand_over(const float (*s)[S::KEYS / 8][4], uint32_t *words)
+template <class C, class T> static __device__ void hand_over(const float (*s)[C::KEYS / 8][4], uint32_t *words)
 {
 #pragma unroll
-    for (int part = 0; part < S::BR / 16; part++)
-        for (int n = 0; n < S::KEYS / 8; n++)
+    for (int part = 0; part < C::BR / 16; part++)
+        for (int n = 0; n < C::KEYS / 8; n++)
             for (int h = 0; h < 2; h++)
-                words[((2 * part + h) * S::ACROSS + n) * (QUARTER / 4)] = word_of_floats(&s[part][n][2 * h], T());
+                words[((2 * part + h) * C::ACROSS + n) * (QUARTER / 4)] = word_of_floats(&s[part][n][2 * h], T());
 }
 
 /* A warp's part of dS K, 32 dims wide, is added to the tile's sums. changes_at, k_at: what the lane passes to ldmatrix first. */
-template <class S, class T> static __device__ void add_to_queries(float *sums, uint32_t changes_at, uint32_t k_at, int there)
+template <class C, class T> static __device__ void add_to_queries(float *sums, uint32_t changes_at, uint32_t k_at, int there)
 {
-    constexpr int ACROSS = S::DIM / 32, M = S::BR / 16 * ACROSS / S::WARPS; /* warps beside each other; times 16 queries */
+    constexpr int ACROSS = C::DIM / 32, M = C::BR / 16 * ACROSS / C::WARPS; /* warps beside each other; times 16 queries */
     int warp = threadIdx.x / 32, down = warp / ACROSS, across = warp % ACROSS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     float q[M][4][4] = {};
-    changes_at += 2 * M * S::ACROSS * QUARTER * down, k_at ^= 64 * across;
+    changes_at += 2 * M * C::ACROSS * QUARTER * down, k_at ^= 64 * across;
 #pragma unroll
-    for (int k = 0; k < S::BC / 16; k++) {
+    for (int k = 0; k < C::BC / 16; k++) {
         uint32_t a[M][4], b[2][4];
         for (int m = 0; m < M; m++)
-            ldmatrix(a[m], changes_at + (2 * m * S::ACROSS + 2 * k) * QUARTER);
+            ldmatrix(a[m], changes_at + (2 * m * C::ACROSS + 2 * k) * QUARTER);
         for (int n = 0; n < 2; n++)
-            ldmatrix_trans(b[n], (k_at ^ 32 * n) + 16 * S::ROW * k);
+            ldmatrix_trans(b[n], (k_at ^ 32 * n) + 16 * C::ROW * k);
         for (int m = 0; m < M; m++)
             for (int n = 0; n < 4; n++)
                 mma(q[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1], T());
@@ -177,21 +177,21 @@ template <class S, class T> static __device__ void add_to_queries(float *sums, u
             for (int i = 0; i < 4; i++) {
                 int query = 16 * (M * down + m) + i / 2 * 8 + g, dim = 32 * across + 8 * n + 2 * t + i % 2;
                 if (query < there)
-                    atomicAdd(&sums[query * S::DIM + dim], q[m][n][i]);
+                    atomicAdd(&sums[query * C::DIM + dim], q[m][n][i]);
             }
 }
 
 /* to: (there, DIM): the warp's rows of dV or dK, times `scale`. */
-template <class S, class T> static __device__ void store(T *to, const float (*sum)[S::DIM / 8][4], int there, float scale)
+template <class C, class T> static __device__ void store(T *to, const float (*sum)[C::DIM / 8][4], int there, float scale)
 {
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    for (int part = 0; part < S::PARTS; part++)
+    for (int part = 0; part < C::PARTS; part++)
         for (int h = 0; h < 2; h++) {
             int row = 16 * part + 8 * h + g;
             if (row < there)
-                for (int n = 0; n < S::DIM / 8; n++) {
+                for (int n = 0; n < C::DIM / 8; n++) {
                     float two[2] = { sum[part][n][2 * h] * scale, sum[part][n][2 * h + 1] * scale };
-                    *(uint32_t *)(to + row * S::DIM + 8 * n + 2 * t) = word_of_floats(two, T());
+                    *(uint32_t *)(to + row * C::DIM + 8 * n + 2 * t) = word_of_floats(two, T());
                 }
         }
 }
@@ -200,60 +200,60 @@ template <class S, class T> static __device__ void store(T *to, const float (*su
  * As attention_backward_fp16_gpu_fn in types.h, for p.dim == DIM, tensors aligned to 16 bytes, heads of K and V from first_head
  * on. sums, rows: as prepare_kernel left them. c: scale log2(e); group: attention_group(p).
  */
-template <class S, class T> static __global__ void __launch_bounds__(32 * S::WARPS, S::BLOCKS)
+template <class C, class T> static __global__ void __launch_bounds__(32 * C::WARPS, C::BLOCKS)
     matrix_backward_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO, const float2 *rows,
                                 struct attention p, float c, unsigned first_head, unsigned group)
 {
     needs_sm_80();
-    constexpr int BR = S::BR, DIM = S::DIM;
+    constexpr int BR = C::BR, DIM = C::DIM;
     extern __shared__ __align__(256) unsigned char k_tile[]; /* then V, Q, dO, P, dS, and rows */
-    unsigned char *weights = k_tile + 2 * S::K_TILE + 2 * S::Q_TILE, *changes = weights + S::CHANGES;
-    float2 *row_tile = (float2 *)(changes + S::CHANGES);
+    unsigned char *weights = k_tile + 2 * C::K_TILE + 2 * C::Q_TILE, *changes = weights + C::CHANGES;
+    float2 *row_tile = (float2 *)(changes + C::CHANGES);
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, warp = threadIdx.x / 32;
 
     /* Which keys; and which queries see some of them: from one on, of each of the group's heads. */
     const int64_t kv = first_head + blockIdx.y;
-    const int seq_q = (int)p.seq_q, seq_k = (int)p.seq_k, block_key = (int)blockIdx.x * S::BC;
-    const int first_key = block_key + warp * S::KEYS;
+    const int seq_q = (int)p.seq_q, seq_k = (int)p.seq_k, block_key = (int)blockIdx.x * C::BC;
+    const int first_key = block_key + warp * C::KEYS;
     const int first = p.causal ? max(0, block_key + seq_q - seq_k) / BR * BR : 0;
     const int slope = p.causal, limit = p.causal ? seq_k - seq_q + 1 : seq_k; /* query i sees the first limit + slope i keys */
 
     /* This lane's row for ldmatrix in 16 x 16. Quarters: below each other, then side by side; or the other way. */
-    const uint32_t below = swizzled<S>(lane % 16, lane / 16), beside = swizzled<S>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
-    const uint32_t k_at = shared_address(k_tile), q_at = k_at + 2 * S::K_TILE, o_at = q_at + S::Q_TILE;
-    const uint32_t weights_at = shared_address(weights), changes_at = weights_at + S::CHANGES;
-    const uint32_t b_at = k_at + warp * S::KEYS * S::ROW + beside; /* K; V is K_TILE further */
-    const uint32_t mine = warp * S::KEYS / 8 * QUARTER; /* where the warp's quarters of P and dS begin */
-    const uint32_t turned = mine + (lane / 16 * S::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16; /* its row of P^T and dS^T */
-    const uint32_t straight = (lane / 8 % 2 * S::ACROSS + lane / 16) * QUARTER + lane % 8 * 16;      /* and of the block's dS */
+    const uint32_t below = swizzled<C>(lane % 16, lane / 16), beside = swizzled<C>(lane / 16 * 8 + lane % 8, lane / 8 % 2);
+    const uint32_t k_at = shared_address(k_tile), q_at = k_at + 2 * C::K_TILE, o_at = q_at + C::Q_TILE;
+    const uint32_t weights_at = shared_address(weights), changes_at = weights_at + C::CHANGES;
+    const uint32_t b_at = k_at + warp * C::KEYS * C::ROW + beside; /* K; V is K_TILE further */
+    const uint32_t mine = warp * C::KEYS / 8 * QUARTER; /* where the warp's quarters of P and dS begin */
+    const uint32_t turned = mine + (lane / 16 * C::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16; /* its row of P^T and dS^T */
+    const uint32_t straight = (lane / 8 % 2 * C::ACROSS + lane / 16) * QUARTER + lane % 8 * 16;      /* and of the block's dS */
 
-    struct keys<S> me = {};
+    struct keys<C> me = {};
     const int64_t from = (kv * seq_k + block_key) * DIM;
-    copy_tile<S, T, S::BC>(k_at, K + from, seq_k - block_key);
-    copy_tile<S, T, S::BC>(k_at + S::K_TILE, V + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(k_at, K + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(k_at + C::K_TILE, V + from, seq_k - block_key);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         for (int at = first; at < seq_q; at += BR) {
             const int64_t query = head * seq_q + at;
-            copy_tile<S, T, BR>(q_at, Q + query * DIM, seq_q - at);
-            copy_tile<S, T, BR>(o_at, dO + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(q_at, Q + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(o_at, dO + query * DIM, seq_q - at);
             if (threadIdx.x < BR)
                 row_tile[threadIdx.x] = threadIdx.x < seq_q - at ? rows[query + threadIdx.x] : make_float2(INFINITY, 0.0f);
             cp_async_wait_all();
             __syncthreads();
-            multiply<S, T>(me.P, q_at + below, b_at);
-            multiply<S, T>(me.dS, o_at + below, b_at + S::K_TILE);
+            multiply<C, T>(me.P, q_at + below, b_at);
+            multiply<C, T>(me.dS, o_at + below, b_at + C::K_TILE);
             weigh(&me, &row_tile[g], limit + slope * (at + g) - first_key - 2 * t, slope, c);
-            hand_over<S, T>(me.P, (uint32_t *)(weights + mine) + lane);
-            hand_over<S, T>(me.dS, (uint32_t *)(changes + mine) + lane);
+            hand_over<C, T>(me.P, (uint32_t *)(weights + mine) + lane);
+            hand_over<C, T>(me.dS, (uint32_t *)(changes + mine) + lane);
             __syncthreads(); /* P and dS are complete */
-            add<S, T>(me.dV, weights_at + turned, o_at + below);
-            add<S, T>(me.dK, changes_at + turned, q_at + below);
-            add_to_queries<S, T>(sums + query * DIM, changes_at + straight, k_at + below, seq_q - at);
+            add<C, T>(me.dV, weights_at + turned, o_at + below);
+            add<C, T>(me.dK, changes_at + turned, q_at + below);
+            add_to_queries<C, T>(sums + query * DIM, changes_at + straight, k_at + below, seq_q - at);
             __syncthreads(); /* nobody reads this tile any more */
         }
     int64_t row = kv * seq_k + first_key;
-    store<S, T>(dV + row * DIM, me.dV, seq_k - first_key, 1.0f);
-    store<S, T>(dK + row * DIM, me.dK, seq_k - first_key, p.scale);
+    store<C, T>(dV + row * DIM, me.dV, seq_k - first_key, 1.0f);
+    store<C, T>(dK + row * DIM, me.dK, seq_k - first_key, p.scale);
 }
 
 /* ---- behind: dQ from its sums */
@@ -269,17 +269,17 @@ template <class T> static __global__ void __launch_bounds__(THREADS)
 
 /* ---- launchers */
 
-template <class S, class T> static void launch_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO,
+template <class C, class T> static void launch_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO,
                                                       const float2 *rows, struct attention p, cudaStream_t stream)
 {
-    static_assert(S::SHARED <= SHARED_SM_80, "more than a block's shared memory");
-    static_assert(S::PARTS * (S::DIM + S::BR) <= registers_of_thread(S::BLOCKS * 32 * S::WARPS),
+    static_assert(C::SHARED <= SHARED_SM_80, "more than a block's shared memory");
+    static_assert(C::PARTS * (C::DIM + C::BR) <= registers_of_thread(C::BLOCKS * 32 * C::WARPS),
                   "the sums and scores are more than a thread's registers");
     float c = scale_sign(p.scale) * exponent_scale(p.scale);
-    cudaFuncSetAttribute(matrix_backward_kernel<S, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED);
+    cudaFuncSetAttribute(matrix_backward_kernel<C, T>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SHARED);
     for (int64_t head = 0; head < p.batch * p.kv_heads; head += MAX_GRID_Y) {
-        dim3 blocks((unsigned)((p.seq_k + S::BC - 1) / S::BC), (unsigned)min(p.batch * p.kv_heads - head, MAX_GRID_Y));
-        matrix_backward_kernel<S, T><<<blocks, 32 * S::WARPS, S::SHARED, stream>>>(
+        dim3 blocks((unsigned)((p.seq_k + C::BC - 1) / C::BC), (unsigned)min(p.batch * p.kv_heads - head, MAX_GRID_Y));
+        matrix_backward_kernel<C, T><<<blocks, 32 * C::WARPS, C::SHARED, stream>>>(
             sums, dK, dV, Q, K, V, dO, rows, p, c, (unsigned)head, (unsigned)attention_group(p));
     }
 }
@@ -292,7 +292,7 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
     float *sums = (float *)workspace;
     float2 *row = (float2 *)(sums + rows * DIM);
     prepare_kernel<<<(unsigned)ceil_div(rows * 32, THREADS), THREADS, 0, stream>>>(row, sums, O, lse, dO, dlse, rows, DIM);
-    launch_kernel<shape<DIM>, T>(sums, dK, dV, Q, K, V, dO, row, p, stream);
+    launch_kernel<config<DIM>, T>(sums, dK, dV, Q, K, V, dO, row, p, stream);
     convert_kernel<<<(unsigned)ceil_div(rows * DIM, THREADS), THREADS, 0, stream>>>(dQ, sums, p.scale, rows * DIM);
 }
 

@@ -34,6 +34,37 @@ template <class ELEMENT, class SIZES> struct backward_config : SIZES {
     static constexpr int KEYS = 16, PARTS = KEYS / 16;      /* of a warp; of 16 keys each */
 };
 
+/* ---- before: D and the like, and sums of 0 */
+
+/*
+ * A pack of a row to a thread; rows of all heads, blocks of queries filled up with rows that there are not: their lse is
+ * infinite, and P is 0. (P of a query that sees no key, whose lse is -inf, is masked.)
+ */
+template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
+    prepare_kernel(float *rows, float *sums, const T *O, const float *lse, const T *dO, const float *dlse, int seq_q)
+{
+    constexpr int PACKS = DIM / PER<T>;
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / PACKS; /* of all blocks */
+    int padded = (seq_q + ROWS - 1) / ROWS * ROWS, query = (int)(row % padded);
+    int64_t at = row / padded * seq_q + query; /* of all rows of a tensor */
+    bool there = query < seq_q;
+    float sum = 0.0f, o[PER<T>], change[PER<T>];
+    if (there) {
+        unpack(o, load_once(O + at * DIM + i % PACKS * PER<T>));
+        unpack(change, load_once(dO + at * DIM + i % PACKS * PER<T>));
+        for (int j = 0; j < PER<T>; j++)
+            sum += o[j] * change[j];
+    }
+    sum = warp_sum<PACKS>(sum);
+    float4 *zeros = (float4 *)(sums + i * PER<T>);
+    zeros[0] = zeros[1] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (i % PACKS == 0) {
+        float *of = rows + row / ROWS * 2 * ROWS + row % ROWS;
+        of[0] = there ? lse[at] * LOG2E : INFINITY;
+        of[ROWS] = there ? (dlse ? dlse[at] : 0.0f) - sum : 0.0f;
+    }
+}
+
 /* ---- what a kernel is given, and which part of it is a block's */
 
 struct backward_problem {
@@ -136,9 +167,9 @@ template <int N> static __device__ uint32_t further(uint32_t at, int k)
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class S> struct keys {
-    float dK[S::PARTS][S::DIM / 8][4], dV[S::PARTS][S::DIM / 8][4];
-    float P[S::PARTS][S::BR / 8][4], dS[S::PARTS][S::BR / 8][4]; /* of a tile; at first S and dP */
+template <class C> struct keys {
+    float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
+    float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
 
 /*
@@ -167,19 +198,19 @@ template <class C> INLINE void begin_square(float (&of)[ROWS / 8][4], uint32_t a
 }
 
 /* sum += s b: P or dS, rounded, times BR rows of dO, or Q. */
-template <class S, class T>
-static __device__ void add(float (*sum)[S::DIM / 8][4], const float (*s)[S::BR / 8][4], uint32_t b_at)
+template <class C, class T>
+static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR / 8][4], uint32_t b_at)
 {
 #pragma unroll
-    for (int k = 0; k < S::BR / 16; k++) {
-        uint32_t a[S::PARTS][4];
-        for (int part = 0; part < S::PARTS; part++)
+    for (int k = 0; k < C::BR / 16; k++) {
+        uint32_t a[C::PARTS][4];
+        for (int part = 0; part < C::PARTS; part++)
             for (int i = 0; i < 4; i++)
                 a[part][i] = word_of_floats(&s[part][2 * k + i / 2][i % 2 * 2], T());
-        for (int n = 0; n < S::DIM / 16; n++) {
+        for (int n = 0; n < C::DIM / 16; n++) {
             uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
-            ldmatrix_trans(b, further<S::BR>(b_at, n) + 16 * 128 * k);
-            for (int part = 0; part < S::PARTS; part++) {
+            ldmatrix_trans(b, further<C::BR>(b_at, n) + 16 * 128 * k);
+            for (int part = 0; part < C::PARTS; part++) {
                 mma(sum[part][2 * n], a[part], b[0], b[1], T());
                 mma(sum[part][2 * n + 1], a[part], b[2], b[3], T());
             }
@@ -191,13 +222,13 @@ static __device__ void add(float (*sum)[S::DIM / 8][4], const float (*s)[S::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
  * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class S> static __device__ void weigh(struct keys<S> *me, const float *lse, const float *minus, int visible, int slope,
+template <class C> static __device__ void weigh(struct keys<C> *me, const float *lse, const float *minus, int visible, int slope,
                                                 float c)
 {
 #pragma unroll
-    for (int n = 0; n < S::BR / 8; n++) {
+    for (int n = 0; n < C::BR / 8; n++) {
         float2 l = *(const float2 *)&lse[8 * n], d = *(const float2 *)&minus[8 * n];
-        for (int part = 0; part < S::PARTS; part++)
+        for (int part = 0; part < C::PARTS; part++)
             for (int i = 0; i < 4; i++) {
                 bool seen = 16 * part + i / 2 * 8 < visible + slope * (8 * n + i % 2);
                 float P = seen ? ex2(me->P[part][n][i] * c - (i % 2 ? l.y : l.x)) : 0.0f;
@@ -208,31 +239,31 @@ template <class S> static __device__ void weigh(struct keys<S> *me, const float 
 }
 
 /* The lane's words of dS, of which each holds two queries of a key, to where `words` points, its first one. */
-template <class S, class T> static __device__ void hand_over(const struct keys<S> *me, uint32_t *words)
+template <class C, class T> static __device__ void hand_over(const float (*s)[C::BR / 8][4], uint32_t *words)
 {
 #pragma unroll
-    for (int part = 0; part < S::PARTS; part++)
-        for (int n = 0; n < S::BR / 8; n++)
+    for (int part = 0; part < C::PARTS; part++)
+        for (int n = 0; n < C::BR / 8; n++)
             for (int h = 0; h < 2; h++)
-                words[((2 * part + h) * S::ACROSS + n) * (QUARTER / 4)] = word_of_floats(&me->dS[part][n][2 * h], T());
+                words[((2 * part + h) * C::ACROSS + n) * (QUARTER / 4)] = word_of_floats(&s[part][n][2 * h], T());
 }
 
 /* A warp's part of dS K, 32 dims wide, is added to the tile's sums. changes_at, k_at: what the lane passes to ldmatrix first. */
-template <class S, class T> static __device__ void add_to_queries(float *sums, uint32_t changes_at, uint32_t k_at)
+template <class C, class T> static __device__ void add_to_queries(float *sums, uint32_t changes_at, uint32_t k_at)
 {
-    constexpr int ACROSS = S::DIM / 32, M = (S::BR / 16 * ACROSS - 1) / S::WARPS + 1; /* warps side by side; times 16 queries */
+    constexpr int ACROSS = C::DIM / 32, M = (C::BR / 16 * ACROSS - 1) / C::WARPS + 1; /* warps side by side; times 16 queries */
     int warp = threadIdx.x / 32, down = warp / ACROSS, across = warp % ACROSS, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     float q[M][4][4] = {};
-    if (16 * M * down >= S::BR) /* there are more warps than parts */
+    if (16 * M * down >= C::BR) /* there are more warps than parts */
         return;
     changes_at += 2 * M * QUARTER * down;
 #pragma unroll
-    for (int k = 0; k < S::BC / 16; k++) {
+    for (int k = 0; k < C::BC / 16; k++) {
         uint32_t a[M][4], b[2][4];
         for (int m = 0; m < M; m++)
-            ldmatrix_trans(a[m], changes_at + (2 * S::ACROSS * k + 2 * m) * QUARTER);
+            ldmatrix_trans(a[m], changes_at + (2 * C::ACROSS * k + 2 * m) * QUARTER);
         for (int n = 0; n < 2; n++)
-            ldmatrix_trans(b[n], further<64>(k_at, 2 * across + n) + k / 4 * (64 * S::DIM * 2) + k % 4 * (16 * 128));
+            ldmatrix_trans(b[n], further<64>(k_at, 2 * across + n) + k / 4 * (64 * C::DIM * 2) + k % 4 * (16 * 128));
         for (int m = 0; m < M; m++)
             for (int n = 0; n < 4; n++)
                 mma(q[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1], T());
@@ -241,7 +272,7 @@ template <class S, class T> static __device__ void add_to_queries(float *sums, u
         for (int n = 0; n < 4; n++)
             for (int i = 0; i < 4; i++) {
                 int query = 16 * (M * down + m) + i / 2 * 8 + g, dim = 32 * across + 8 * n + 2 * t + i % 2;
-                atomicAdd(&sums[query * S::DIM + dim], q[m][n][i]);
+                atomicAdd(&sums[query * C::DIM + dim], q[m][n][i]);
             }
 }
 
@@ -254,7 +285,7 @@ template <class C> INLINE void multiply(struct keys<C> &me, const backward_probl
     const uint32_t below = swizzled<ROWS>(lane() % 16, lane() / 16);
     const uint32_t row_at = (lane() / 16 * C::ACROSS + lane() / 8 % 2) * QUARTER + lane() % 8 * 16; /* in dS^T */
     add<C, T>(me.dV, me.P, shared_address(shm.o[n % C::STAGES]) + below);
-    hand_over<C, T>(&me, (uint32_t *)(changes + threadIdx.x / 32 * 2 * C::ACROSS * QUARTER) + lane());
+    hand_over<C, T>(me.dS, (uint32_t *)(changes + threadIdx.x / 32 * 2 * C::ACROSS * QUARTER) + lane());
     add<C, T>(me.dK, me.dS, shared_address(shm.q[n % C::STAGES]) + below);
     __syncthreads(); /* all dS is there, and nobody reads the block before this one */
     if (threadIdx.x == 0)
@@ -334,36 +365,7 @@ template <class C> static __global__ void __launch_bounds__(128 * C::WARPGROUPS,
     }
 }
 
-/* ---- before and after */
-
-/*
- * A pack of a row to a thread; rows of all heads, blocks of queries filled up with rows that there are not: their lse is
- * infinite, and P is 0. (P of a query that sees no key, whose lse is -inf, is masked.)
- */
-template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
-    prepare_kernel(float *rows, float *sums, const T *O, const float *lse, const T *dO, const float *dlse, int seq_q)
-{
-    constexpr int PACKS = DIM / PER<T>;
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / PACKS; /* of all blocks */
-    int padded = (seq_q + ROWS - 1) / ROWS * ROWS, query = (int)(row % padded);
-    int64_t at = row / padded * seq_q + query; /* of all rows of a tensor */
-    bool there = query < seq_q;
-    float sum = 0.0f, o[PER<T>], change[PER<T>];
-    if (there) {
-        unpack(o, load_once(O + at * DIM + i % PACKS * PER<T>));
-        unpack(change, load_once(dO + at * DIM + i % PACKS * PER<T>));
-        for (int j = 0; j < PER<T>; j++)
-            sum += o[j] * change[j];
-    }
-    sum = warp_sum<PACKS>(sum);
-    float4 *zeros = (float4 *)(sums + i * PER<T>);
-    zeros[0] = zeros[1] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (i % PACKS == 0) {
-        float *of = rows + row / ROWS * 2 * ROWS + row % ROWS;
-        of[0] = there ? lse[at] * LOG2E : INFINITY;
-        of[ROWS] = there ? (dlse ? dlse[at] : 0.0f) - sum : 0.0f;
-    }
-}
+/* ---- behind: dQ from its sums */
 
 /* dQ = scale times the sums. A pack of a row to a thread, as in prepare_kernel. */
 template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
@@ -378,26 +380,15 @@ template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
         stream_pack(dQ + (row / padded * seq_q + query) * DIM + i % DIM, make_pack<T>(v));
 }
 
-/* ---- launching */
-
-static int64_t query_blocks(struct attention p)
-{
-    return (p.seq_q + ROWS - 1) / ROWS;
-}
-
-/* dQ's sums, and two floats a query. */
-size_t square_backward_workspace(struct attention p, enum dtype)
-{
-    return (size_t)(p.batch * p.heads * query_blocks(p) * ROWS * (p.dim + 2)) * sizeof(float);
-}
+/* ---- launchers */
 
 template <class C, class T>
 static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
-                       const float *dlse, struct attention a, float *workspace, cudaStream_t stream)
+                       const float *dlse, struct attention a, void *workspace, cudaStream_t stream)
 {
     static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
     struct backward_problem p;
-    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * query_blocks(a) * ROWS;
+    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * ceil_div(a.seq_q, ROWS) * ROWS;
     if (!attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
@@ -405,11 +396,12 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
         !attention_map(&p.dk, dK, kv_heads, a.seq_k, C::DIM, 16, 1) ||
         !attention_map(&p.dv, dV, kv_heads, a.seq_k, C::DIM, 16, 1))
         return;
-    float *sums = workspace, *of_rows = sums + rows * C::DIM;
+    float *sums = (float *)workspace;
+    float *of_rows = sums + rows * C::DIM;
     p.sums = sums, p.rows = of_rows;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
     p.heads = (int)kv_heads, p.group = (int)attention_group(a);
-    p.blocks = (int)query_blocks(a);
+    p.blocks = (int)ceil_div(a.seq_q, ROWS);
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
     p.c = exponent_scale(a.scale) * scale_sign(a.scale), p.scale = a.scale;
 
@@ -422,6 +414,12 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
     convert_kernel<C::DIM><<<small, THREADS, 0, stream>>>(dQ, sums, p.scale, p.seq_q);
 }
 
+/* dQ's sums, and two floats a query. */
+size_t square_backward_workspace(struct attention p, enum dtype)
+{
+    return (size_t)(p.batch * p.heads * ceil_div(p.seq_q, ROWS) * ROWS * (p.dim + 2)) * sizeof(float);
+}
+
 template <class T>
 static void launch(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
                    const float *dlse, struct attention p, void *workspace, cudaStream_t stream)
@@ -429,9 +427,9 @@ static void launch(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, cons
     if (!takes_16_bits(O, Q, K, V, p) || !takes_16_bits(dO, dQ, dK, dV, p))
         return;
     if (p.dim == 64)
-        launch_for<backward_config<T, dim_64>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, (float *)workspace, stream);
+        launch_for<backward_config<T, dim_64>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
     else
-        launch_for<backward_config<T, dim_128>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, (float *)workspace, stream);
+        launch_for<backward_config<T, dim_128>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
 }
 
 void square_backward_fp16_gpu(fp16 *dQ, fp16 *dK, fp16 *dV, const fp16 *Q, const fp16 *K, const fp16 *V, const fp16 *O,

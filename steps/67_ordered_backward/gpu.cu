@@ -39,6 +39,40 @@ template <class ELEMENT, class SIZES> struct backward_config : SIZES {
     static constexpr int PRODUCER_REGISTERS = registers_left(SIZES::WARPGROUPS, SIZES::REGISTERS);
 };
 
+/* ---- before: D and the like, and counts of 0 */
+
+/*
+ * A pack of a row to a thread; rows of all heads, blocks of queries filled up with rows that there are not: their lse is
+ * infinite, and P is 0. (P of a query that sees no key, whose lse is -inf, is masked.)
+ */
+template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
+    prepare_kernel(float *rows, unsigned *added, unsigned *begun, const T *O, const float *lse, const T *dO, const float *dlse,
+                   int seq_q)
+{
+    constexpr int PACKS = DIM / PER<T>;
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / PACKS; /* of all blocks */
+    int padded = (seq_q + ROWS - 1) / ROWS * ROWS, query = (int)(row % padded);
+    int64_t at = row / padded * seq_q + query; /* of all rows of a tensor */
+    bool there = query < seq_q;
+    float sum = 0.0f, o[PER<T>], change[PER<T>];
+    if (there) {
+        unpack(o, load_once(O + at * DIM + i % PACKS * PER<T>));
+        unpack(change, load_once(dO + at * DIM + i % PACKS * PER<T>));
+        for (int j = 0; j < PER<T>; j++)
+            sum += o[j] * change[j];
+    }
+    sum = warp_sum<PACKS>(sum);
+    if (i % PACKS == 0) {
+        float *of = rows + row / ROWS * 2 * ROWS + row % ROWS;
+        of[0] = there ? lse[at] * LOG2E : INFINITY;
+        of[ROWS] = there ? (dlse ? dlse[at] : 0.0f) - sum : 0.0f;
+    }
+    if (i % (PACKS * ROWS) == 0)
+        added[row / ROWS] = 0;
+    if (i == 0)
+        *begun = 0;
+}
+
 /* ---- what a kernel is given, and which part of it is a block's */
 
 struct backward_problem {
@@ -470,39 +504,7 @@ template <class C> static __global__ void __launch_bounds__(128 * (C::WARPGROUPS
     }
 }
 
-/* ---- before and after */
-
-/*
- * A pack of a row to a thread; rows of all heads, blocks of queries filled up with rows that there are not: their lse is
- * infinite, and P is 0. (P of a query that sees no key, whose lse is -inf, is masked.)
- */
-template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
-    prepare_kernel(float *rows, unsigned *added, unsigned *begun, const T *O, const float *lse, const T *dO, const float *dlse,
-                   int seq_q)
-{
-    constexpr int PACKS = DIM / PER<T>;
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / PACKS; /* of all blocks */
-    int padded = (seq_q + ROWS - 1) / ROWS * ROWS, query = (int)(row % padded);
-    int64_t at = row / padded * seq_q + query; /* of all rows of a tensor */
-    bool there = query < seq_q;
-    float sum = 0.0f, o[PER<T>], change[PER<T>];
-    if (there) {
-        unpack(o, load_once(O + at * DIM + i % PACKS * PER<T>));
-        unpack(change, load_once(dO + at * DIM + i % PACKS * PER<T>));
-        for (int j = 0; j < PER<T>; j++)
-            sum += o[j] * change[j];
-    }
-    sum = warp_sum<PACKS>(sum);
-    if (i % PACKS == 0) {
-        float *of = rows + row / ROWS * 2 * ROWS + row % ROWS;
-        of[0] = there ? lse[at] * LOG2E : INFINITY;
-        of[ROWS] = there ? (dlse ? dlse[at] : 0.0f) - sum : 0.0f;
-    }
-    if (i % (PACKS * ROWS) == 0)
-        added[row / ROWS] = 0;
-    if (i == 0)
-        *begun = 0;
-}
+/* ---- behind: dQ from its sums */
 
 /*
  * A block of queries to a block of threads. The sums lie as registers of a 64 x 64 product do: wgmma.cuh says which is which. The
@@ -533,27 +535,16 @@ template <int DIM, class T> static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* ---- launching */
-
-static int64_t query_blocks(struct attention p)
-{
-    return (p.seq_q + ROWS - 1) / ROWS;
-}
-
-/* dQ's sums, two floats a query, a count for each block of queries, and one. */
-size_t ordered_backward_workspace(struct attention p, enum dtype)
-{
-    return (size_t)(p.batch * p.heads * query_blocks(p) * (ROWS * (p.dim + 2) + 1) + 1) * sizeof(float);
-}
+/* ---- launchers */
 
 template <class C, class T>
 static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
-                       const float *dlse, struct attention a, float *workspace, cudaStream_t stream)
+                       const float *dlse, struct attention a, void *workspace, cudaStream_t stream)
 {
     static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
     static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
     struct backward_problem p;
-    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * query_blocks(a) * ROWS;
+    int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * ceil_div(a.seq_q, ROWS) * ROWS;
     if (!attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
@@ -561,22 +552,29 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
         !attention_map(&p.dk, dK, kv_heads, a.seq_k, C::DIM, 16, 1) ||
         !attention_map(&p.dv, dV, kv_heads, a.seq_k, C::DIM, 16, 1))
         return;
-    float *sums = workspace, *of_rows = sums + rows * C::DIM;
+    float *sums = (float *)workspace;
+    float *of_rows = sums + rows * C::DIM;
     p.sums = sums, p.rows = of_rows;
     p.added = (unsigned *)(of_rows + 2 * rows), p.begun = p.added + rows / ROWS;
     p.seq_q = (int)a.seq_q, p.seq_k = (int)a.seq_k;
     p.heads = (int)kv_heads, p.group = (int)attention_group(a);
     p.section = (int)max(min(SECTION / (attention_group(a) * a.seq_q), kv_heads), INT64_C(1));
-    p.blocks = (int)query_blocks(a), p.key_blocks = (p.seq_k + C::BC - 1) / C::BC;
+    p.blocks = (int)ceil_div(a.seq_q, ROWS), p.key_blocks = (p.seq_k + C::BC - 1) / C::BC;
     p.more = a.causal ? p.seq_k - p.seq_q + 1 : p.seq_k;
     p.c = exponent_scale(a.scale) * scale_sign(a.scale), p.scale = a.scale;
 
     cudaFuncSetAttribute(ordered_backward_kernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(memory<C>));
-    prepare_kernel<C::DIM><<<(unsigned)(rows * (C::DIM / PER<T>) / THREADS), THREADS, 0, stream>>>(
-        of_rows, p.added, p.begun, O, lse, dO, dlse, p.seq_q);
+    unsigned small = (unsigned)(rows * (C::DIM / PER<T>) / THREADS);
+    prepare_kernel<C::DIM><<<small, THREADS, 0, stream>>>(of_rows, p.added, p.begun, O, lse, dO, dlse, p.seq_q);
     ordered_backward_kernel<C><<<(unsigned)(p.heads * p.key_blocks), 128 * (C::WARPGROUPS + 1), sizeof(memory<C>), stream>>>(p);
     convert_kernel<C::DIM><<<(unsigned)(heads * p.blocks), THREADS, 0, stream>>>(dQ, sums, p.scale, p.seq_q, p.blocks,
                                                                                  max(0, 1 - p.more) / ROWS);
+}
+
+/* dQ's sums, two floats a query, a count for each block of queries, and one. */
+size_t ordered_backward_workspace(struct attention p, enum dtype)
+{
+    return (size_t)(p.batch * p.heads * ceil_div(p.seq_q, ROWS) * (ROWS * (p.dim + 2) + 1) + 1) * sizeof(float);
 }
 
 template <class T>
@@ -586,9 +584,9 @@ static void launch(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, cons
     if (!takes_16_bits(O, Q, K, V, p) || !takes_16_bits(dO, dQ, dK, dV, p))
         return;
     if (p.dim == 64)
-        launch_for<backward_config<T, dim_64>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, (float *)workspace, stream);
+        launch_for<backward_config<T, dim_64>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
     else
-        launch_for<backward_config<T, dim_128>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, (float *)workspace, stream);
+        launch_for<backward_config<T, dim_128>>(dQ, dK, dV, Q, K, V, O, lse, dO, dlse, p, workspace, stream);
 }
 
 void ordered_backward_fp16_gpu(fp16 *dQ, fp16 *dK, fp16 *dV, const fp16 *Q, const fp16 *K, const fp16 *V, const fp16 *O,
