@@ -1000,6 +1000,44 @@ def rounded():
     return f
 
 
+def chunks():
+    f = Figure(740, 418, "What 32 threads load for eight multiply-adds each: a chunk of 16 bytes for all, or one for each")
+    size, height, left = 12, 16, (34, 276, 520)
+
+    def row(x, y, name, marked, kind, count=16, width=size):
+        f.text(x - 6, y + 12, name, "small", "end")
+        for i in range(count):
+            f.box(x + width * i, y, width - 2, height - 2, kind if i in marked else "none")
+
+    for x, head, words, counted in (
+            (left[0], "S, dP", "a thread: a key", ("a chunk of Q, the same for all: 1", "32 chunks of K, one for each: 4")),
+            (left[1], "dV, dK", "a thread: 64 dims of a key", ("a chunk of dO, the same for all: 1", "P, once for 64 dims")),
+            (left[2], "dQ", "a thread: 8 dims of a query",
+             ("16 chunks of K, each for two: 2", "dS of two queries: at most 1"))):
+        f.text(x + 8 * size, 24, head, "head")
+        f.text(x + 8 * size, 46, words, "small")
+        for i, word in enumerate(counted):
+            f.text(x + 8 * size, 252 + 18 * i, word, "small")
+    row(left[0], 66, "Q", {2}, "a")
+    for key in range(8):
+        row(left[0], 98 + height * key, "K" if key == 0 else "", {2 ^ key}, "b")
+    row(left[1], 66, "dO", {2}, "a")
+    row(left[1], 98, "P", range(32), "c", 32, 6)
+    row(left[2], 66, "K", range(16), "b")
+    row(left[2], 98, "dS", {5}, "c", 32, 6)
+    row(left[2], 98 + height, "", {5}, "c", 32, 6)
+    f.text(370, 310, "accesses of 128 bytes for eight multiply-adds of each thread", "head")
+    for y, name, counts in ((326, "step 48", (16, 16, 16, 16, 16)), (362, "step 49", (5, 5, 1, 1, 3))):
+        x = 92
+        f.text(x - 10, y + 19, name, "", "end")
+        for count, kind, words in zip(counts, "abcab", ("S", "dP", "dV", "dK", "dQ")):
+            f.box(x, y, 7.6 * count - 2, 28, kind, words if count > 2 else "", "small")
+            x += 7.6 * count
+        f.text(x + 8, y + 19, str(sum(counts)), "", "start")
+    f.text(370, 412, "a square: a chunk of 8 elements in its place; heads of 128, 8 of the 32 keys", "small")
+    return f
+
+
 def scores():
     f = Figure(740, 388, "A tile of 32 x 64 scores: a thread has 16 of one key, or a warp has fragments of 16 keys")
     unit, top = 5, 92
@@ -1780,8 +1818,8 @@ def waiting():
 FIGURES = (chains, waiting, merge, shift, tree, stream, lanes, packs, resident, shelf, transports, loops, registers, rotated,
            quarters, fragments, swizzle, pipeline, served, folded, ring, edge, descriptors, sharing, gantt, seam, turned,
            longest, filled, boxes, ahead, squares, bound, cache, group, beside, handed, drifting, three_places, pages, chain,
-           exchanged, walk, owners, backward, rounded, scores, transposed, pairs, scattered, staggered, warpgroup, begun,
-           across, apart, outward, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
+           exchanged, walk, owners, backward, rounded, chunks, scores, transposed, pairs, scattered, staggered, warpgroup,
+           begun, across, apart, outward, late, queue, ranks, rings, zigzag, matrices, ends, lag, roles, pull, sunk, overlap)
 
 
 def main(words):
