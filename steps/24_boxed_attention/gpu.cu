@@ -45,7 +45,7 @@ template <int ROWS> static __device__ uint32_t further(uint32_t at, int k)
 
 template <class C> struct __align__(1024) memory {
     typename C::T q[C::WARPGROUPS][WARPGROUP_ROWS * C::DIM]; /* 64 queries each; at the end their results on the way out */
-    typename C::T k[C::STAGES][BC * C::DIM], v[C::STAGES][BC * C::DIM];
+    typename C::T k[C::STAGES][C::BC * C::DIM], v[C::STAGES][C::BC * C::DIM];
     ring<1> queries[C::WARPGROUPS];
     ring<C::STAGES> keys, values;
 };
@@ -223,7 +223,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
         if (p.sign != 1.0f)
             multiply_queries(shm.q[i], p.sign, 0);
     }
-    for (int n = 0, key = (t.blocks - 1) * BC; key >= 0; n++, key -= BC) {
+    for (int n = 0, key = (t.blocks - 1) * C::BC; key >= 0; n++, key -= C::BC) {
         const int stage = n % C::STAGES * C::BYTES;
         if (thread == 0) { /* asks for the tiles, when nobody reads those before them any more */
             load(shm.keys, n, shm.k, C::BYTES, &p.map.k, key, t.kv_head, KEEP_IN_L2);

@@ -22,8 +22,9 @@
 constexpr int BC = 64;             /* keys of a tile */
 
 /* What a block is made of: config in hopper.cuh says what is what. */
-struct dim_64  { static constexpr int DIM = 64,  WARPGROUPS = WARPS * PARTS / 4, BC = ::BC, STAGES = 2; };
-struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = WARPS * PARTS / 4, BC = ::BC, STAGES = 2; };
+template <int D> struct sizes {
+    static constexpr int DIM = D, WARPGROUPS = WARPS * PARTS / 4, BC = ::BC, STAGES = 2;
+};
 
 /*
  * Where chunk `chunk` of row `row` of a tile lies, in bytes, as the copy engine leaves it: in panels of 64 columns and ROWS rows.
@@ -41,7 +42,7 @@ template <int ROWS> static __device__ uint32_t further(uint32_t at, int k)
 
 template <class C> struct __align__(1024) memory {
     typename C::T q[C::WARPGROUPS][WARPGROUP_ROWS * C::DIM]; /* 64 queries each; at the end their results on the way out */
-    typename C::T k[C::STAGES][BC * C::DIM], v[C::STAGES][BC * C::DIM];
+    typename C::T k[C::STAGES][C::BC * C::DIM], v[C::STAGES][C::BC * C::DIM];
     ring<1> queries[C::WARPGROUPS];
     ring<C::STAGES> keys, values;
 };
@@ -134,6 +135,8 @@ template <class T, int DIM> static __device__ void store(T *O, float *lse, struc
 
 template <class C> INLINE void attend(typename C::T *O, const problem &p)
 {
+    typedef typename C::T T;
+    constexpr int DIM = C::DIM;
     memory<C> &shm = shared<C>();
     const int lane = threadIdx.x % 32, g = lane / 4, warp = threadIdx.x / 32;
     const struct tile t = tile_of_block<C>(p);
@@ -141,9 +144,9 @@ template <class C> INLINE void attend(typename C::T *O, const problem &p)
     if (threadIdx.x == 0) {
         for (int i = 0; i < C::WARPGROUPS; i++)
             load(shm.queries[i], 0, shm.q[i], sizeof shm.q[i], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head, READ_ONCE);
-        load_tiles<C>(p, 0, t.kv_head, (t.blocks - 1) * BC);
+        load_tiles<C>(p, 0, t.kv_head, (t.blocks - 1) * C::BC);
     }
-    struct rows<C::DIM> r[PARTS] = {};
+    struct rows<DIM> r[PARTS] = {};
     for (int part = 0; part < PARTS; part++)
         r[part].m[0] = r[part].m[1] = -INFINITY;
 
@@ -158,15 +161,15 @@ template <class C> INLINE void attend(typename C::T *O, const problem &p)
         if (p.sign != 1.0f)
             multiply_queries(shm.q[i], p.sign, 0);
     }
-    for (int n = 0, key = (t.blocks - 1) * BC; key >= 0; n++, key -= BC) {
+    for (int n = 0, key = (t.blocks - 1) * C::BC; key >= 0; n++, key -= C::BC) {
         const int stage = n % C::STAGES * C::BYTES;
         wait_full(shm.keys, n);
         wait_full(shm.values, n);
         if (threadIdx.x == 0 && key > 0)
-            load_tiles<C>(p, n + 1, t.kv_head, key - BC);
+            load_tiles<C>(p, n + 1, t.kv_head, key - C::BC);
         if (key < min(p.seq_k, first_row - g + 16 * PARTS - 1 + p.more)) { /* does the warp's last row see any of them? */
             float s[PARTS][BC / 8][4] = {};
-            scores<typename C::T, C::DIM>(s, q_at, k_at + stage);
+            scores<T, DIM>(s, q_at, k_at + stage);
 #pragma unroll
             for (int part = 0; part < PARTS; part++) {
                 int row = first_row + 16 * part, visible = min(p.seq_k, row + p.more);
@@ -174,7 +177,7 @@ template <class C> INLINE void attend(typename C::T *O, const problem &p)
                     mask(s[part], visible - key - lane % 4 * 2, min(p.seq_k, row + 8 + p.more) - visible);
                 softmax<BC>(&r[part], s[part], p.c);
             }
-            add_values<typename C::T, C::DIM>(r, s, v_at + stage);
+            add_values<T, DIM>(r, s, v_at + stage);
         }
         __syncwarp(); /* one lane speaks for all */
         if (lane == 0)
@@ -186,7 +189,7 @@ template <class C> INLINE void attend(typename C::T *O, const problem &p)
         int row = block_row + warp * 16 * PARTS + 16 * part;
         int64_t at = (int64_t)t.head * p.seq_q + row;
         unsigned char *tile = (unsigned char *)shm.q[warp / 2] + (warp % 2 * PARTS + part) * 16 * 128;
-        store(O + at * C::DIM, p.lse ? p.lse + at : NULL, &r[part], tile, p.seq_q - row, p.c * LN2);
+        store(O + at * DIM, p.lse ? p.lse + at : NULL, &r[part], tile, p.seq_q - row, p.c * LN2);
     }
 }
 
@@ -194,7 +197,7 @@ template <class C> static __global__ void __launch_bounds__(THREADS, 2)
     copy_engine_attention_kernel(typename C::T *O, const __grid_constant__ struct problem p)
 {
     needs_hopper();
-    if (HOPPER) {
+    if constexpr (HOPPER) {
         begin_rings<C>(WARPS);
         attend<C>(O, p);
     }
@@ -202,11 +205,12 @@ template <class C> static __global__ void __launch_bounds__(THREADS, 2)
 
 /* ---- launching */
 
-template <class C, class T> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
+template <class T, int DIM> static void launch_for(T *O, float *lse, const T *Q, const T *K, const T *V, struct attention p,
                                                    cudaStream_t stream)
 {
+    typedef config<T, sizes<DIM>> C;
     static_assert(2 * sizeof(memory<C>) <= SHARED_BYTES, "two blocks are more than an SM's shared memory");
-    static_assert(PARTS * C::FRAGMENTS <= registers_of_thread(2 * THREADS), "O and S are more than a thread's registers");
+    static_assert(PARTS * (DIM / 2 + BC / 2) <= registers_of_thread(2 * THREADS), "O and S are more than a thread's registers");
     struct problem of;
     if (!problem_of<C>(&of, O, lse, Q, K, V, p))
         return;
@@ -220,9 +224,9 @@ static void launch(T *O, float *lse, const T *Q, const T *K, const T *V, struct 
     if (!takes_16_bits(O, Q, K, V, p))
         return;
     if (p.dim == 64)
-        launch_for<config<T, dim_64>>(O, lse, Q, K, V, p, stream);
+        launch_for<T, 64>(O, lse, Q, K, V, p, stream);
     else
-        launch_for<config<T, dim_128>>(O, lse, Q, K, V, p, stream);
+        launch_for<T, 128>(O, lse, Q, K, V, p, stream);
 }
 
 void copy_engine_attention_fp16_gpu(fp16 *O, float *lse, const fp16 *Q, const fp16 *K, const fp16 *V, struct attention p,

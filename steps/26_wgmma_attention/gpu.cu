@@ -82,7 +82,8 @@ template <class C> INLINE void attend(typename C::T *O, const problem &p)
     const struct tile t = tile_of_block<C>(p);
     const int visible = min(p.seq_k, t.first_row + p.more); /* to the first row */
     if (threadIdx.x == 0) {
-        load(shm.queries[0], 0, shm.q[0], sizeof shm.q[0], &p.map.q, t.first_row, t.head, READ_ONCE);
+        for (int i = 0; i < C::WARPGROUPS; i++)
+            load(shm.queries[i], 0, shm.q[i], sizeof shm.q[i], &p.map.q, t.first_row + WARPGROUP_ROWS * i, t.head, READ_ONCE);
         load_tiles<C>(p, 0, t.kv_head, (t.blocks - 1) * C::BC);
     }
     rows<C::DIM> me = {};
