@@ -90,9 +90,10 @@ static __device__ void find_share(struct share<T, THREADS> *mine, const T *x, in
     struct row_layout at = layout_row(x + row * cols, cols);
     int t = threadIdx.x % THREADS;
     /* Packs are counted from the start of the row's first cache line, so that every warp has whole lines. */
-    mine->first = row * cols + at.head + (t - at.lead) * PER<T>;
-    mine->packs = (int)((uint64_t)(at.lead + at.packs + THREADS - 1 - t) / THREADS);
-    mine->skip = t < at.lead;
+    int lead = at.lead;
+    mine->first = row * cols + at.head + (t - lead) * PER<T>;
+    mine->packs = (int)((uint64_t)(lead + at.packs + THREADS - 1 - t) / THREADS);
+    mine->skip = t < lead;
     for (int i = 0; i < mine->ENDS; i++)
         mine->end[i] = i * THREADS + t < at.ends ? row * cols + end_col<T>(at, i * THREADS + t) : -1;
 }

@@ -84,8 +84,8 @@ template <int DIM> static void launch(float *O, float *lse, const float *Q, cons
     fused_attention_kernel<DIM><<<(unsigned)blocks, 32 * BR, 0, stream>>>(O, lse, Q, K, V, p);
 }
 
-void fused_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p, void *,
-                         cudaStream_t stream)
+void fused_attention_gpu(float *O, float *lse, const float *Q, const float *K, const float *V, struct attention p,
+                         void *, cudaStream_t stream)
 {
     if (p.dim > 256)
         return refuse();

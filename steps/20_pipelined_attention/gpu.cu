@@ -177,7 +177,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     for (int key = 0; key < keys; key += BC) {
         cp_async_wait_all();
         __syncthreads(); /* this tile has arrived, and nobody uses the one before it any more */
-        const int now = key / BC % 2 * TILE, next = TILE - now;
+        const int stage = key / BC % 2 * TILE, next = TILE - stage;
         if (key + BC < keys) {
             from += BC * DIM;
             copy_tile<T, DIM, BC>(k_tile + next, K + from, seq_k - key - BC);
@@ -185,11 +185,11 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
         }
 
         float s[BC / 8][4] = {};
-        scores<T, DIM>(s, q_at, k_at + now, p.scale);
+        scores<T, DIM>(s, q_at, k_at + stage, p.scale);
         if (key + BC > visible)
             mask(s, visible - key, p.causal ? 8 : 0);
         softmax(&r, s);
-        add_values<T, DIM>(r.o, s, v_at + now);
+        add_values<T, DIM>(r.o, s, v_at + stage);
     }
     cp_async_wait_all(); /* where there was no tile, copies may still be on their way */
     store(O + at * DIM, lse ? lse + at : NULL, &r, (int)p.seq_q - warp_row);

@@ -185,7 +185,7 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
     for (int key = 0; key < keys; key += BC) {
         cp_async_wait_all();
         __syncthreads(); /* this tile has arrived, and nobody uses the one before it any more */
-        const int now = key / BC % 2 * TILE, next = TILE - now;
+        const int stage = key / BC % 2 * TILE, next = TILE - stage;
         if (key + BC < keys) {
             from += BC * DIM;
             copy_tile<T, DIM, BC>(k_tile + next, K + from, seq_k - key - BC);
@@ -193,14 +193,14 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS, 2)
         }
 
         float s[PARTS][BC / 8][4] = {};
-        scores<T, DIM>(s, q_at, k_at + now, p.scale);
+        scores<T, DIM>(s, q_at, k_at + stage, p.scale);
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             if (key + BC > visible)
                 mask(s[part], visible - key + (p.causal ? 16 * part : 0), p.causal ? 8 : 0);
             softmax(&r[part], s[part]);
         }
-        add_values<T, DIM>(r, s, v_at + now);
+        add_values<T, DIM>(r, s, v_at + stage);
     }
     cp_async_wait_all(); /* where there was no tile, copies may still be on their way */
 #pragma unroll

@@ -82,7 +82,7 @@ template <class C> INLINE void attend(const problem &p)
         load_tiles<C>(p, 0, t.kv_head, (t.blocks - 1) * C::BC);
     }
     const uint64_t q = wgmma_descriptor(uniform(shared_address(shm.q[warpgroup])), 0);
-    const uint64_t k = wgmma_descriptor(shared_address(shm.k), 0);
+    const uint64_t k = wgmma_descriptor(shared_address(shm.k), 0), v = wgmma_descriptor(shared_address(shm.v), C::BC * 128);
     rows<C::DIM> me = {};
     me.r = make_float2(-INFINITY, -INFINITY);
     wait_full(shm.queries, 0);
@@ -103,7 +103,7 @@ template <class C> INLINE void attend(const problem &p)
         follow(me.o, me.l, me.r, s, p.c);
         exponentials<0, C::BC / 8>(s, refer(s, me.r, p.c), p.c, me.l);
         pack_weights(weights, s, typename C::T());
-        begin_values<C>(me.o, weights, n, true);
+        begin_values(me.o, weights, v + n % C::STAGES * (C::BYTES / 16), true, typename C::T());
         end_values(me.o, weights);
         release_together(shm.tiles, n);
     }

@@ -33,8 +33,8 @@
 #define FLOATS 4              /* columns that a thread merges at once: 16 bytes */
 
 /* The state of a row over some of its keys, or so many columns of it. */
-template <int DIM> struct __align__(16) part {
-    float o[DIM];
+template <int COLUMNS> struct __align__(16) part {
+    float o[COLUMNS];
     struct softmax_state s;
 };
 

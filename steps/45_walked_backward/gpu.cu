@@ -4,7 +4,7 @@
  *     P = exp(scale q k^T - lse), dP = do v^T, dS = P (dP - D)     a thread one element of each; P and dS to shared memory
  *     dV += P^T do, dK += dS^T q                                   a thread some dims of one key
  *
- * A block has T keys of a head of K and V and walks over their queries, of all heads of Q that share it; its dK and dV stay in
+ * A block has BR keys of a head of K and V and walks over their queries, of all heads of Q that share it; its dK and dV stay in
  * registers. P never leaves it. dS does, once: dQ is another sum of it, over keys, and so another kernel's, step 44's.
  *
  * A small kernel before them computes D = sum of dO O - dlse.
@@ -81,25 +81,25 @@ template <int DIM> static __device__ void weigh(struct tiles<DIM> *s, bool seen,
     s->dS[y][x] = P * (change - D);
 }
 
-/* dK and dV of T keys of a head, for the queries that see them, of all heads that share it, and dS. */
+/* dK and dV of BR keys of a head, for the queries that see them, of all heads that share it, and dS. */
 template <int DIM>
 static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
     keys_kernel(float *dK, float *dV, float *dS, const float *Q, const float *K, const float *V, const float *lse,
                 const float *dO, const float *D, struct attention p)
 {
-    constexpr int T = TILE<DIM>, EACH = DIM / T; /* dims of a key that a thread holds: x, x + T, ... */
+    constexpr int BR = TILE<DIM>, EACH = DIM / BR; /* dims of a key that a thread holds: x, x + BR, ... */
     extern __shared__ float shared[];
     struct tiles<DIM> *s = (struct tiles<DIM> *)shared;
-    int64_t key_tiles = (p.seq_k + T - 1) / T, kv = blockIdx.x / key_tiles, first_key = blockIdx.x % key_tiles * T;
+    int64_t key_tiles = (p.seq_k + BR - 1) / BR, kv = blockIdx.x / key_tiles, first_key = blockIdx.x % key_tiles * BR;
     int64_t group = attention_group(p), key = first_key + threadIdx.x;
-    int64_t first = first_to_see(p, first_key) / T * T; /* query that sees one of its keys */
+    int64_t first = first_to_see(p, first_key) / BR * BR; /* query that sees one of its keys */
     int x = threadIdx.x, y = threadIdx.y;
 
     load_tile<DIM>(s->k, K + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
     load_tile<DIM>(s->v, V + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
     float of_k[EACH] = { 0 }, of_v[EACH] = { 0 };
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
-        for (int64_t at = first; at < p.seq_q; at += T) {
+        for (int64_t at = first; at < p.seq_q; at += BR) {
             int64_t query = at + y, row = head * p.seq_q + query;
             bool inside = query < p.seq_q, seen = inside && key < attention_visible(p, query);
             load_tile<DIM>(s->q, Q + head * p.seq_q * p.dim, at, p.seq_q, p.dim);
@@ -114,17 +114,17 @@ static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
 #if __CUDA_ARCH__ >= 1000
 #pragma unroll 8 /* unrolled whole it would take more registers there than a thread has */
 #endif
-                for (int j = 0; j < T; j++) { /* a query */
-                    of_v[i] += s->P[j][y] * s->o[j][i * T + x];
-                    of_k[i] += s->dS[j][y] * s->q[j][i * T + x];
+                for (int j = 0; j < BR; j++) { /* a query */
+                    of_v[i] += s->P[j][y] * s->o[j][i * BR + x];
+                    of_k[i] += s->dS[j][y] * s->q[j][i * BR + x];
                 }
             __syncthreads(); /* before the next tile takes the place of this one */
         }
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        if (first_key + y < p.seq_k && i * T + x < p.dim) {
-            dK[(kv * p.seq_k + first_key + y) * p.dim + i * T + x] = p.scale * of_k[i];
-            dV[(kv * p.seq_k + first_key + y) * p.dim + i * T + x] = of_v[i];
+        if (first_key + y < p.seq_k && i * BR + x < p.dim) {
+            dK[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = p.scale * of_k[i];
+            dV[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = of_v[i];
         }
 }
 
@@ -173,13 +173,13 @@ template <int DIM>
 static void launch(float *dQ, float *dK, float *dV, float *dS, const float *Q, const float *K, const float *V,
                    const float *lse, const float *dO, const float *D, struct attention p, cudaStream_t stream)
 {
-    constexpr int T = TILE<DIM>;
+    constexpr int BR = TILE<DIM>;
     static_assert(shared_bytes<DIM>() <= SHARED_SM_80, "more than a block's shared memory");
     size_t bytes = shared_bytes<DIM>(); /* if it is too much (walked_backward_shared() says so before), CUDA refuses it */
     int64_t of_queries = p.batch * p.heads * squares(p.seq_q) * squares(p.dim);
-    int64_t blocks = p.batch * p.kv_heads * ((p.seq_k + T - 1) / T);
+    int64_t blocks = p.batch * p.kv_heads * ((p.seq_k + BR - 1) / BR);
     cudaFuncSetAttribute(keys_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    keys_kernel<DIM><<<(unsigned)blocks, dim3(T, T), bytes, stream>>>(dK, dV, dS, Q, K, V, lse, dO, D, p);
+    keys_kernel<DIM><<<(unsigned)blocks, dim3(BR, BR), bytes, stream>>>(dK, dV, dS, Q, K, V, lse, dO, D, p);
     queries_kernel<<<(unsigned)of_queries, dim3(SIDE, SIDE), 0, stream>>>(dQ, dS, K, p);
 }
 

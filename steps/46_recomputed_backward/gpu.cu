@@ -65,24 +65,24 @@ template <int DIM> static __device__ void weigh(struct tiles<DIM> *s, bool seen,
     s->dS[y][x] = P * (change - D);
 }
 
-/* dQ of T queries of a head, which walk over the keys that the last of them sees. */
+/* dQ of BR queries of a head, which walk over the keys that the last of them sees. */
 template <int DIM>
 static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
     queries_kernel(float *dQ, const float *Q, const float *K, const float *V, const float *lse, const float *dO, const float *D,
                    struct attention p)
 {
-    constexpr int T = TILE<DIM>, EACH = DIM / T; /* dims of a query that a thread holds: x, x + T, ... */
+    constexpr int BR = TILE<DIM>, EACH = DIM / BR; /* dims of a query that a thread holds: x, x + BR, ... */
     extern __shared__ float shared[];
     struct tiles<DIM> *s = (struct tiles<DIM> *)shared;
-    int64_t query_tiles = (p.seq_q + T - 1) / T, head = blockIdx.x / query_tiles, at = blockIdx.x % query_tiles * T;
-    int64_t kv = attention_kv_head(p, head), end = attention_visible(p, min(at + T, p.seq_q) - 1);
+    int64_t query_tiles = (p.seq_q + BR - 1) / BR, head = blockIdx.x / query_tiles, at = blockIdx.x % query_tiles * BR;
+    int64_t kv = attention_kv_head(p, head), end = attention_visible(p, min(at + BR, p.seq_q) - 1);
     int x = threadIdx.x, y = threadIdx.y;
     int64_t query = at + y, row = head * p.seq_q + query, visible = query < p.seq_q ? attention_visible(p, query) : 0;
 
     load_tile<DIM>(s->q, Q + head * p.seq_q * p.dim, at, p.seq_q, p.dim);
     load_tile<DIM>(s->o, dO + head * p.seq_q * p.dim, at, p.seq_q, p.dim);
     float of_q[EACH] = { 0 };
-    for (int64_t first_key = 0; first_key < end; first_key += T) {
+    for (int64_t first_key = 0; first_key < end; first_key += BR) {
         load_tile<DIM>(s->k, K + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
         load_tile<DIM>(s->v, V + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
         __syncthreads();
@@ -93,35 +93,35 @@ static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
 #if __CUDA_ARCH__ >= 1000
 #pragma unroll 8 /* unrolled whole it would take more registers there than a thread has */
 #endif
-            for (int j = 0; j < T; j++) /* a key */
-                of_q[i] += s->dS[y][j] * s->k[j][i * T + x];
+            for (int j = 0; j < BR; j++) /* a key */
+                of_q[i] += s->dS[y][j] * s->k[j][i * BR + x];
         __syncthreads(); /* before the next tile takes the place of this one */
     }
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        if (query < p.seq_q && i * T + x < p.dim)
-            dQ[row * p.dim + i * T + x] = p.scale * of_q[i];
+        if (query < p.seq_q && i * BR + x < p.dim)
+            dQ[row * p.dim + i * BR + x] = p.scale * of_q[i];
 }
 
-/* dK and dV of T keys of a head, for the queries that see them, of all heads that share it. */
+/* dK and dV of BR keys of a head, for the queries that see them, of all heads that share it. */
 template <int DIM>
 static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
-    keys_kernel(float *dK, float *dV, const float *Q, const float *K, const float *V, const float *lse, const float *dO,
-                const float *D, struct attention p)
+    keys_kernel(float *dK, float *dV, const float *Q, const float *K, const float *V, const float *lse,
+                const float *dO, const float *D, struct attention p)
 {
-    constexpr int T = TILE<DIM>, EACH = DIM / T; /* dims of a key that a thread holds: x, x + T, ... */
+    constexpr int BR = TILE<DIM>, EACH = DIM / BR; /* dims of a key that a thread holds: x, x + BR, ... */
     extern __shared__ float shared[];
     struct tiles<DIM> *s = (struct tiles<DIM> *)shared;
-    int64_t key_tiles = (p.seq_k + T - 1) / T, kv = blockIdx.x / key_tiles, first_key = blockIdx.x % key_tiles * T;
+    int64_t key_tiles = (p.seq_k + BR - 1) / BR, kv = blockIdx.x / key_tiles, first_key = blockIdx.x % key_tiles * BR;
     int64_t group = attention_group(p), key = first_key + threadIdx.x;
-    int64_t first = p.causal ? max((int64_t)0, first_key + p.seq_q - p.seq_k) / T * T : 0; /* query that sees one of its keys */
+    int64_t first = p.causal ? max((int64_t)0, first_key + p.seq_q - p.seq_k) / BR * BR : 0; /* query that sees one of its keys */
     int x = threadIdx.x, y = threadIdx.y;
 
     load_tile<DIM>(s->k, K + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
     load_tile<DIM>(s->v, V + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
     float of_k[EACH] = { 0 }, of_v[EACH] = { 0 };
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
-        for (int64_t at = first; at < p.seq_q; at += T) {
+        for (int64_t at = first; at < p.seq_q; at += BR) {
             int64_t query = at + y, row = head * p.seq_q + query;
             bool inside = query < p.seq_q, seen = inside && key < attention_visible(p, query);
             load_tile<DIM>(s->q, Q + head * p.seq_q * p.dim, at, p.seq_q, p.dim);
@@ -134,17 +134,17 @@ static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
 #if __CUDA_ARCH__ >= 1000
 #pragma unroll 8 /* unrolled whole it would take more registers there than a thread has */
 #endif
-                for (int j = 0; j < T; j++) { /* a query */
-                    of_v[i] += s->P[j][y] * s->o[j][i * T + x];
-                    of_k[i] += s->dS[j][y] * s->q[j][i * T + x];
+                for (int j = 0; j < BR; j++) { /* a query */
+                    of_v[i] += s->P[j][y] * s->o[j][i * BR + x];
+                    of_k[i] += s->dS[j][y] * s->q[j][i * BR + x];
                 }
             __syncthreads(); /* before the next tile takes the place of this one */
         }
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        if (first_key + y < p.seq_k && i * T + x < p.dim) {
-            dK[(kv * p.seq_k + first_key + y) * p.dim + i * T + x] = p.scale * of_k[i];
-            dV[(kv * p.seq_k + first_key + y) * p.dim + i * T + x] = of_v[i];
+        if (first_key + y < p.seq_k && i * BR + x < p.dim) {
+            dK[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = p.scale * of_k[i];
+            dV[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = of_v[i];
         }
 }
 
@@ -154,17 +154,17 @@ template <int DIM> static constexpr size_t shared_bytes(void)
 }
 
 template <int DIM>
-static void launch(float *dQ, float *dK, float *dV, const float *Q, const float *K, const float *V, const float *lse,
-                   const float *dO, const float *D, struct attention p, cudaStream_t stream)
+static void launch(float *dQ, float *dK, float *dV, const float *Q, const float *K, const float *V,
+                   const float *lse, const float *dO, const float *D, struct attention p, cudaStream_t stream)
 {
-    constexpr int T = TILE<DIM>;
+    constexpr int BR = TILE<DIM>;
     static_assert(shared_bytes<DIM>() <= SHARED_SM_80, "more than a block's shared memory");
     size_t bytes = shared_bytes<DIM>(); /* if it is too much (recomputed_backward_shared() says so before), CUDA refuses it */
-    int64_t of_queries = p.batch * p.heads * ((p.seq_q + T - 1) / T), blocks = p.batch * p.kv_heads * ((p.seq_k + T - 1) / T);
+    int64_t of_queries = p.batch * p.heads * ((p.seq_q + BR - 1) / BR), blocks = p.batch * p.kv_heads * ((p.seq_k + BR - 1) / BR);
     cudaFuncSetAttribute(queries_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    queries_kernel<DIM><<<(unsigned)of_queries, dim3(T, T), bytes, stream>>>(dQ, Q, K, V, lse, dO, D, p);
+    queries_kernel<DIM><<<(unsigned)of_queries, dim3(BR, BR), bytes, stream>>>(dQ, Q, K, V, lse, dO, D, p);
     cudaFuncSetAttribute(keys_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    keys_kernel<DIM><<<(unsigned)blocks, dim3(T, T), bytes, stream>>>(dK, dV, Q, K, V, lse, dO, D, p);
+    keys_kernel<DIM><<<(unsigned)blocks, dim3(BR, BR), bytes, stream>>>(dK, dV, Q, K, V, lse, dO, D, p);
 }
 
 /* D, a float a query. */

@@ -1,7 +1,7 @@
 /*
  * Step 47, joined backward on the GPU: one kernel, which makes each tile of P and dS once, for all three gradients.
  *
- * A block owns T keys of a head of K and V, for all heads of Q that share it, and walks over their queries, T at a time. Its dK
+ * A block owns BR keys of a head of K and V, for all heads of Q that share it, and walks over their queries, BR at a time. Its dK
  * and dV stay in registers. Per tile:
  *
  *     P = exp(scale q k^T - lse), dP = do v^T, dS = P (dP - D)     a thread one element of each; P and dS to shared memory
@@ -75,19 +75,19 @@ static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
     joined_backward_kernel(float *dQ, float *dK, float *dV, const float *Q, const float *K, const float *V, const float *lse,
                            const float *dO, const float *D, struct attention p)
 {
-    constexpr int T = TILE<DIM>, EACH = DIM / T; /* dims of a key that a thread holds: x, x + T, ... */
+    constexpr int BR = TILE<DIM>, EACH = DIM / BR; /* dims of a key that a thread holds: x, x + BR, ... */
     extern __shared__ float shared[];
     struct tiles<DIM> *s = (struct tiles<DIM> *)shared;
-    int64_t key_tiles = (p.seq_k + T - 1) / T, kv = blockIdx.x / key_tiles, first_key = blockIdx.x % key_tiles * T;
+    int64_t key_tiles = (p.seq_k + BR - 1) / BR, kv = blockIdx.x / key_tiles, first_key = blockIdx.x % key_tiles * BR;
     int64_t group = attention_group(p), key = first_key + threadIdx.x;
-    int64_t first = p.causal ? max((int64_t)0, first_key + p.seq_q - p.seq_k) / T * T : 0; /* query that sees one of its keys */
+    int64_t first = p.causal ? max((int64_t)0, first_key + p.seq_q - p.seq_k) / BR * BR : 0; /* query that sees one of its keys */
     int x = threadIdx.x, y = threadIdx.y;
 
     load_tile<DIM>(s->k, K + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
     load_tile<DIM>(s->v, V + kv * p.seq_k * p.dim, first_key, p.seq_k, p.dim);
     float of_k[EACH] = { 0 }, of_v[EACH] = { 0 };
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
-        for (int64_t at = first; at < p.seq_q; at += T) {
+        for (int64_t at = first; at < p.seq_q; at += BR) {
             int64_t query = at + y, row = head * p.seq_q + query;
             bool inside = query < p.seq_q, seen = inside && key < attention_visible(p, query);
             load_tile<DIM>(s->q, Q + head * p.seq_q * p.dim, at, p.seq_q, p.dim);
@@ -101,21 +101,21 @@ static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
 #if __CUDA_ARCH__ >= 1000
 #pragma unroll 8 /* unrolled whole it would take more registers there than a thread has */
 #endif
-                for (int j = 0; j < T; j++) { /* a query, for the first two; a key, for the last */
-                    of_v[i] += s->P[j][y] * s->o[j][i * T + x];
-                    of_k[i] += s->dS[j][y] * s->q[j][i * T + x];
-                    of_q += s->dS[y][j] * s->k[j][i * T + x];
+                for (int j = 0; j < BR; j++) { /* a query, for the first two; a key, for the last */
+                    of_v[i] += s->P[j][y] * s->o[j][i * BR + x];
+                    of_k[i] += s->dS[j][y] * s->q[j][i * BR + x];
+                    of_q += s->dS[y][j] * s->k[j][i * BR + x];
                 }
-                if (inside && i * T + x < p.dim)
-                    atomicAdd(dQ + row * p.dim + i * T + x, p.scale * of_q);
+                if (inside && i * BR + x < p.dim)
+                    atomicAdd(dQ + row * p.dim + i * BR + x, p.scale * of_q);
             }
             __syncthreads(); /* before the next tile takes the place of this one */
         }
 #pragma unroll
     for (int i = 0; i < EACH; i++)
-        if (first_key + y < p.seq_k && i * T + x < p.dim) {
-            dK[(kv * p.seq_k + first_key + y) * p.dim + i * T + x] = p.scale * of_k[i];
-            dV[(kv * p.seq_k + first_key + y) * p.dim + i * T + x] = of_v[i];
+        if (first_key + y < p.seq_k && i * BR + x < p.dim) {
+            dK[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = p.scale * of_k[i];
+            dV[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = of_v[i];
         }
 }
 
@@ -125,15 +125,15 @@ template <int DIM> static constexpr size_t shared_bytes(void)
 }
 
 template <int DIM>
-static void launch(float *dQ, float *dK, float *dV, const float *Q, const float *K, const float *V, const float *lse,
-                   const float *dO, const float *D, struct attention p, cudaStream_t stream)
+static void launch(float *dQ, float *dK, float *dV, const float *Q, const float *K, const float *V,
+                   const float *lse, const float *dO, const float *D, struct attention p, cudaStream_t stream)
 {
-    constexpr int T = TILE<DIM>;
+    constexpr int BR = TILE<DIM>;
     static_assert(shared_bytes<DIM>() <= SHARED_SM_80, "more than a block's shared memory");
     size_t bytes = shared_bytes<DIM>(); /* if it is too much (joined_backward_shared() says so before), CUDA refuses it */
-    int64_t blocks = p.batch * p.kv_heads * ((p.seq_k + T - 1) / T);
+    int64_t blocks = p.batch * p.kv_heads * ((p.seq_k + BR - 1) / BR);
     cudaFuncSetAttribute(joined_backward_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-    joined_backward_kernel<DIM><<<(unsigned)blocks, dim3(T, T), bytes, stream>>>(dQ, dK, dV, Q, K, V, lse, dO, D, p);
+    joined_backward_kernel<DIM><<<(unsigned)blocks, dim3(BR, BR), bytes, stream>>>(dQ, dK, dV, Q, K, V, lse, dO, D, p);
 }
 
 /* D, a float a query. */

@@ -98,10 +98,10 @@ template <int DIM, class T> static __global__ void __launch_bounds__(TILE<DIM> *
     const int slope = p.causal, limit = p.causal ? seq_k - seq_q + 1 : seq_k; /* query i sees the first limit + slope i keys */
     int x = threadIdx.x, y = threadIdx.y;
 
-    float of_k[EACH] = { 0 }, of_v[EACH] = { 0 };
     const int64_t from = (kv * seq_k + block_key) * DIM;
     load_tile<DIM>(s->k, K + from, seq_k - block_key);
     load_tile<DIM>(s->v, V + from, seq_k - block_key);
+    float of_k[EACH] = { 0 }, of_v[EACH] = { 0 };
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         for (int at = first; at < seq_q; at += BR) {
             const int64_t query = head * seq_q + at;

@@ -161,15 +161,17 @@ template <class C, class T> static __global__ void __launch_bounds__(32 * C::WAR
     const int first = p.causal ? max(0, block_key + seq_q - seq_k) / BR * BR : 0;
     const int slope = p.causal, limit = p.causal ? seq_k - seq_q + 1 : seq_k; /* query i sees the first limit + slope i keys */
 
+    const uint32_t k_at = shared_address(k_tile), q_at = k_at + 2 * C::K_TILE, o_at = q_at + C::Q_TILE;
+
     struct keys<C> me = {};
     const int64_t from = (kv * seq_k + block_key) * DIM;
-    copy_tile<C, T, C::BC>(shared_address(k_tile), K + from, seq_k - block_key);
-    copy_tile<C, T, C::BC>(shared_address(v_tile), V + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(k_at, K + from, seq_k - block_key);
+    copy_tile<C, T, C::BC>(k_at + C::K_TILE, V + from, seq_k - block_key);
     for (int64_t head = kv * group; head < (kv + 1) * group; head++)
         for (int at = first; at < seq_q; at += BR) {
             const int64_t query = head * seq_q + at;
-            copy_tile<C, T, BR>(shared_address(q_tile), Q + query * DIM, seq_q - at);
-            copy_tile<C, T, BR>(shared_address(o_tile), dO + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(q_at, Q + query * DIM, seq_q - at);
+            copy_tile<C, T, BR>(o_at, dO + query * DIM, seq_q - at);
             if (threadIdx.x < BR)
                 row_tile[threadIdx.x] = threadIdx.x < seq_q - at ? rows[query + threadIdx.x] : make_float2(INFINITY, 0.0f);
             cp_async_wait_all();

@@ -84,21 +84,21 @@ template <class C> struct keys {
     float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
 
-/* s = a b^T: KEYS rows of K, or V, times BR rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
-template <class C, class T> static __device__ void multiply(float (*s)[C::BR / 8][4], uint32_t a_at, uint32_t b_at)
+/* s = a b^T: 16 M rows of K, or V, times 8 N rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
+template <class C, class T, int M, int N> static __device__ void multiply(float (&s)[M][N][4], uint32_t a_at, uint32_t b_at)
 {
 #pragma unroll
-    for (int i = 0; i < C::PARTS * C::BR / 2; i++)
+    for (int i = 0; i < 4 * M * N; i++)
         ((float *)s)[i] = 0.0f;
 #pragma unroll
     for (int k = 0; k < C::DIM / 16; k++) {
-        uint32_t a[C::PARTS][4];
-        for (int part = 0; part < C::PARTS; part++)
+        uint32_t a[M][4];
+        for (int part = 0; part < M; part++)
             ldmatrix(a[part], (a_at ^ 32 * k) + 16 * C::ROW * part);
-        for (int n = 0; n < C::BR / 16; n++) {
+        for (int n = 0; n < N / 2; n++) {
             uint32_t b[4]; /* two quarters for 8 queries, two for the next 8 */
             ldmatrix(b, (b_at ^ 32 * k) + 16 * C::ROW * n);
-            for (int part = 0; part < C::PARTS; part++) {
+            for (int part = 0; part < M; part++) {
                 mma(s[part][2 * n], a[part], b[0], b[1], T());
                 mma(s[part][2 * n + 1], a[part], b[2], b[3], T());
             }

@@ -127,26 +127,26 @@ template <class C, class T, int N> static __device__ void copy_tile(uint32_t to,
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class C> struct keys {
+template <class C> struct consumer {
     float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
     float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
 
-/* s = a b^T: KEYS rows of K, or V, times BR rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
-template <class C, class T> static __device__ void multiply(float (*s)[C::BR / 8][4], uint32_t a_at, uint32_t b_at)
+/* s = a b^T: 16 M rows of K, or V, times 8 N rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
+template <class C, class T, int M, int N> static __device__ void multiply(float (&s)[M][N][4], uint32_t a_at, uint32_t b_at)
 {
 #pragma unroll
-    for (int i = 0; i < C::PARTS * C::BR / 2; i++)
+    for (int i = 0; i < 4 * M * N; i++)
         ((float *)s)[i] = 0.0f;
 #pragma unroll
     for (int k = 0; k < C::DIM / 16; k++) {
-        uint32_t a[C::PARTS][4];
-        for (int part = 0; part < C::PARTS; part++)
+        uint32_t a[M][4];
+        for (int part = 0; part < M; part++)
             ldmatrix(a[part], (a_at ^ 32 * k) + 16 * C::ROW * part);
-        for (int n = 0; n < C::BR / 16; n++) {
+        for (int n = 0; n < N / 2; n++) {
             uint32_t b[4]; /* two quarters for 8 queries, two for the next 8 */
             ldmatrix(b, (b_at ^ 32 * k) + 16 * C::ROW * n);
-            for (int part = 0; part < C::PARTS; part++) {
+            for (int part = 0; part < M; part++) {
                 mma(s[part][2 * n], a[part], b[0], b[1], T());
                 mma(s[part][2 * n + 1], a[part], b[2], b[3], T());
             }
@@ -179,7 +179,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). rows: from the lane's first query on. Of
  * the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> static __device__ void weigh(struct keys<C> *me, const float2 *rows, int visible, int slope, float c)
+template <class C> INLINE void weigh(consumer<C> &me, const float2 *rows, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -187,9 +187,9 @@ template <class C> static __device__ void weigh(struct keys<C> *me, const float2
         for (int part = 0; part < C::PARTS; part++)
             for (int i = 0; i < 4; i++) {
                 bool seen = 16 * part + i / 2 * 8 < visible + slope * (8 * n + i % 2);
-                float P = seen ? ex2(me->P[part][n][i] * c - (i % 2 ? two.z : two.x)) : 0.0f;
-                me->P[part][n][i] = P;
-                me->dS[part][n][i] = P * (me->dS[part][n][i] - (i % 2 ? two.w : two.y));
+                float P = seen ? ex2(me.P[part][n][i] * c - (i % 2 ? two.z : two.x)) : 0.0f;
+                me.P[part][n][i] = P;
+                me.dS[part][n][i] = P * (me.dS[part][n][i] - (i % 2 ? two.w : two.y));
             }
     }
 }
@@ -252,7 +252,7 @@ template <class C> INLINE void consume(const backward_problem &p)
     extern __shared__ __align__(256) unsigned char k_tile[]; /* then V, Q, dO, dS^T, and rows */
     unsigned char *changes = k_tile + 2 * C::K_TILE + 2 * C::Q_TILE;
     float2 *row_tile = (float2 *)(changes + C::CHANGES);
-    const struct key_tile t = tile_of_block<C>(p);
+    struct key_tile t = tile_of_block<C>(p);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_key = t.first_key + warp * C::KEYS, pair = lane % 4 * 2;
     const int slope = p.more < p.seq_k; /* query i sees the first more + slope i keys */
 
@@ -262,13 +262,13 @@ template <class C> INLINE void consume(const backward_problem &p)
     const uint32_t changes_at = shared_address(changes) + (lane / 16 * C::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16;
     const uint32_t a_at = k_at + warp * C::KEYS * C::ROW + below; /* K; V is K_TILE further */
 
-    struct keys<C> me = {};
+    consumer<C> me = {};
     const int64_t from = ((int64_t)t.head * p.seq_k + t.first_key) * C::DIM;
     copy_tile<C, T, C::BC>(k_at, (const T *)p.k + from, p.seq_k - t.first_key);
     copy_tile<C, T, C::BC>(k_at + C::K_TILE, (const T *)p.v + from, p.seq_k - t.first_key);
 #pragma unroll 1
     for (uint32_t n = 0; n < t.blocks; n++) {
-        const struct query_block b = block_of<C>(p, t, n);
+        struct query_block b = block_of<C>(p, t, n);
         const int64_t query = (int64_t)b.head * p.seq_q + b.row;
         copy_tile<C, T, ROWS>(q_at, (const T *)p.q + query * C::DIM, p.seq_q - b.row);
         copy_tile<C, T, ROWS>(o_at, (const T *)p.o + query * C::DIM, p.seq_q - b.row);
@@ -278,7 +278,7 @@ template <class C> INLINE void consume(const backward_problem &p)
         __syncthreads();
         multiply<C, T>(me.P, a_at, q_at + beside);
         multiply<C, T>(me.dS, a_at + C::K_TILE, o_at + beside);
-        weigh(&me, &row_tile[pair], p.more + slope * (b.row + pair) - first_key - lane / 4, slope, p.c);
+        weigh(me, &row_tile[pair], p.more + slope * (b.row + pair) - first_key - lane / 4, slope, p.c);
         hand_over<C, T>(me.dS, (uint32_t *)(changes + warp * C::KEYS / 8 * C::ACROSS * QUARTER) + lane);
         add<C, T>(me.dV, me.P, o_at + below);
         add<C, T>(me.dK, me.dS, q_at + below);

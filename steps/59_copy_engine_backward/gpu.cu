@@ -171,26 +171,26 @@ template <int N> static __device__ uint32_t further(uint32_t at, int k)
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class C> struct keys {
+template <class C> struct consumer {
     float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
     float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
 
-/* s = a b^T: KEYS rows of K, or V, times BR rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
-template <class C, class T> static __device__ void multiply(float (*s)[C::BR / 8][4], uint32_t a_at, uint32_t b_at)
+/* s = a b^T: 16 M rows of K, or V, times 8 N rows of Q, or dO. a_at, b_at: what the lane passes to the first ldmatrix. */
+template <class C, class T, int M, int N> static __device__ void multiply(float (&s)[M][N][4], uint32_t a_at, uint32_t b_at)
 {
 #pragma unroll
-    for (int i = 0; i < C::PARTS * C::BR / 2; i++)
+    for (int i = 0; i < 4 * M * N; i++)
         ((float *)s)[i] = 0.0f;
 #pragma unroll
     for (int k = 0; k < C::DIM / 16; k++) {
-        uint32_t a[C::PARTS][4];
-        for (int part = 0; part < C::PARTS; part++)
+        uint32_t a[M][4];
+        for (int part = 0; part < M; part++)
             ldmatrix(a[part], further<64>(a_at, k) + 16 * 128 * part);
-        for (int n = 0; n < C::BR / 16; n++) {
+        for (int n = 0; n < N / 2; n++) {
             uint32_t b[4]; /* two quarters for 8 queries, two for the next 8 */
             ldmatrix(b, further<C::BR>(b_at, k) + 16 * 128 * n);
-            for (int part = 0; part < C::PARTS; part++) {
+            for (int part = 0; part < M; part++) {
                 mma(s[part][2 * n], a[part], b[0], b[1], T());
                 mma(s[part][2 * n + 1], a[part], b[2], b[3], T());
             }
@@ -223,8 +223,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
  * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> static __device__ void weigh(struct keys<C> *me, const float *lse, const float *minus, int visible, int slope,
-                                                float c)
+template <class C> INLINE void weigh(consumer<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -232,9 +231,9 @@ template <class C> static __device__ void weigh(struct keys<C> *me, const float 
         for (int part = 0; part < C::PARTS; part++)
             for (int i = 0; i < 4; i++) {
                 bool seen = 16 * part + i / 2 * 8 < visible + slope * (8 * n + i % 2);
-                float P = seen ? ex2(me->P[part][n][i] * c - (i % 2 ? l.y : l.x)) : 0.0f;
-                me->P[part][n][i] = P;
-                me->dS[part][n][i] = P * (me->dS[part][n][i] + (i % 2 ? d.y : d.x));
+                float P = seen ? ex2(me.P[part][n][i] * c - (i % 2 ? l.y : l.x)) : 0.0f;
+                me.P[part][n][i] = P;
+                me.dS[part][n][i] = P * (me.dS[part][n][i] + (i % 2 ? d.y : d.x));
             }
     }
 }
@@ -290,7 +289,7 @@ template <class C> INLINE void store_keys(float (*x)[C::DIM / 8][4], const tenso
 }
 
 /* After the last block: dV and dK out. */
-template <class C> INLINE void finish(struct keys<C> &me, const backward_problem &p, struct key_tile t)
+template <class C> INLINE void finish(consumer<C> &me, const backward_problem &p, struct key_tile t)
 {
     memory<C> &shm = shared<C>();
     int first_key = t.first_key + threadIdx.x / 32 * C::KEYS;
@@ -307,7 +306,7 @@ template <class C> INLINE void consume(const backward_problem &p)
 {
     typedef typename C::T T;
     memory<C> &shm = shared<C>();
-    const struct key_tile t = tile_of_block<C>(p);
+    struct key_tile t = tile_of_block<C>(p);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, first_key = t.first_key + warp * C::KEYS, pair = lane % 4 * 2;
     const int slope = p.more < p.seq_k; /* query i sees the first more + slope i keys */
 
@@ -317,7 +316,7 @@ template <class C> INLINE void consume(const backward_problem &p)
     const uint32_t row_at = (lane / 16 * C::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16; /* in a tile of dS^T */
     const uint32_t a_at = warp * C::KEYS / 64 * (64 * C::DIM * 2) + warp * C::KEYS % 64 * 128 + below; /* its keys in K and V */
 
-    struct keys<C> me = {};
+    consumer<C> me = {};
     if (threadIdx.x == 0) {
         load_keys<C>(&shm.keys, shm.k, &p.k, t);
         load_block<C>(p, t, 0);
@@ -329,14 +328,14 @@ template <class C> INLINE void consume(const backward_problem &p)
     mbarrier_wait(shared_address(&shm.values), 0);
 #pragma unroll 1
     for (uint32_t n = 0; n < t.blocks; n++) {
-        const struct query_block b = block_of<C>(p, t, n);
+        struct query_block b = block_of<C>(p, t, n);
         const uint32_t q_at = shared_address(shm.q[n % C::STAGES]), o_at = shared_address(shm.o[n % C::STAGES]);
         const float (*rows)[ROWS] = shm.rows[n % C::STAGES];
         unsigned char *changes = shm.changes[n % 2];
         mbarrier_wait(shared_address(&shm.full[n % C::STAGES]), n / C::STAGES & 1);
         multiply<C, T>(me.P, k_at + a_at, q_at + beside);
         multiply<C, T>(me.dS, v_at + a_at, o_at + beside);
-        weigh(&me, &rows[0][pair], &rows[1][pair], p.more + slope * (b.row + pair) - first_key - lane / 4, slope, p.c);
+        weigh(me, &rows[0][pair], &rows[1][pair], p.more + slope * (b.row + pair) - first_key - lane / 4, slope, p.c);
         hand_over<C, T>(me.dS, (uint32_t *)(changes + warp * C::KEYS / 8 * C::ACROSS * QUARTER) + lane);
         add<C, T>(me.dV, me.P, o_at + below);
         add<C, T>(me.dK, me.dS, q_at + below);
@@ -346,7 +345,7 @@ template <class C> INLINE void consume(const backward_problem &p)
         add_to_queries<C, T>(p.sums + ((int64_t)b.head * p.blocks + b.row / ROWS) * (ROWS * C::DIM),
                              shared_address(changes) + row_at, k_at + below);
     }
-    finish<C>(me, p, t);
+    finish(me, p, t);
 }
 
 template <class C> static __global__ void __launch_bounds__(32 * C::WARPS, C::BLOCKS)
@@ -387,10 +386,10 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
                   "the sums and scores are more than a thread's registers");
     struct backward_problem p;
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * ceil_div(a.seq_q, ROWS) * ROWS;
-    if (!attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, 64, C::DIM / PANEL) ||
+    if (!attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, 64, C::DIM / PANEL) ||
         !attention_map(&p.v, V, kv_heads, a.seq_k, C::DIM, 64, C::DIM / PANEL) ||
+        !attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.dk, dK, kv_heads, a.seq_k, C::DIM, 16, 1) ||
         !attention_map(&p.dv, dV, kv_heads, a.seq_k, C::DIM, 16, 1))
         return;

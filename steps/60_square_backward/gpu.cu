@@ -27,10 +27,10 @@ struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 2, STAGES = 3; };
 
 template <class ELEMENT, class SIZES> struct backward_config : SIZES {
     typedef ELEMENT T;
+    static constexpr int WARPS = 4 * SIZES::WARPGROUPS, BR = ROWS;
     static constexpr int BC = ROWS * SIZES::WARPGROUPS;     /* keys of a block */
     static constexpr int BOX = ROWS * SIZES::DIM;           /* elements of 64 rows of Q, K, V or dO */
-    static constexpr int ACROSS = ROWS / 8, CHANGES = BC / 8 * ACROSS * QUARTER;    /* quarters of dS^T side by side; bytes */
-    static constexpr int WARPS = 4 * SIZES::WARPGROUPS, BR = ROWS;
+    static constexpr int ACROSS = BR / 8, CHANGES = BC / 8 * ACROSS * QUARTER;    /* quarters of dS^T side by side; bytes */
     static constexpr int KEYS = 16, PARTS = KEYS / 16;      /* of a warp; of 16 keys each */
 };
 
@@ -167,7 +167,7 @@ template <int N> static __device__ uint32_t further(uint32_t at, int k)
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class C> struct keys {
+template <class C> struct consumer {
     float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
     float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
@@ -222,8 +222,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
  * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> static __device__ void weigh(struct keys<C> *me, const float *lse, const float *minus, int visible, int slope,
-                                                float c)
+template <class C> INLINE void weigh(consumer<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -231,9 +230,9 @@ template <class C> static __device__ void weigh(struct keys<C> *me, const float 
         for (int part = 0; part < C::PARTS; part++)
             for (int i = 0; i < 4; i++) {
                 bool seen = 16 * part + i / 2 * 8 < visible + slope * (8 * n + i % 2);
-                float P = seen ? ex2(me->P[part][n][i] * c - (i % 2 ? l.y : l.x)) : 0.0f;
-                me->P[part][n][i] = P;
-                me->dS[part][n][i] = P * (me->dS[part][n][i] + (i % 2 ? d.y : d.x));
+                float P = seen ? ex2(me.P[part][n][i] * c - (i % 2 ? l.y : l.x)) : 0.0f;
+                me.P[part][n][i] = P;
+                me.dS[part][n][i] = P * (me.dS[part][n][i] + (i % 2 ? d.y : d.x));
             }
     }
 }
@@ -277,7 +276,7 @@ template <class C, class T> static __device__ void add_to_queries(float *sums, u
 }
 
 /* The products with P and dS of the n-th block, and its dQ. */
-template <class C> INLINE void multiply(struct keys<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
+template <class C> INLINE void multiply(consumer<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
 {
     typedef typename C::T T;
     memory<C> &shm = shared<C>();
@@ -300,7 +299,7 @@ template <class C> INLINE void store_keys(float (*x)[C::DIM / 8][4], const tenso
     int row = threadIdx.x / 32 * C::KEYS;
     for (int part = 0; part < C::PARTS; part++)
         for (int panel = 0; panel < C::DIM / PANEL; panel++) {
-            uint32_t box = shared_address(through[row / ROWS]) + panel * ROWS * 128 + (row % ROWS + 16 * part) * 128;
+            uint32_t box = shared_address(through[row / 64]) + panel * 64 * 128 + (row % 64 + 16 * part) * 128;
             fill_box(box, *(float (*)[C::DIM / 2])x[part], panel, typename C::T());
             if (lane() == 0)
                 tma_store(map, box, key + 16 * part, panel, head);
@@ -308,7 +307,7 @@ template <class C> INLINE void store_keys(float (*x)[C::DIM / 8][4], const tenso
 }
 
 /* After the last block: dV and dK out. */
-template <class C> INLINE void finish(struct keys<C> &me, const backward_problem &p, struct key_tile t)
+template <class C> INLINE void finish(consumer<C> &me, const backward_problem &p, struct key_tile t)
 {
     memory<C> &shm = shared<C>();
     int first_key = t.first_key + threadIdx.x / 32 * C::KEYS;
@@ -325,7 +324,7 @@ template <class C> INLINE void consume(const backward_problem &p, int warpgroup)
 {
     memory<C> &shm = shared<C>();
     struct key_tile t = tile_of_block<C>(p);
-    struct keys<C> me = {};
+    consumer<C> me = {};
     const int key = t.first_key + warpgroup * ROWS + row_of_thread(), pair = lane() % 4 * 2;
     const int slope = p.more < p.seq_k; /* query i sees the first more + slope i keys */
     if (threadIdx.x == 0) {
@@ -347,7 +346,7 @@ template <class C> INLINE void consume(const backward_problem &p, int warpgroup)
         wgmma_wait<0>();
         arrived(*(float (*)[ROWS / 2])me.P);
         arrived(*(float (*)[ROWS / 2])me.dS);
-        weigh(&me, &rows[0][pair], &rows[1][pair], p.more + slope * (b.row + pair) - key, slope, p.c);
+        weigh(me, &rows[0][pair], &rows[1][pair], p.more + slope * (b.row + pair) - key, slope, p.c);
         multiply(me, p, t, n, p.sums + ((int64_t)b.head * p.blocks + b.row / ROWS) * (ROWS * C::DIM));
     }
     finish(me, p, t);
@@ -389,10 +388,10 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
     static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
     struct backward_problem p;
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * ceil_div(a.seq_q, ROWS) * ROWS;
-    if (!attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
+    if (!attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.v, V, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.dk, dK, kv_heads, a.seq_k, C::DIM, 16, 1) ||
         !attention_map(&p.dv, dV, kv_heads, a.seq_k, C::DIM, 16, 1))
         return;

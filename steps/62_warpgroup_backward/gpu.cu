@@ -32,10 +32,10 @@ struct dim_128 { static constexpr int DIM = 128, WARPGROUPS = 2, STAGES = 3; };
 
 template <class ELEMENT, class SIZES> struct backward_config : SIZES {
     typedef ELEMENT T;
+    static constexpr int WARPS = 4 * SIZES::WARPGROUPS, BR = ROWS;
     static constexpr int BC = ROWS * SIZES::WARPGROUPS;     /* keys of a block */
     static constexpr int BOX = ROWS * SIZES::DIM;           /* elements of 64 rows of Q, K, V or dO */
-    static constexpr int ACROSS = ROWS / 8, CHANGES = BC / 8 * ACROSS * QUARTER;    /* quarters of dS^T side by side; bytes */
-    static constexpr int WARPS = 4 * SIZES::WARPGROUPS, BR = ROWS;
+    static constexpr int ACROSS = BR / 8, CHANGES = BC / 8 * ACROSS * QUARTER;    /* quarters of dS^T side by side; bytes */
 };
 
 /* ---- before: D and the like, and sums of 0 */
@@ -316,6 +316,7 @@ template <class C, class T> static __device__ void add_to_queries(float *sums, u
 /* The products with P and dS of the n-th block, and its dQ. */
 template <class C> INLINE void multiply(consumer<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
 {
+    typedef typename C::T T;
     memory<C> &shm = shared<C>();
     unsigned char *changes = shm.changes[n % 2];
     const uint32_t below = swizzled<ROWS>(lane() % 16, lane() / 16);
@@ -327,7 +328,7 @@ template <class C> INLINE void multiply(consumer<C> &me, const backward_problem 
     __syncthreads(); /* all dS is there, and nobody reads the block before this one */
     if (threadIdx.x == 0)
         load_block<C>(p, t, n + C::STAGES - 1);
-    add_to_queries<C, typename C::T>(sums, shared_address(changes) + row_at, shared_address(shm.k) + below);
+    add_to_queries<C, T>(sums, shared_address(changes) + row_at, shared_address(shm.k) + below);
 }
 
 /* dV and dK are complete. */
@@ -443,10 +444,10 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
     static_assert(sizeof(memory<C>) <= SHARED_BYTES, "more than a block's shared memory");
     struct backward_problem p;
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * ceil_div(a.seq_q, ROWS) * ROWS;
-    if (!attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
+    if (!attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.v, V, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.dk, dK, kv_heads, a.seq_k, C::DIM, 16, 1) ||
         !attention_map(&p.dv, dV, kv_heads, a.seq_k, C::DIM, 16, 1))
         return;

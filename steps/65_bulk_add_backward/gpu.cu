@@ -487,10 +487,10 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
     static_assert(C::PRODUCER_REGISTERS >= 24, "too few registers are left to a producer");
     struct backward_problem p;
     int64_t heads = a.batch * a.heads, kv_heads = a.batch * a.kv_heads, rows = heads * ceil_div(a.seq_q, ROWS) * ROWS;
-    if (!attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
-        !attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
+    if (!attention_map(&p.k, K, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.v, V, kv_heads, a.seq_k, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.q, Q, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
+        !attention_map(&p.o, dO, heads, a.seq_q, C::DIM, ROWS, C::DIM / PANEL) ||
         !attention_map(&p.dk, dK, kv_heads, a.seq_k, C::DIM, 16, 1) ||
         !attention_map(&p.dv, dV, kv_heads, a.seq_k, C::DIM, 16, 1))
         return;
