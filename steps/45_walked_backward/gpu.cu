@@ -50,6 +50,42 @@ static __device__ int64_t first_to_see(struct attention p, int64_t key)
     return p.causal ? max((int64_t)0, key + p.seq_q - p.seq_k) : 0;
 }
 
+/* x[row][col] of a (rows, cols) matrix, and 0 outside of it. */
+static __device__ float at(const float *x, int64_t row, int64_t col, int64_t rows, int64_t cols)
+{
+    return row < rows && col < cols ? x[row * cols + col] : 0.0f;
+}
+
+/* dQ: (batch, heads, seq_q, dim) = scale dS K. A query that sees no key gets the empty sum, 0. */
+static __global__ void __launch_bounds__(SIDE *SIDE)
+    queries_kernel(float *dQ, const float *dS, const float *K, struct attention p)
+{
+    __shared__ float ds[SIDE][SIDE], k[SIDE][SIDE];
+    int64_t tile = blockIdx.x, x = threadIdx.x, y = threadIdx.y;
+    int64_t first_dim = tile % squares(p.dim) * SIDE;
+    int64_t first_query = tile / squares(p.dim) % squares(p.seq_q) * SIDE;
+    int64_t head = tile / squares(p.dim) / squares(p.seq_q);
+    int64_t query = first_query + y, visible = query < p.seq_q ? attention_visible(p, query) : 0;
+    int64_t end = visible_to_square(p, first_query);
+    dS += head * p.seq_q * p.seq_k;
+    K += attention_kv_head(p, head) * p.seq_k * p.dim;
+
+    float sum = 0.0f;
+    for (int64_t first_key = 0; first_key < end; first_key += SIDE) {
+        ds[y][x] = first_key + x < visible ? dS[query * p.seq_k + first_key + x] : 0.0f;
+        k[y][x] = at(K, first_key + y, first_dim + x, p.seq_k, p.dim);
+        __syncthreads();
+#if __CUDA_ARCH__ >= 1000
+#pragma unroll 16 /* unrolled whole it would take more registers there than a thread has */
+#endif
+        for (int key = 0; key < SIDE; key++)
+            sum += ds[y][key] * k[key][x];
+        __syncthreads();
+    }
+    if (query < p.seq_q && first_dim + x < p.dim)
+        dQ[(head * p.seq_q + query) * p.dim + first_dim + x] = p.scale * sum;
+}
+
 /* Queries, and keys, of a tile: a block has so many by so many threads. */
 template <int DIM> static constexpr int TILE = DIM <= 64 ? 32 : 16;
 
@@ -126,42 +162,6 @@ static __global__ void __launch_bounds__(TILE<DIM> *TILE<DIM>)
             dK[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = p.scale * of_k[i];
             dV[(kv * p.seq_k + first_key + y) * p.dim + i * BR + x] = of_v[i];
         }
-}
-
-/* x[row][col] of a (rows, cols) matrix, and 0 outside of it. */
-static __device__ float at(const float *x, int64_t row, int64_t col, int64_t rows, int64_t cols)
-{
-    return row < rows && col < cols ? x[row * cols + col] : 0.0f;
-}
-
-/* dQ: (batch, heads, seq_q, dim) = scale dS K. A query that sees no key gets the empty sum, 0. */
-static __global__ void __launch_bounds__(SIDE *SIDE)
-    queries_kernel(float *dQ, const float *dS, const float *K, struct attention p)
-{
-    __shared__ float ds[SIDE][SIDE], k[SIDE][SIDE];
-    int64_t tile = blockIdx.x, x = threadIdx.x, y = threadIdx.y;
-    int64_t first_dim = tile % squares(p.dim) * SIDE;
-    int64_t first_query = tile / squares(p.dim) % squares(p.seq_q) * SIDE;
-    int64_t head = tile / squares(p.dim) / squares(p.seq_q);
-    int64_t query = first_query + y, visible = query < p.seq_q ? attention_visible(p, query) : 0;
-    int64_t end = visible_to_square(p, first_query);
-    dS += head * p.seq_q * p.seq_k;
-    K += attention_kv_head(p, head) * p.seq_k * p.dim;
-
-    float sum = 0.0f;
-    for (int64_t first_key = 0; first_key < end; first_key += SIDE) {
-        ds[y][x] = first_key + x < visible ? dS[query * p.seq_k + first_key + x] : 0.0f;
-        k[y][x] = at(K, first_key + y, first_dim + x, p.seq_k, p.dim);
-        __syncthreads();
-#if __CUDA_ARCH__ >= 1000
-#pragma unroll 16 /* unrolled whole it would take more registers there than a thread has */
-#endif
-        for (int key = 0; key < SIDE; key++)
-            sum += ds[y][key] * k[key][x];
-        __syncthreads();
-    }
-    if (query < p.seq_q && first_dim + x < p.dim)
-        dQ[(head * p.seq_q + query) * p.dim + first_dim + x] = p.scale * sum;
 }
 
 template <int DIM> static constexpr size_t shared_bytes(void)

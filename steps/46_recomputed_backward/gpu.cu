@@ -160,7 +160,8 @@ static void launch(float *dQ, float *dK, float *dV, const float *Q, const float 
     constexpr int BR = TILE<DIM>;
     static_assert(shared_bytes<DIM>() <= SHARED_SM_80, "more than a block's shared memory");
     size_t bytes = shared_bytes<DIM>(); /* if it is too much (recomputed_backward_shared() says so before), CUDA refuses it */
-    int64_t of_queries = p.batch * p.heads * ((p.seq_q + BR - 1) / BR), blocks = p.batch * p.kv_heads * ((p.seq_k + BR - 1) / BR);
+    int64_t of_queries = p.batch * p.heads * ((p.seq_q + BR - 1) / BR);
+    int64_t blocks = p.batch * p.kv_heads * ((p.seq_k + BR - 1) / BR);
     cudaFuncSetAttribute(queries_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     queries_kernel<DIM><<<(unsigned)of_queries, dim3(BR, BR), bytes, stream>>>(dQ, Q, K, V, lse, dO, D, p);
     cudaFuncSetAttribute(keys_kernel<DIM>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
