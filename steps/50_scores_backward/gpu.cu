@@ -63,13 +63,13 @@ template <class C> static __device__ uint32_t swizzled(int row, int chunk)
     return row * C::ROW + (chunk ^ row % 8) * 16;
 }
 
-/* Begin to copy a tile, (ROWS, DIM). Rows from `there` on become zeros. */
-template <class C, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+/* Begin to copy a tile, (N, DIM). Rows from `there` on become zeros. */
+template <class C, class T, int N> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
     constexpr int CHUNKS = C::DIM / 8, STEP = 32 * C::WARPS / CHUNKS;
     int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     to += swizzled<C>(first, chunk), from += first * C::DIM + chunk * 8, there -= first;
-    for (int row = 0; row < ROWS; row += STEP)
+    for (int row = 0; row < N; row += STEP)
         cp_async(to + row * C::ROW, from + row * C::DIM, row < there);
 }
 
@@ -111,7 +111,7 @@ template <class C, class T, int M, int N> static __device__ void multiply(float 
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). rows: from the lane's first query on. Of
  * the lane's first row the columns below `visible` are seen; one more each `slope`.
  */
-template <class C> static __device__ void weigh(struct keys<C> *me, const float2 *rows, int visible, int slope, float c)
+template <class C> INLINE void weigh(keys<C> &me, const float2 *rows, int visible, int slope, float c)
 {
 #pragma unroll
     for (int part = 0; part < C::BR / 16; part++)
@@ -119,9 +119,9 @@ template <class C> static __device__ void weigh(struct keys<C> *me, const float2
             for (int i = 0; i < 4; i++) {
                 float2 row = rows[16 * part + i / 2 * 8];
                 bool seen = 8 * n + i % 2 < visible + slope * (16 * part + i / 2 * 8);
-                float P = seen ? ex2(me->P[part][n][i] * c - row.x) : 0.0f;
-                me->P[part][n][i] = P;
-                me->dS[part][n][i] = P * (me->dS[part][n][i] - row.y);
+                float P = seen ? ex2(me.P[part][n][i] * c - row.x) : 0.0f;
+                me.P[part][n][i] = P;
+                me.dS[part][n][i] = P * (me.dS[part][n][i] - row.y);
             }
 }
 
@@ -192,7 +192,7 @@ template <class C, class T> static __global__ void __launch_bounds__(32 * C::WAR
     const uint32_t b_at = k_at + warp * C::KEYS * C::ROW + beside; /* K; V is K_TILE further */
     const int mine = g * C::BC + warp * C::KEYS + 2 * t;           /* the lane's first element of P and dS */
 
-    struct keys<C> me = {};
+    keys<C> me = {};
     const int64_t from = (kv * seq_k + block_key) * DIM;
     copy_tile<C, T, C::BC>(k_at, K + from, seq_k - block_key);
     copy_tile<C, T, C::BC>(k_at + C::K_TILE, V + from, seq_k - block_key);
@@ -207,7 +207,7 @@ template <class C, class T> static __global__ void __launch_bounds__(32 * C::WAR
             __syncthreads();
             multiply<C, T>(me.P, q_at + below, b_at);
             multiply<C, T>(me.dS, o_at + below, b_at + C::K_TILE);
-            weigh(&me, &row_tile[g], limit + slope * (at + g) - first_key - 2 * t, slope, c);
+            weigh(me, &row_tile[g], limit + slope * (at + g) - first_key - 2 * t, slope, c);
             hand_over<C>(me.P, P + mine);
             hand_over<C>(me.dS, dS + mine);
             __syncthreads(); /* P and dS are complete */

@@ -68,13 +68,13 @@ template <class C> static __device__ uint32_t swizzled(int row, int chunk)
     return row * C::ROW + (chunk ^ row % 8) * 16;
 }
 
-/* Begin to copy a tile, (ROWS, DIM). Rows from `there` on become zeros. */
-template <class C, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+/* Begin to copy a tile, (N, DIM). Rows from `there` on become zeros. */
+template <class C, class T, int N> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
     constexpr int CHUNKS = C::DIM / 8, STEP = 32 * C::WARPS / CHUNKS;
     int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     to += swizzled<C>(first, chunk), from += first * C::DIM + chunk * 8, there -= first;
-    for (int row = 0; row < ROWS; row += STEP)
+    for (int row = 0; row < N; row += STEP)
         cp_async(to + row * C::ROW, from + row * C::DIM, row < there);
 }
 
@@ -131,7 +131,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). rows: from the lane's first query on. Of
  * the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> static __device__ void weigh(struct keys<C> *me, const float2 *rows, int visible, int slope, float c)
+template <class C> INLINE void weigh(keys<C> &me, const float2 *rows, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -139,9 +139,9 @@ template <class C> static __device__ void weigh(struct keys<C> *me, const float2
         for (int part = 0; part < C::PARTS; part++)
             for (int i = 0; i < 4; i++) {
                 bool seen = 16 * part + i / 2 * 8 < visible + slope * (8 * n + i % 2);
-                float P = seen ? ex2(me->P[part][n][i] * c - (i % 2 ? two.z : two.x)) : 0.0f;
-                me->P[part][n][i] = P;
-                me->dS[part][n][i] = P * (me->dS[part][n][i] - (i % 2 ? two.w : two.y));
+                float P = seen ? ex2(me.P[part][n][i] * c - (i % 2 ? two.z : two.x)) : 0.0f;
+                me.P[part][n][i] = P;
+                me.dS[part][n][i] = P * (me.dS[part][n][i] - (i % 2 ? two.w : two.y));
             }
     }
 }
@@ -227,7 +227,7 @@ template <class C, class T> static __global__ void __launch_bounds__(32 * C::WAR
     const uint32_t a_at = k_at + warp * C::KEYS * C::ROW + below; /* K; V is K_TILE further */
     const uint32_t mine = warp * C::KEYS / 8 * C::ACROSS * QUARTER; /* where the warp's quarters of dS begin */
 
-    struct keys<C> me = {};
+    keys<C> me = {};
     const int64_t from = (kv * seq_k + block_key) * DIM;
     copy_tile<C, T, C::BC>(k_at, K + from, seq_k - block_key);
     copy_tile<C, T, C::BC>(k_at + C::K_TILE, V + from, seq_k - block_key);
@@ -242,7 +242,7 @@ template <class C, class T> static __global__ void __launch_bounds__(32 * C::WAR
             __syncthreads();
             multiply<C, T>(me.P, a_at, q_at + beside);
             multiply<C, T>(me.dS, a_at + C::K_TILE, o_at + beside);
-            weigh(&me, &row_tile[2 * t], limit + slope * (at + 2 * t) - first_key - g, slope, c);
+            weigh(me, &row_tile[2 * t], limit + slope * (at + 2 * t) - first_key - g, slope, c);
             hand_over<C, T>(me.dS, (uint32_t *)(changes + mine) + lane);
             add<C, T>(me.dV, me.P, o_at + below);
             add<C, T>(me.dK, me.dS, q_at + below);

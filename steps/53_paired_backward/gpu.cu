@@ -65,13 +65,13 @@ template <class C> static __device__ uint32_t swizzled(int row, int chunk)
     return row * C::ROW + (chunk ^ row % 8) * 16;
 }
 
-/* Begin to copy a tile, (ROWS, DIM). Rows from `there` on become zeros. */
-template <class C, class T, int ROWS> static __device__ void copy_tile(uint32_t to, const T *from, int there)
+/* Begin to copy a tile, (N, DIM). Rows from `there` on become zeros. */
+template <class C, class T, int N> static __device__ void copy_tile(uint32_t to, const T *from, int there)
 {
     constexpr int CHUNKS = C::DIM / 8, STEP = 32 * C::WARPS / CHUNKS;
     int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
     to += swizzled<C>(first, chunk), from += first * C::DIM + chunk * 8, there -= first;
-    for (int row = 0; row < ROWS; row += STEP)
+    for (int row = 0; row < N; row += STEP)
         cp_async(to + row * C::ROW, from + row * C::DIM, row < there);
 }
 
@@ -253,7 +253,7 @@ template <class C, class T> static __global__ void __launch_bounds__(32 * C::WAR
     const uint32_t a_at = k_at + (kind == OF_WEIGHTS ? 0 : C::K_TILE) + pair * C::KEYS * C::ROW + below; /* K or V */
     uint32_t *const words = (uint32_t *)(changes + pair * C::KEYS / 8 * C::ACROSS * QUARTER) + lane; /* the lane's of P and dS */
 
-    struct keys<C> me = {};
+    keys<C> me = {};
     const int64_t from = (kv * seq_k + block_key) * DIM;
     copy_tile<C, T, C::BC>(k_at, K + from, seq_k - block_key);
     copy_tile<C, T, C::BC>(k_at + C::K_TILE, V + from, seq_k - block_key);

@@ -85,16 +85,16 @@ template <class C> static __device__ uint32_t swizzled(int row, int chunk)
 }
 
 /*
- * Begin to copy a tile, (ROWS, DIM), this being one of COPIERS threads. Rows from `there` on become zeros. (A thread may have
+ * Begin to copy a tile, (N, DIM), this being one of COPIERS threads. Rows from `there` on become zeros. (A thread may have
  * every fourth row, and the swizzle repeats after eight.)
  */
-template <class C, class T, int ROWS, int COPIERS>
+template <class C, class T, int N, int COPIERS>
 static __device__ void copy_tile(uint32_t to, const T *from, int there, int thread)
 {
     constexpr int CHUNKS = C::DIM / 8, STEP = COPIERS / CHUNKS;
     int first = thread / CHUNKS, chunk = thread % CHUNKS;
     to += swizzled<C>(first, chunk), from += first * C::DIM + chunk * 8, there -= first;
-    for (int row = 0; row < ROWS; row += STEP)
+    for (int row = 0; row < N; row += STEP)
         cp_async((to ^ row % 8 * 16) + row * C::ROW, from + row * C::DIM, row < there);
 }
 
@@ -325,7 +325,7 @@ template <class C, class T> static __global__ void __launch_bounds__(32 * C::WAR
     const uint32_t a_at = k_at + (kind == OF_WEIGHTS ? 0 : C::K_TILE) + pair * C::KEYS * C::ROW + below; /* K or V */
     uint32_t *const words = (uint32_t *)(changes + pair * C::KEYS / 8 * C::ACROSS * QUARTER) + lane; /* the lane's of P and dS */
 
-    struct keys<C> me = {};
+    keys<C> me = {};
     struct place next = { kv * group, first }, done = next; /* whose tiles were copied last; whose dQ comes next */
     const int64_t from = (kv * seq_k + block_key) * DIM;
     copy_tile<C, T, C::BC, 32 * C::WARPS>(k_at, K + from, seq_k - block_key, threadIdx.x);

@@ -136,7 +136,7 @@ template <class C, class T, int N> static __device__ void copy_tile(uint32_t to,
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class C> struct consumer {
+template <class C> struct keys {
     float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
     float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
@@ -188,7 +188,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
  * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> INLINE void weigh(consumer<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
+template <class C> INLINE void weigh(keys<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -270,7 +270,7 @@ template <class C> INLINE void consume(const backward_problem &p)
     const uint32_t changes_at = shared_address(changes) + (lane / 16 * C::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16;
     const uint32_t a_at = k_at + warp * C::KEYS * C::ROW + below; /* K; V is K_TILE further */
 
-    consumer<C> me = {};
+    keys<C> me = {};
     const int64_t from = ((int64_t)t.head * p.seq_k + t.first_key) * C::DIM;
     copy_tile<C, T, C::BC>(k_at, (const T *)p.k + from, p.seq_k - t.first_key);
     copy_tile<C, T, C::BC>(k_at + C::K_TILE, (const T *)p.v + from, p.seq_k - t.first_key);

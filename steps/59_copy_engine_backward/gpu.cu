@@ -171,7 +171,7 @@ template <int N> static __device__ uint32_t further(uint32_t at, int k)
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class C> struct consumer {
+template <class C> struct keys {
     float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
     float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
@@ -223,7 +223,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
  * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> INLINE void weigh(consumer<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
+template <class C> INLINE void weigh(keys<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -289,7 +289,7 @@ template <class C> INLINE void store_keys(float (*x)[C::DIM / 8][4], const tenso
 }
 
 /* After the last block: dV and dK out. */
-template <class C> INLINE void finish(consumer<C> &me, const backward_problem &p, struct key_tile t)
+template <class C> INLINE void finish(keys<C> &me, const backward_problem &p, struct key_tile t)
 {
     memory<C> &shm = shared<C>();
     int first_key = t.first_key + threadIdx.x / 32 * C::KEYS;
@@ -316,7 +316,7 @@ template <class C> INLINE void consume(const backward_problem &p)
     const uint32_t row_at = (lane / 16 * C::ACROSS + lane / 8 % 2) * QUARTER + lane % 8 * 16; /* in a tile of dS^T */
     const uint32_t a_at = warp * C::KEYS / 64 * (64 * C::DIM * 2) + warp * C::KEYS % 64 * 128 + below; /* its keys in K and V */
 
-    consumer<C> me = {};
+    keys<C> me = {};
     if (threadIdx.x == 0) {
         load_keys<C>(&shm.keys, shm.k, &p.k, t);
         load_block<C>(p, t, 0);

@@ -167,7 +167,7 @@ template <int N> static __device__ uint32_t further(uint32_t at, int k)
 }
 
 /* What a warp holds for its keys: fragments of 16 x 8. */
-template <class C> struct consumer {
+template <class C> struct keys {
     float dK[C::PARTS][C::DIM / 8][4], dV[C::PARTS][C::DIM / 8][4];
     float P[C::PARTS][C::BR / 8][4], dS[C::PARTS][C::BR / 8][4]; /* of a tile; at first S and dP */
 };
@@ -222,7 +222,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const float (*s)[C::BR /
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
  * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> INLINE void weigh(consumer<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
+template <class C> INLINE void weigh(keys<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -276,7 +276,7 @@ template <class C, class T> static __device__ void add_to_queries(float *sums, u
 }
 
 /* The products with P and dS of the n-th block, and its dQ. */
-template <class C> INLINE void multiply(consumer<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
+template <class C> INLINE void multiply(keys<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
 {
     typedef typename C::T T;
     memory<C> &shm = shared<C>();
@@ -307,7 +307,7 @@ template <class C> INLINE void store_keys(float (*x)[C::DIM / 8][4], const tenso
 }
 
 /* After the last block: dV and dK out. */
-template <class C> INLINE void finish(consumer<C> &me, const backward_problem &p, struct key_tile t)
+template <class C> INLINE void finish(keys<C> &me, const backward_problem &p, struct key_tile t)
 {
     memory<C> &shm = shared<C>();
     int first_key = t.first_key + threadIdx.x / 32 * C::KEYS;
@@ -324,7 +324,7 @@ template <class C> INLINE void consume(const backward_problem &p, int warpgroup)
 {
     memory<C> &shm = shared<C>();
     struct key_tile t = tile_of_block<C>(p);
-    consumer<C> me = {};
+    keys<C> me = {};
     const int key = t.first_key + warpgroup * ROWS + row_of_thread(), pair = lane() % 4 * 2;
     const int slope = p.more < p.seq_k; /* query i sees the first more + slope i keys */
     if (threadIdx.x == 0) {

@@ -167,7 +167,7 @@ template <int N> static __device__ uint32_t further(uint32_t at, int k)
     return (at ^ 32 * (k % 4)) + k / 4 * N * 128;
 }
 
-template <class C> struct consumer {
+template <class C> struct keys {
     int warpgroup;
     float dk[C::DIM / 2], dv[C::DIM / 2];       /* its share of 64 keys x DIM dims */
     float s[ROWS / 2], dp[ROWS / 2];            /* and of 64 keys x 64 queries */
@@ -214,7 +214,7 @@ template <class C> INLINE void add_product(float (&sum)[C::DIM / 2], uint32_t (&
  * S and dP become P = 2^(c S - lse), or 0 where a key is not seen, and dS = P (dP - D). lse, and -D: from the lane's first query
  * on. Of the lane's first column the rows below `visible` are seen; one more each `slope`.
  */
-template <class C> INLINE void weigh(consumer<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
+template <class C> INLINE void weigh(keys<C> &me, const float *lse, const float *minus, int visible, int slope, float c)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++) {
@@ -231,7 +231,7 @@ template <class C> INLINE void weigh(consumer<C> &me, const float *lse, const fl
 }
 
 /* The lane's words of dS, of which each holds two queries of a key, to where `words` points, its first one. */
-template <class C> INLINE void hand_over(const consumer<C> &me, uint32_t *words)
+template <class C> INLINE void hand_over(const keys<C> &me, uint32_t *words)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++)
@@ -268,7 +268,7 @@ template <class C, class T> static __device__ void add_to_queries(float *sums, u
 }
 
 /* The products with P and dS of the n-th block, and its dQ. */
-template <class C> INLINE void multiply(consumer<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
+template <class C> INLINE void multiply(keys<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
 {
     typedef typename C::T T;
     memory<C> &shm = shared<C>();
@@ -286,7 +286,7 @@ template <class C> INLINE void multiply(consumer<C> &me, const backward_problem 
 }
 
 /* dV and dK are complete. */
-template <class C> INLINE void end_block(consumer<C> &me)
+template <class C> INLINE void end_block(keys<C> &me)
 {
     arrived(me.dv);
     arrived(me.dk);
@@ -308,7 +308,7 @@ template <class C> INLINE void store_keys(const float (&x)[C::DIM / 2], const te
 }
 
 /* After the last block: dV and dK out. */
-template <class C> INLINE void finish(consumer<C> &me, const backward_problem &p, struct key_tile t)
+template <class C> INLINE void finish(keys<C> &me, const backward_problem &p, struct key_tile t)
 {
     memory<C> &shm = shared<C>();
     int first_key = t.first_key + me.warpgroup * ROWS;
@@ -324,7 +324,7 @@ template <class C> INLINE void consume(const backward_problem &p, int warpgroup)
 {
     memory<C> &shm = shared<C>();
     struct key_tile t = tile_of_block<C>(p);
-    consumer<C> me = { warpgroup }; /* and zeros */
+    keys<C> me = { warpgroup }; /* and zeros */
     const int key = t.first_key + warpgroup * ROWS + row_of_thread(), pair = lane() % 4 * 2;
     const int slope = p.more < p.seq_k; /* query i sees the first more + slope i keys */
     if (threadIdx.x == 0) {

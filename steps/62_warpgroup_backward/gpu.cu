@@ -176,7 +176,7 @@ template <int N> static __device__ uint32_t further(uint32_t at, int k)
     return (at ^ 32 * (k % 4)) + k / 4 * N * 128;
 }
 
-template <class C> struct consumer {
+template <class C> struct keys {
     int warpgroup, key;                         /* the first of this thread's two keys, 8 apart */
     float dk[C::DIM / 2], dv[C::DIM / 2];       /* its share of 64 keys x DIM dims */
     float s[ROWS / 2], dp[ROWS / 2];            /* and of 64 keys x 64 queries */
@@ -207,7 +207,7 @@ template <class C> INLINE void begin_square(float (&s)[ROWS / 2], uint32_t a, ui
 }
 
 /* Begin S of the n-th block of queries; and dP - D, which begins at -D: then nobody subtracts it. */
-template <class C> INLINE void begin_scores(consumer<C> &me, uint32_t n)
+template <class C> INLINE void begin_scores(keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     mbarrier_wait(shared_address(&shm.full[n % C::STAGES]), n / C::STAGES & 1);
@@ -215,7 +215,7 @@ template <class C> INLINE void begin_scores(consumer<C> &me, uint32_t n)
     begin_square<C>(me.s, matrix<C>(shm.k[me.warpgroup], 0), matrix<C>(shm.q[n % C::STAGES], 0), false);
 }
 
-template <class C> INLINE void begin_changes(consumer<C> &me, uint32_t n)
+template <class C> INLINE void begin_changes(keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     uint32_t minus = shared_address(shm.rows[n % C::STAGES][1]) + lane() % 4 * 8;
@@ -250,7 +250,7 @@ template <int N> INLINE void mask_columns(float (&s)[N], int first_0, int first_
 }
 
 /* P and dS of the n-th block, queries from `row` on. S and dP are the last groups that were begun. */
-template <class C> INLINE void differentiate(consumer<C> &me, const backward_problem &p, uint32_t n, int row, bool masked)
+template <class C> INLINE void differentiate(keys<C> &me, const backward_problem &p, uint32_t n, int row, bool masked)
 {
     uint32_t lse = shared_address(shared<C>().rows[n % C::STAGES][0]) + lane() % 4 * 8;
     float2 lses[ROWS / 8];
@@ -277,7 +277,7 @@ template <class C> INLINE void differentiate(consumer<C> &me, const backward_pro
 }
 
 /* The lane's words of dS, of which each holds two queries of a key, to where `words` points, its first one. */
-template <class C> INLINE void hand_over(const consumer<C> &me, uint32_t *words)
+template <class C> INLINE void hand_over(const keys<C> &me, uint32_t *words)
 {
 #pragma unroll
     for (int n = 0; n < C::BR / 8; n++)
@@ -314,7 +314,7 @@ template <class C, class T> static __device__ void add_to_queries(float *sums, u
 }
 
 /* The products with P and dS of the n-th block, and its dQ. */
-template <class C> INLINE void multiply(consumer<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
+template <class C> INLINE void multiply(keys<C> &me, const backward_problem &p, struct key_tile t, uint32_t n, float *sums)
 {
     typedef typename C::T T;
     memory<C> &shm = shared<C>();
@@ -332,7 +332,7 @@ template <class C> INLINE void multiply(consumer<C> &me, const backward_problem 
 }
 
 /* dV and dK are complete. */
-template <class C> INLINE void end_block(consumer<C> &me)
+template <class C> INLINE void end_block(keys<C> &me)
 {
     arrived(me.dv);
     arrived(me.dk);
@@ -341,7 +341,7 @@ template <class C> INLINE void end_block(consumer<C> &me)
 }
 
 /* From the n-th block to the next. */
-template <class C> INLINE void next_block(consumer<C> &me, uint32_t n)
+template <class C> INLINE void next_block(keys<C> &me, uint32_t n)
 {
     wgmma_wait<0>();
     end_block(me);
@@ -363,7 +363,7 @@ template <class C> INLINE void store_keys(const float (&x)[C::DIM / 2], const te
 }
 
 /* After the last block: dV and dK out. */
-template <class C> INLINE void finish(consumer<C> &me, const backward_problem &p, struct key_tile t)
+template <class C> INLINE void finish(keys<C> &me, const backward_problem &p, struct key_tile t)
 {
     memory<C> &shm = shared<C>();
     int first_key = t.first_key + me.warpgroup * ROWS;
@@ -381,7 +381,7 @@ template <class C> INLINE void consume(const backward_problem &p, int warpgroup)
 {
     memory<C> &shm = shared<C>();
     struct key_tile t = tile_of_block<C>(p);
-    consumer<C> me = { warpgroup, t.first_key + warpgroup * ROWS + row_of_thread() }; /* and zeros */
+    keys<C> me = { warpgroup, t.first_key + warpgroup * ROWS + row_of_thread() }; /* and zeros */
     int unmasked = first_to_see<C>(p, t.first_key + warpgroup * ROWS + ROWS - 1); /* from this query on all see all keys */
     uint32_t blocks = uniform(t.blocks), n = 0;
     if (threadIdx.x == 0) {

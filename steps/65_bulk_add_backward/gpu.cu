@@ -181,7 +181,7 @@ template <class C> INLINE void produce(const backward_problem &p)
 
 /* ---- consumers */
 
-template <class C> struct consumer {
+template <class C> struct keys {
     int warpgroup, key;                         /* the first of this thread's two keys, 8 apart */
     float dk[C::DIM / 2], dv[C::DIM / 2];       /* its share of 64 keys x DIM dims */
     float s[ROWS / 2], dp[ROWS / 2];            /* and of 64 keys x 64 queries */
@@ -189,7 +189,7 @@ template <class C> struct consumer {
 };
 
 /* Whether this warpgroup computes dQ, or a part of it, of block n. */
-template <class C> INLINE bool has_turn(const consumer<C> &me, uint32_t n)
+template <class C> INLINE bool has_turn(const keys<C> &me, uint32_t n)
 {
     return !C::TURNS || n % C::WARPGROUPS == me.warpgroup;
 }
@@ -218,7 +218,7 @@ template <class C> INLINE void begin_square(float (&s)[ROWS / 2], uint32_t a, ui
 }
 
 /* Begin S of the n-th block of queries; and dP - D, which begins at -D: then nobody subtracts it. */
-template <class C> INLINE void begin_scores(consumer<C> &me, uint32_t n)
+template <class C> INLINE void begin_scores(keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     wait_full(shm.queries, n);
@@ -226,7 +226,7 @@ template <class C> INLINE void begin_scores(consumer<C> &me, uint32_t n)
     begin_square<C>(me.s, matrix<C>(shm.k[me.warpgroup], 0), matrix<C>(shm.q[n % C::STAGES], 0), false);
 }
 
-template <class C> INLINE void begin_changes(consumer<C> &me, uint32_t n)
+template <class C> INLINE void begin_changes(keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     wait_full(shm.changes, n);
@@ -252,7 +252,7 @@ template <class C> INLINE void add_product(float (&sum)[C::DIM / 2], uint32_t (&
 }
 
 /* Begin dQ^T of the n-th block, or this warpgroup's 64 dims of it, in a group of its own. */
-template <class C> INLINE void begin_queries(float (&dq)[ROWS / 2], const consumer<C> &me, uint32_t n)
+template <class C> INLINE void begin_queries(float (&dq)[ROWS / 2], const keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     wait_full(shm.scores, n);
@@ -277,7 +277,7 @@ template <int N> INLINE void mask_columns(float (&s)[N], int first_0, int first_
 }
 
 /* P and dS of the n-th block, queries from `row` on. S and dP are the last groups that were begun. */
-template <class C> INLINE void differentiate(consumer<C> &me, const backward_problem &p, uint32_t n, int row, bool masked)
+template <class C> INLINE void differentiate(keys<C> &me, const backward_problem &p, uint32_t n, int row, bool masked)
 {
     uint32_t lse = shared_address(shared<C>().rows[n % C::STAGES][0]) + lane() % 4 * 8;
     float2 lses[ROWS / 8];
@@ -304,7 +304,7 @@ template <class C> INLINE void differentiate(consumer<C> &me, const backward_pro
 }
 
 /* dS^T of the n-th block to shared memory, for dQ. */
-template <class C> INLINE void hand_over(consumer<C> &me, uint32_t n)
+template <class C> INLINE void hand_over(keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     uint32_t row = lane() % 16, box = shared_address(shm.ds[n % 2]) + (threadIdx.x / 32 * 16 + row) * 128;
@@ -319,7 +319,7 @@ template <class C> INLINE void hand_over(consumer<C> &me, uint32_t n)
 }
 
 /* dQ^T of the n-th block, or this warpgroup's part, to shared memory: registers 0 to 3 of all threads, then 4 to 7, and so on. */
-template <class C> INLINE void put_queries(const float (&dq)[ROWS / 2], const consumer<C> &me, uint32_t n)
+template <class C> INLINE void put_queries(const float (&dq)[ROWS / 2], const keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     float *part = shm.dq[n % 2][C::TURNS ? 0 : me.warpgroup];
@@ -335,7 +335,7 @@ template <class C> INLINE void put_queries(const float (&dq)[ROWS / 2], const co
 }
 
 /* dQ of the n-th block. */
-template <class C> INLINE void queries(const consumer<C> &me, uint32_t n)
+template <class C> INLINE void queries(const keys<C> &me, uint32_t n)
 {
     float dq[ROWS / 2];
     begin_queries(dq, me, n);
@@ -345,7 +345,7 @@ template <class C> INLINE void queries(const consumer<C> &me, uint32_t n)
 }
 
 /* The products with P and dS of the n-th block, and its dQ. */
-template <class C> INLINE void multiply(consumer<C> &me, uint32_t n)
+template <class C> INLINE void multiply(keys<C> &me, uint32_t n)
 {
     memory<C> &shm = shared<C>();
     add_product<C>(me.dv, me.weights, shm.o[n % C::STAGES]);
@@ -357,7 +357,7 @@ template <class C> INLINE void multiply(consumer<C> &me, uint32_t n)
 }
 
 /* dV and dK are complete up to the n-th block: its places are free. */
-template <class C> INLINE void end_block(consumer<C> &me, uint32_t n)
+template <class C> INLINE void end_block(keys<C> &me, uint32_t n)
 {
     arrived(me.dv);
     arrived(me.dk);
@@ -368,7 +368,7 @@ template <class C> INLINE void end_block(consumer<C> &me, uint32_t n)
 }
 
 /* From the n-th block to the next. */
-template <class C> INLINE void next_block(consumer<C> &me, uint32_t n)
+template <class C> INLINE void next_block(keys<C> &me, uint32_t n)
 {
     wgmma_wait<0>();
     end_block(me, n);
@@ -390,7 +390,7 @@ template <class C> INLINE void store_keys(const float (&x)[C::DIM / 2], const te
 }
 
 /* After the last of n blocks: dV and dK out. */
-template <class C> INLINE void finish(consumer<C> &me, const backward_problem &p, uint32_t n, struct key_tile t)
+template <class C> INLINE void finish(keys<C> &me, const backward_problem &p, uint32_t n, struct key_tile t)
 {
     memory<C> &shm = shared<C>();
     int first_key = t.first_key + me.warpgroup * ROWS;
@@ -410,7 +410,7 @@ template <class C> INLINE void consume(const backward_problem &p, int warpgroup)
 {
     memory<C> &shm = shared<C>();
     struct key_tile t = tile_of_block<C>(p);
-    consumer<C> me = { warpgroup, t.first_key + warpgroup * ROWS + row_of_thread() }; /* and zeros */
+    keys<C> me = { warpgroup, t.first_key + warpgroup * ROWS + row_of_thread() }; /* and zeros */
     int unmasked = first_to_see<C>(p, t.first_key + warpgroup * ROWS + ROWS - 1); /* from this query on all see all keys */
     uint32_t blocks = uniform(t.blocks), n = 0;
     mbarrier_wait(shared_address(&shm.keys), 0);
