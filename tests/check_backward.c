@@ -22,6 +22,8 @@
 #define WITHOUT_DLSE "without dlse"
 #define A_THOUSAND_RUNS "a thousand runs"
 
+enum { Q, K, V, O, LSE, DO, DLSE, DQ, DK, DV };
+
 /* ---- the reference */
 
 static void random_doubles(double *x, int64_t count, uint64_t seed)
@@ -154,19 +156,21 @@ END_TEST
 static const struct softmax_step *const softmax_steps[] = { &softmax_backward };
 enum { SOFTMAX_STEPS = sizeof softmax_steps / sizeof *softmax_steps };
 
-/* Judge a step on a problem; a row, or a group of heads, must depend on no other. */
-static void judge(const struct kind *kind, const void *step, const char *name, const struct options *o, bool gpu,
-                  const char *problem)
+/* Judge a step on a problem; a row, or a group of heads, must depend on no other. What is wrong, in words, or NULL. */
+static const char *judge(const struct kind *kind, const void *step, const char *name, const struct options *o, bool gpu,
+                         const char *problem)
 {
+    static char why[480];
     struct run r = { .kind = kind, .step = step, .o = o, .device = gpu ? &gpu_device : &cpu_device };
     if (kind->missing(step, o, r.device))
-        return;
+        return NULL;
     struct verdict v = problem_judge(&r, name);
     bool again = !v.pass || (kind->any_order && kind->any_order(step, r.device)) || rows_stand_alone(&r, name);
     problem_free(&r);
-    const char *type = dtype_name(o->dtype), *where = r.device->name;
-    REQUIRE(v.pass || (v.doubtful && !v.wrong), "%s %s on the %s, %s: %s", name, type, where, problem, v.what);
-    REQUIRE(again, "%s %s on the %s, %s: not the same bits when run again, with another last row", name, type, where, problem);
+    bool right = v.pass || (v.doubtful && !v.wrong);
+    snprintf(why, sizeof why, "%s %s on the %s, %s: %s", name, dtype_name(o->dtype), r.device->name, problem,
+             right ? "not the same bits when run again, with another last row" : v.what);
+    return right && again ? NULL : why;
 }
 
 static void judge_softmax(bool gpu, int step)
@@ -180,14 +184,16 @@ static void judge_softmax(bool gpu, int step)
         for (size_t i = 0; i < sizeof rows / sizeof *rows * (sizeof cols / sizeof *cols); i++) {
             struct options o = { .rows = rows[i % 4], .cols = cols[i / 4], .dtype = dtype, .input = "normal", .seed = i };
             snprintf(name, sizeof name, "%lld x %lld", (long long)o.rows, (long long)o.cols);
-            judge(&kind, s, s->name, &o, gpu, name);
+            const char *why = judge(&kind, s, s->name, &o, gpu, name);
+            REQUIRE(!why, "%s", why);
         }
         struct options o = { .dtype = dtype };
         for (int i = 0; ; i++) {
             const char *problem = kind.small(s, &o, i);
             if (!problem)
                 break;
-            judge(&kind, s, s->name, &o, gpu, problem);
+            const char *why = judge(&kind, s, s->name, &o, gpu, problem);
+            REQUIRE(!why, "%s", why);
         }
     }
 }
@@ -275,34 +281,149 @@ static const struct attention shapes[] = {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
-static void judge_attention(bool gpu, int step)
+/* The problem that steps were last judged on: its inputs, and its gradients for each rounding, are made once for all steps. */
+static struct {
+    struct options o; /* input is NULL: there is none */
+    struct buffer inputs[DQ];
+    struct gradients *known[32]; /* (batch kv_heads), or NULL */
+    uint64_t seed;               /* which heads of a large one are judged */
+} last;
+
+static bool is_last(const struct options *o)
 {
-    struct kind kind = attention_backward_kind();
-    const struct attention_step *s = attention_steps[step];
-    char name[96];
-    if (!step_is_chosen(s->name))
-        return;
-    for (enum dtype dtype = FP32; dtype <= BF16; dtype++)
-        for (int i = 0; i < SHAPES; i++) {
-            struct options o = { .is_attention = true, .attention = shapes[i], .dtype = dtype, .input = "normal", .seed = 1 };
-            struct attention *p = &o.attention;
-            if (p->scale == 0 && i != 17) /* which has a scale of 0 */
-                p->scale = default_scale(p->dim);
-            int64_t work = p->heads * p->seq_q * p->seq_k * p->dim;
-            if (gpu ? getenv("TESTS_SMALL") && work > SMALL_WORK : work > LARGE_WORK)
-                continue;
-            snprintf(name, sizeof name, "batch %d, heads %d of %d, %d x %d, dim %d%s, scale %g", (int)p->batch, (int)p->heads,
-                     (int)p->kv_heads, (int)p->seq_q, (int)p->seq_k, (int)p->dim, p->causal ? ", causal" : "", (double)p->scale);
-            judge(&kind, s, s->name, &o, gpu, name);
-        }
+    const struct attention *a = &o->attention, *b = &last.o.attention;
+    return last.o.input && strcmp(o->input, last.o.input) == 0 && o->dtype == last.o.dtype && o->seed == last.o.seed &&
+           a->batch == b->batch && a->heads == b->heads && a->kv_heads == b->kv_heads && a->seq_q == b->seq_q &&
+           a->seq_k == b->seq_k && a->dim == b->dim && a->causal == b->causal && a->scale == b->scale;
+}
+
+static int64_t groups_of(const struct options *o)
+{
+    return o->attention.batch * o->attention.kv_heads;
+}
+
+static void forget_last(void)
+{
+    for (int i = 0; i < 32; i++) {
+        for (int64_t kv = 0; last.known[i] && kv < groups_of(&last.o); kv++)
+            gradients_free(&last.known[i][kv]);
+        free(last.known[i]);
+        last.known[i] = NULL;
+    }
+    for (int i = Q; i < DQ; i++)
+        buffer_free(&last.inputs[i]);
+    last.o.input = NULL;
+}
+
+/* Copies: whoever takes them may change them. */
+static void inputs_of_last(const struct options *o, struct buffer *inputs)
+{
+    if (!is_last(o)) {
+        forget_last();
+        attention_backward_kind().inputs_new(o, last.inputs);
+        last.o = *o;
+        last.seed = fresh_seed();
+    }
+    for (int i = Q; i < DQ; i++) {
+        inputs[i] = buffer_new(last.inputs[i].bytes, &cpu_device);
+        memcpy(inputs[i].data, last.inputs[i].data, inputs[i].bytes);
+    }
+}
+
+static struct verdict verify_last(const struct run *r)
+{
+    const struct buffer *t = last.inputs, *made = r->host;
+    const struct attention_rounding how = attention_rounding(r->step, r->device, r->o->dtype);
+    bool without = !made[DLSE].data;
+    int which = how.scores | how.weights << 1 | how.early << 2 | how.parts << 3 | without << 4;
+    const struct backward_inputs in = { t[Q].data, t[K].data, t[V].data, t[O].data, t[LSE].data, t[DO].data,
+                                        without ? NULL : t[DLSE].data };
+    REQUIRE(is_last(r->o), "the gradients of another problem are here");
+    if (!last.known[which])
+        last.known[which] = calloc((size_t)groups_of(r->o), sizeof *last.known[which]);
+    return verify_gradients(made[DQ].data, made[DK].data, made[DV].data, &in, r->o->dtype, r->o->attention, how, last.seed,
+                            last.known[which]);
+}
+
+/* attention_backward_kind() for steps that are judged on one problem after the other, on the inputs that the problem has. */
+static struct kind kind_of_last(void)
+{
+    struct kind k = attention_backward_kind();
+    k.inputs_new = inputs_of_last;
+    k.verify = verify_last;
+    return k;
+}
+
+/* What failed of what was tried, so that no failure hides another. */
+struct failures {
+    int count;
+    char text[3000]; /* Check takes 4096 */
+};
+
+static void add_failure(struct failures *f, const char *why)
+{
+    size_t at = strlen(f->text);
+    if (why)
+        snprintf(f->text + at, sizeof f->text - at, "%s%s", f->count++ ? "\n" : "", why);
+}
+
+#define REQUIRE_NONE(f) REQUIRE((f).count == 0, "%s (%d in all)", (f).text, (f).count)
+
+/* The index-th problem of all types: the grid's, then those that every run of a program judges. Its name; NULL: no more. */
+static const char *problem_at(int index, struct options *o)
+{
+    static char name[96];
+    if (index < 3 * SHAPES) {
+        int i = index % SHAPES;
+        *o = (struct options){ .is_attention = true, .attention = shapes[i], .dtype = (enum dtype)(index / SHAPES),
+                               .input = "normal", .seed = 1 };
+        struct attention *p = &o->attention;
+        if (p->scale == 0 && i != 17) /* which has a scale of 0 */
+            p->scale = default_scale(p->dim);
+        snprintf(name, sizeof name, "batch %d, heads %d of %d, %d x %d, dim %d%s, scale %g", (int)p->batch, (int)p->heads,
+                 (int)p->kv_heads, (int)p->seq_q, (int)p->seq_k, (int)p->dim, p->causal ? ", causal" : "", (double)p->scale);
+        return name;
+    }
+    index -= 3 * SHAPES;
     for (int i = 0; i < 6; i++)
         for (int problem = 0;; problem++) {
-            struct options o = { .is_attention = true, .attention.dim = i % 2 ? 128 : 64, .dtype = (enum dtype)(i / 2) };
-            const char *said = kind.small(s, &o, problem);
+            *o = (struct options){ .is_attention = true, .attention.dim = i % 2 ? 128 : 64, .dtype = (enum dtype)(i / 2) };
+            const char *said = attention_backward_kind().small(attention_steps[0], o, problem);
             if (!said)
                 break;
-            judge(&kind, s, s->name, &o, gpu, said);
+            if (index-- == 0)
+                return said;
         }
+    return NULL;
+}
+
+static int problem_count(void)
+{
+    struct options o;
+    int count = 0;
+    while (problem_at(count, &o))
+        count++;
+    return count;
+}
+
+/* Every step on a problem. */
+static void judge_attention(bool gpu, int problem)
+{
+    struct kind kind = kind_of_last();
+    struct failures f = { 0 };
+    struct options o;
+    const char *name = problem_at(problem, &o);
+    int64_t work = o.attention.heads * o.attention.seq_q * o.attention.seq_k * o.attention.dim;
+    bool large = gpu ? getenv("TESTS_SMALL") && work > SMALL_WORK : work > LARGE_WORK;
+    if ((large && problem < 3 * SHAPES) || (gpu && !dtype_is_chosen(o.dtype)))
+        return;
+    o.gpu = gpu; /* which then computes O and lse, too */
+    if (gpu)
+        progress(GRID, name);
+    for (int i = 0; i < ATTENTION_STEPS; i++)
+        if (step_is_chosen(attention_steps[i]->name))
+            add_failure(&f, judge(&kind, attention_steps[i], attention_steps[i]->name, &o, gpu, name));
+    REQUIRE_NONE(f);
 }
 
 START_TEST(test_attention_steps)
@@ -324,8 +445,6 @@ struct spoilt {
     struct backward_inputs in;
     float *dQ, *dK, *dV;
 };
-
-enum { Q, K, V, O, LSE, DO, DLSE, DQ, DK, DV };
 
 static struct spoilt spoilt_new(void)
 {
@@ -492,7 +611,7 @@ START_TEST(test_attention_without_dlse)
     s.in.dlse = NULL;
     b->cpu(s.dQ, s.dK, s.dV, s.in.Q, s.in.K, s.in.V, s.in.O, s.in.lse, s.in.dO, NULL, s.p);
     struct verdict v = verdict_of(&s);
-    ck_assert_msg(v.pass, "%s", v.what);
+    ck_assert_msg(v.pass, "%s: %s", attention_steps[_i]->name, v.what);
     for (int i = Q; i <= DV; i++)
         buffer_free(&s.t[i]);
 }
@@ -501,11 +620,15 @@ END_TEST
 /* The same on a GPU, in every type. */
 START_TEST(test_attention_without_dlse_gpu)
 {
-    struct kind kind = attention_backward_kind();
-    const struct attention_step *s = attention_steps[_i];
-    for (enum dtype dtype = FP32; dtype <= BF16; dtype++) {
-        struct options o = { .is_attention = true, .attention = { 1, 4, 2, 40, 50, 64, true, 0.125f }, .dtype = dtype,
-                             .input = "normal", .seed = 1 };
+    struct kind kind = kind_of_last();
+    struct failures f = { 0 };
+    struct options o = { .is_attention = true, .attention = { 1, 4, 2, 40, 50, 64, true, 0.125f }, .dtype = (enum dtype)_i,
+                         .input = "normal", .seed = 1, .gpu = true };
+    if (!dtype_is_chosen(o.dtype))
+        return;
+    progress(WITHOUT_DLSE, dtype_name(o.dtype));
+    for (int i = 0; i < ATTENTION_STEPS; i++) {
+        const struct attention_step *s = attention_steps[i];
         struct run r = { .kind = &kind, .step = s, .o = &o, .device = &gpu_device };
         if (!step_is_chosen(s->name) || kind.missing(s, &o, &gpu_device))
             continue;
@@ -516,8 +639,11 @@ START_TEST(test_attention_without_dlse_gpu)
         struct verdict v = kind.verify(&r);
         r.tensor[DLSE].data = device, r.host[DLSE].data = host;
         problem_free(&r);
-        REQUIRE(v.pass, "%s %s: %s", s->name, dtype_name(dtype), v.what);
+        char why[480];
+        snprintf(why, sizeof why, "%s %s: %s", s->name, dtype_name(o.dtype), v.what);
+        add_failure(&f, v.pass ? NULL : why);
     }
+    REQUIRE_NONE(f);
 }
 END_TEST
 
@@ -525,13 +651,14 @@ END_TEST
  * Again and again: dK and dV have the bits of the first run; so has dQ, unless its step adds in any order: it stays within the
  * bounds then. A race shows in one run of many.
  */
-static void judge_runs(const struct attention_step *s, const struct options *o, int runs)
+static const char *judge_runs(const struct attention_step *s, const struct options *o, int runs)
 {
-    struct kind kind = attention_backward_kind();
+    static char why[480];
+    struct kind kind = kind_of_last();
     struct run r = { .kind = &kind, .step = s, .o = o, .device = &gpu_device };
     struct buffer kept[MAX_TENSORS];
     if (kind.missing(s, o, &gpu_device))
-        return;
+        return NULL;
     struct verdict v = problem_judge(&r, s->name);
     for (int i = DQ; i <= DV; i++) {
         kept[i] = buffer_new(r.host[i].bytes, &cpu_device);
@@ -550,32 +677,43 @@ static void judge_runs(const struct attention_step *s, const struct options *o, 
     for (int i = DQ; i <= DV; i++)
         buffer_free(&kept[i]);
     problem_free(&r);
-    REQUIRE(v.pass, "%s %s, heads of %d: %s", s->name, dtype_name(o->dtype), (int)o->attention.dim, v.what);
+    snprintf(why, sizeof why, "%s %s, heads of %d: %s", s->name, dtype_name(o->dtype), (int)o->attention.dim, v.what);
+    return v.pass ? NULL : why;
 }
+
+static const struct attention many[] = {
+    { 3, 8, 4, 300, 391, 64, true, 0.125f }, { 3, 8, 2, 391, 300, 128, false, 0.09f }, { 8, 4, 4, 450, 500, 128, true, 0.09f },
+};
+enum { MANY = sizeof many / sizeof *many };
 
 START_TEST(test_attention_runs)
 {
-    static const struct attention many[] = {
-        { 3, 8, 4, 300, 391, 64, true, 0.125f }, { 3, 8, 2, 391, 300, 128, false, 0.09f },
-        { 8, 4, 4, 450, 500, 128, true, 0.09f },
-    };
-    const struct attention_step *s = attention_steps[_i];
-    for (int i = 0; i < 9 && step_is_chosen(s->name); i++) {
-        struct options o = { .is_attention = true, .attention = many[i / 3], .dtype = (enum dtype)(i % 3), .input = "normal" };
-        judge_runs(s, &o, getenv("TESTS_SMALL") ? 8 : RUNS);
-    }
+    struct failures f = { 0 };
+    struct options o = { .is_attention = true, .attention = many[_i / 3], .dtype = (enum dtype)(_i % 3), .input = "normal",
+                         .gpu = true };
+    if (!dtype_is_chosen(o.dtype))
+        return;
+    for (int i = 0; i < ATTENTION_STEPS; i++)
+        if (step_is_chosen(attention_steps[i]->name)) {
+            progress(A_THOUSAND_RUNS, attention_steps[i]->name);
+            add_failure(&f, judge_runs(attention_steps[i], &o, getenv("TESTS_SMALL") ? 8 : RUNS));
+        }
+    REQUIRE_NONE(f);
 }
 END_TEST
 
 /* More threads than heads of K and V: sums are shared. */
 START_TEST(test_attention_threads)
 {
-    struct kind kind = attention_backward_kind();
+    struct kind kind = kind_of_last();
+    struct failures f = { 0 };
     struct options o = { .is_attention = true, .attention = { 1, 2, 1, 333, 200, 64, true, 0.125f }, .input = "normal" };
-    for (int threads = 1; threads <= THREADS_UP_TO(5); threads++) {
-        cpu_set_threads(threads);
-        judge(&kind, attention_steps[_i], attention_steps[_i]->name, &o, false, "shared heads");
-    }
+    for (int i = 0; i < ATTENTION_STEPS; i++)
+        for (int threads = 1; threads <= THREADS_UP_TO(5); threads++) {
+            cpu_set_threads(threads);
+            add_failure(&f, judge(&kind, attention_steps[i], attention_steps[i]->name, &o, false, "shared heads"));
+        }
+    REQUIRE_NONE(f);
 }
 END_TEST
 
@@ -602,7 +740,7 @@ static void judge_bits(const struct kind *kind, const void *step, const char *na
 /* What lesson 46 promises: bits that do not depend on the threads, in 47 unless some of them share a head of K and V. */
 START_TEST(test_bits_of_any_threads)
 {
-    struct kind softmax = softmax_backward_kind(), attention = attention_backward_kind();
+    struct kind softmax = softmax_backward_kind(), attention = kind_of_last();
     enum dtype dtype = (enum dtype)_i;
     struct options rows = { .rows = 7, .cols = 1500, .dtype = dtype, .input = "normal", .seed = 1 };
     struct options heads = { .is_attention = true, .attention = { 2, 4, 2, 150, 130, 40, true, 0.125f }, .dtype = dtype,
@@ -645,8 +783,8 @@ Suite *backward_suite(void)
     suite_add_tcase(s, steps);
     TCase *attention = tcase_create("attention");
     tcase_set_timeout(attention, 300);
-    tcase_add_loop_test(attention, test_attention_steps, 0, ATTENTION_STEPS);
-    tcase_add_loop_test(attention, test_attention_threads, 0, ATTENTION_STEPS);
+    tcase_add_loop_test(attention, test_attention_steps, 0, problem_count());
+    tcase_add_test(attention, test_attention_threads);
     tcase_add_loop_test(attention, test_attention_without_dlse, 0, ATTENTION_STEPS);
     tcase_add_test(attention, test_attention_of_given_results);
     tcase_add_loop_test(attention, test_attention_beyond_its_type, FP32, BF16 + 1);
@@ -666,9 +804,9 @@ Suite *backward_gpu_suite(void)
     tcase_add_loop_test(steps, test_softmax_steps_gpu, 0, getenv("TESTS_CHECK") ? 0 : SOFTMAX_STEPS);
     suite_add_tcase(s, steps);
     TCase *attention = tcase_create("attention");
-    tcase_add_loop_test(attention, test_attention_steps_gpu, 0, check_is_chosen(GRID) ? ATTENTION_STEPS : 0);
-    tcase_add_loop_test(attention, test_attention_without_dlse_gpu, 0, check_is_chosen(WITHOUT_DLSE) ? ATTENTION_STEPS : 0);
-    tcase_add_loop_test(attention, test_attention_runs, 0, check_is_chosen(A_THOUSAND_RUNS) ? ATTENTION_STEPS : 0);
+    tcase_add_loop_test(attention, test_attention_steps_gpu, 0, check_is_chosen(GRID) ? problem_count() : 0);
+    tcase_add_loop_test(attention, test_attention_without_dlse_gpu, 0, check_is_chosen(WITHOUT_DLSE) ? 3 : 0);
+    tcase_add_loop_test(attention, test_attention_runs, 0, check_is_chosen(A_THOUSAND_RUNS) ? 3 * MANY : 0);
     suite_add_tcase(s, attention);
     return s;
 }

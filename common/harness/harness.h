@@ -397,6 +397,11 @@ struct verdict verify_softmax_backward(const void *dx, const void *y, const void
    and of the first that are not finite. */
 struct verdict verify_attention_backward(const void *dQ, const void *dK, const void *dV, const struct backward_inputs *in,
                                          enum dtype dtype, struct attention p, struct attention_rounding how, uint64_t seed);
+/* The same with gradients that are there already. known: (batch kv_heads), zeros at first, of these inputs and this `how` alone:
+   keeps those that are computed for the next call. Then gradients_free() each. */
+struct verdict verify_gradients(const void *dQ, const void *dK, const void *dV, const struct backward_inputs *in,
+                                enum dtype dtype, struct attention p, struct attention_rounding how, uint64_t seed,
+                                struct gradients *known);
 /* The bound on |got - want|. want: the exact value; below: the row's maximum minus x; spread: as in struct row_facts. */
 double softmax_bound(double want, double below, double spread, enum dtype dtype, int64_t cols, struct rounding how);
 
