@@ -121,7 +121,7 @@ template <class C, class T>
 static __device__ void add(float (*sum)[C::DIM / 8][4], const uint32_t (*w)[C::BR / 16][4], uint32_t b_at)
 {
 #pragma unroll
-    for (int k = 0; k < C::BR / 16; k++)
+    for (int k = 0; k < C::BR / 16; k++) {
         for (int n = 0; n < C::DIM / 16; n++) {
             uint32_t b[4]; /* two quarters for 8 columns, two for the next 8 */
             ldmatrix_trans(b, (b_at ^ 32 * n) + 16 * C::ROW * k);
@@ -130,6 +130,7 @@ static __device__ void add(float (*sum)[C::DIM / 8][4], const uint32_t (*w)[C::B
                 mma(sum[part][2 * n + 1], w[part][k], b[2], b[3], T());
             }
         }
+    }
 }
 
 /* Weights of keys that a query does not see are 0: rows from `visible` on, of the lane's first column; one more each `slope`. */
