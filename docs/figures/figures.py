@@ -483,7 +483,7 @@ def ring():
             waits(x + width + 44, 270, f"full {n % 2}", n // 2 % 2)
         if n < 3:  # what leaves place n % 2 lets in what comes next there
             f.arrow(x + 2 * width - 27, 224, x + 2 * width - 4, 78)
-    f.text(370, 318, "blue: place 0, orange: place 1; thing n is in round n / 2 of its place", "small")
+    f.text(370, 318, "blue: place 0, orange: place 1; tile n is in round n / 2 of its place", "small")
     f.text(370, 338, "0 and 1 need not wait for a place; 2 waits until the products with 0 are over", "small")
     f.text(370, 358, "thread 0, which multiplies like the others, asks for n + 1 when n is there", "small")
     return f
