@@ -347,12 +347,6 @@ template <class T, int DIM> static __global__ void __launch_bounds__(THREADS)
 
 /* ---- launchers */
 
-/* Queries of a head, with those that fill its last tile. */
-static int64_t padded_queries(struct attention p)
-{
-    return (p.seq_q + QUERIES - 1) / QUERIES * QUERIES;
-}
-
 template <class C, class T> static void launch_kernel(float *sums, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *dO,
                                                       const float2 *rows, struct attention p, cudaStream_t stream)
 {
@@ -372,7 +366,7 @@ template <class T, int DIM>
 static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, const T *O, const float *lse, const T *dO,
                        const float *dlse, struct attention p, void *workspace, cudaStream_t stream)
 {
-    int64_t padded = padded_queries(p), rows = p.batch * p.heads * padded;
+    int64_t padded = ceil_div(p.seq_q, QUERIES) * QUERIES, rows = p.batch * p.heads * padded;
     float *sums = (float *)workspace;
     float2 *row = (float2 *)(sums + rows * DIM);
     unsigned blocks = (unsigned)(rows * (DIM / 8) / THREADS);
@@ -384,7 +378,7 @@ static void launch_for(T *dQ, T *dK, T *dV, const T *Q, const T *K, const T *V, 
 /* A float for each element of dQ, and two for each query. */
 size_t coalesced_backward_workspace(struct attention p, enum dtype)
 {
-    return (size_t)(p.batch * p.heads * padded_queries(p)) * ((size_t)p.dim + 2) * sizeof(float);
+    return (size_t)(p.batch * p.heads * ceil_div(p.seq_q, QUERIES) * QUERIES) * ((size_t)p.dim + 2) * sizeof(float);
 }
 
 template <class T>
