@@ -197,7 +197,7 @@ template <class C> static __global__ void __launch_bounds__(THREADS, 2)
     copy_engine_attention_kernel(typename C::T *O, const __grid_constant__ struct problem p)
 {
     needs_hopper();
-    if constexpr (HOPPER) {
+    if (HOPPER) {
         begin_rings<C>(WARPS);
         attend<C>(O, p);
     }
