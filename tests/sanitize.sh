@@ -16,7 +16,7 @@ attention="attention_gpu:grouped_heads attention_gpu:causal attention_gpu:fallin
 CASES=${CASES:-softmax_gpu/checks $attention layout_gpu}
 
 threads() {
-    flags="-O1 -g -fsanitize=thread -Wno-unknown-pragmas"
+    flags="-O1 -g1 -fsanitize=thread -Wno-unknown-pragmas"
     make CUDA=0 B=build/threads OPENMP=-fopenmp-simd CFLAGS="$flags" -j"$(nproc)" build/threads/ring_threads \
         build/threads/library_threads
     for program in ring_threads library_threads; do
@@ -30,7 +30,7 @@ fi
 
 if [ "${1:-}" != --gpu ]; then
     threads
-    flags="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    flags="-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
     make CUDA=0 B=build/sanitize CFLAGS="$flags" -j"$(nproc)" all build/sanitize/main_cpu
     export CK_TIMEOUT_MULTIPLIER=20 OMP_NUM_THREADS=2
     # All suites but two that run what the others run once more: golden, the same kernels on longer problems, and mutants.

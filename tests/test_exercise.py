@@ -21,7 +21,8 @@ import unittest
 os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 sys.path[:0] = ["tests", "common/scripts"]
 GPU = sys.argv[1:] == ["gpu"]
-os.environ.update(CUDA=str(int(GPU)), B="build/cuda" if GPU else "build/cpu", MINE="build/exercise-test/mine")
+os.environ.update(CUDA=str(int(GPU)), B="build/cuda" if GPU else "build/cpu", MINE="build/exercise-test/mine",
+                  FLUSH_LIMIT="1")
 import exercise
 import mutate
 

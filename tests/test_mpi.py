@@ -11,7 +11,7 @@ RANKS = (1, 2, 3, 4, 7)  # more than there are cores, in many a machine
 SHAPE = "--device cpu --causal --heads 6 --kv-heads 2 --seq-q 133 --seq-k 165 --dim 33 --reps 1 --seed 1 --json".split()
 LONG = "--device cpu --seq 4096 --budget 60 --reps 1000".split()
 ENV = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "RESULTS": os.devnull,
-       "OMP_WAIT_POLICY": "passive"}
+       "OMP_WAIT_POLICY": "passive", "FLUSH_LIMIT": "1"}
 
 
 def why_not():
