@@ -17,7 +17,7 @@ libraries=$root/usr/lib/aarch64-linux-gnu
 B=build/aarch64
 make --no-print-directory -j2 CUDA=0 CC=aarch64-linux-gnu-gcc CFLAGS=-O3 CBLAS= B=$B WERROR=-Werror \
     CHECK="-I$root/usr/include -L$libraries -lcheck_pic -lrt -lm -lsubunit" all $B/main_cpu $B/library_threads
-export TESTS_SMALL=1 CK_FORK=no OMP_NUM_THREADS=2 RESULTS=$B/results.tsv
+export TESTS_SMALL=1 CK_FORK=no OMP_NUM_THREADS=2 RESULTS=$B/results.tsv FLUSH_LIMIT=1
 for suite in ${SUITES:-merge half npy vexp softmax_cpu}; do
     CK_RUN_SUITE=$suite $run $B/main_cpu
 done
