@@ -32,8 +32,8 @@ static void merge(float *O, float *lse, const float *part_O, const float *part_l
 }
 
 /*
- * Attention of a piece of this rank's queries, whose rows begin at `row`, to a piece of the block, which lies at K. What comes
- * first has nothing to merge with.
+ * Attention of a piece of this rank's queries, whose rows of all heads begin at `row`, to a piece of the block: its K, and behind
+ * that its V. The first makes O and lse, others part_O and part_lse, which are merged; of keys behind the mask nothing is read.
  */
 static void attend(struct ring *r, struct ring_piece mine, int64_t row, struct ring_piece theirs, const float *K, bool first)
 {
